@@ -1,0 +1,162 @@
+// Package device is the seam between the method and the hardware that runs it.
+//
+// The engine speaks to matrices only through the interface Device: it never sees where their bytes are. Package
+// device/cpu defines what every operation means; any other device is checked against it by device/devicetest.
+//
+// # Conventions
+//
+// Matrices are row-major. x is N×n: one row per token, N = sequences × length. W is R×C: one row per output. Inputs come
+// first, the output last; an output may not overlap an input unless the operation says "in place". All operands of an
+// operation have one Type, with two exceptions that each operation repeats: sums are kept in Type.Acc, and Gemm and Gram
+// may read BF16 and write F32. N×n matrices whose rows are tokens hold whole sequences, one after the other.
+//
+// # Three kinds of trouble
+//
+//   - Misuse (shapes that disagree, a freed tensor, outputs overlapping inputs) panics with a Misuse: it is a bug in the caller.
+//   - Failure of the device is sticky: the first failing call is remembered, later calls return at once and do nothing,
+//     Sync reports it. The caller adds block and layer.
+//   - A numeric outcome (a matrix that is not positive definite, a value that is not finite) is a returned value. NaN
+//     goes through every operation as NaN; no operation turns it into a number.
+//
+// # What crosses between host and device
+//
+// In the inner loop token ids go in, costs and diagonals come out, index lists go in. Only Upload, Download, Diagonal,
+// FirstNonFinite, Cholesky and Sync wait for the device; everything else may be queued.
+package device
+
+// Device is one place where matrices live and are worked on. Methods are called from one goroutine at a time.
+type Device interface {
+	// Name says what the device is, for logs and reports: "cpu (gonum, 2 threads)", "cuda:0 NVIDIA H100 80GB HBM3".
+	Name() string
+	// Alloc makes a rows×cols tensor. Its content is undefined.
+	Alloc(rows, cols int, t Type) Tensor
+	// Free gives tensors back; views made by Slice or Reshape become invalid with them. Freeing a zero Tensor does nothing.
+	Free(ts ...Tensor)
+	// Upload converts the little-endian elements in src, of type as, into dst. src holds exactly dst.Len() elements.
+	Upload(src []byte, as Type, dst Tensor)
+	// Download converts src into elements of type as, rounding to nearest even, and waits for them.
+	Download(src Tensor, as Type, dst []byte)
+	// Copy is y ← x for tensors of equal shape and any two types.
+	Copy(x, y Tensor)
+	// Zero is x ← 0.
+	Zero(x Tensor)
+	// Memory tells how much is held.
+	Memory() Memory
+	// Sync waits for queued work and reports the first failure there was.
+	Sync() error
+	// Close frees everything. The device cannot be used afterwards.
+	Close() error
+
+	Algebra
+	Layers
+}
+
+// Memory of a device, in bytes.
+type Memory struct {
+	Total int64 // what the device has, or may use where a limit was set
+	Used  int64 // held by tensors now
+	Peak  int64 // the most Used has been
+}
+
+// Algebra is the linear algebra of the method (method.md sections 1 to 5).
+type Algebra interface {
+	// Gemm is c ← α·op(a)·op(b) + β·c, op transposing where asked. a and b have one type; c has theirs, or F32 where they
+	// are BF16. With β = 0 the old content of c is not read. 2·m·n·k FLOP.
+	Gemm(transA, transB bool, alpha float64, a, b Tensor, beta float64, c Tensor)
+	// Gram is s ← α·xᵀx + β·s for x N×n, into a symmetric matrix of order n, or n+1: then x is read with a constant 1
+	// appended to every row, the input of a bias. s has the type x.Type.Acc(). With β = 0 the old content of s is not read.
+	// N·n² FLOP, as only the lower triangle is made.
+	Gram(alpha float64, x Tensor, beta float64, s Sym)
+	// Axpy is y ← α·x + y.
+	Axpy(alpha float64, x, y Tensor)
+	// Gather is y_ij ← x[rows_i, cols_j]; nil stands for all rows or all columns.
+	Gather(x Tensor, rows, cols []int32, y Tensor)
+	// Scatter is y[rows_i, cols_j] ← x_ij; the other elements of y stay. Index lists hold no index twice.
+	Scatter(x Tensor, rows, cols []int32, y Tensor)
+	// Extract is y_ij ← s[rows_i, cols_j], reading the upper triangle as the mirror of the lower; nil stands for all. y is
+	// F64, or of the type of s.
+	Extract(s Sym, rows, cols []int32, y Tensor)
+	// AddDiagonal is a ← a + λ·I.
+	AddDiagonal(lambda float64, a Tensor)
+	// Diagonal downloads the diagonal of s.
+	Diagonal(s Sym, dst []float64)
+	// Cholesky factors each symmetric positive definite matrix (F64) in place into its lower factor l, a = l·lᵀ. Only the
+	// lower triangle is read and written; the content above the diagonal is undefined afterwards. ok is false for a matrix
+	// that is not positive definite or not finite; its content is then undefined. n³/3 FLOP each.
+	Cholesky(a ...Tensor) (ok []bool)
+	// CholeskySolve solves in place, for the l of Cholesky: Left b ← (l·lᵀ)⁻¹·b, Right b ← b·(l·lᵀ)⁻¹. 2·n² FLOP per
+	// column, or row, of b.
+	CholeskySolve(side Side, l, b Tensor)
+	// CholeskyInverseDiag is d_i ← [(l·lᵀ)⁻¹]_ii for each pair; d is 1×n. n³/3 FLOP each.
+	CholeskyInverseDiag(l, d []Tensor)
+	// RowDot is d_i ← Σ_j x_ij·y_ij, d 1×Rows of type Acc.
+	RowDot(x, y, d Tensor)
+	// ColDot is d_j ← Σ_i x_ij·y_ij, d 1×Cols of type Acc.
+	ColDot(x, y, d Tensor)
+	// MaxAbs is r_i ← max_j |x_ij| and c_j ← max_i |x_ij|, NaN where any element is NaN; r 1×Rows, c 1×Cols of x's type.
+	MaxAbs(x, r, c Tensor)
+	// WatchFinite looks at the diagonal of s and, if it holds a NaN or an infinity, remembers tag unless a smaller one is
+	// remembered already. The diagonal of a Gram matrix is a sum of squares: nothing that is not finite can hide from it.
+	WatchFinite(tag int, s Sym)
+	// FirstNonFinite waits and returns the smallest tag remembered, and forgets it.
+	FirstNonFinite() (tag int, found bool)
+}
+
+// Layers is what a transformer's forward and backward passes need beside Gemm.
+type Layers interface {
+	// Embed is x_i ← table[ids_i] + β·x_i. An id outside the table is misuse.
+	Embed(table Tensor, ids []int32, beta float64, x Tensor)
+	// AddRow is x_i ← x_i + b for every row, b 1×n.
+	AddRow(b, x Tensor)
+	// RMSNorm is y_i ← gain ∘ x_i / √(mean(x_i²) + eps), gain 1×n. In place is allowed.
+	RMSNorm(x, gain Tensor, eps float64, y Tensor)
+	// RMSNormBackward is dx ← Jᵀ·dy + β·dx, J the derivative of RMSNorm at x. dx may be dy.
+	RMSNormBackward(x, gain Tensor, eps float64, dy Tensor, beta float64, dx Tensor)
+	// LayerNorm is y_i ← gain ∘ (x_i − mean(x_i)) / √(var(x_i) + eps) + bias, the variance over n. In place is allowed.
+	LayerNorm(x, gain, bias Tensor, eps float64, y Tensor)
+	// LayerNormBackward is dx ← Jᵀ·dy + β·dx, J the derivative of LayerNorm at x. dx may be dy.
+	LayerNormBackward(x, gain Tensor, eps float64, dy Tensor, beta float64, dx Tensor)
+	// Rope turns, in place, the pairs (x_j, x_{j+d/2}) of every head of every row by the angle whose cosine and sine stand
+	// in row (i mod T) of cos and sin, both T×d/2: (x_j·cos − x_{j+d/2}·sin, x_{j+d/2}·cos + x_j·sin). inverse turns back,
+	// which is also the backward pass. x is N×(heads·d).
+	Rope(cos, sin Tensor, inverse bool, x Tensor)
+	// Attention is causal grouped attention: for the query head h of row i, with j over the rows of the same sequence with
+	// i−Window < j ≤ i (Window 0: all j ≤ i) and g = h·KeyValue/Query,
+	//	out_ih ← Σ_j p_j v_jg,  p = softmax_j(Scale · q_ih·k_jg),  lse_ih ← log Σ_j exp(Scale · q_ih·k_jg).
+	// q and out are N×(Query·Dim), k and v N×(KeyValue·Dim), lse N×Query of type Acc: what the backward pass needs instead
+	// of p. A zero lse is allowed where no backward pass follows.
+	Attention(h Heads, q, k, v, out, lse Tensor)
+	// AttentionBackward makes dq, dk, dv from dout and what Attention was given and made. Nothing of size T×T is kept.
+	AttentionBackward(h Heads, q, k, v, out, lse, dout, dq, dk, dv Tensor)
+	// SwiGLU is y ← silu(gate) ∘ up, silu(z) = z/(1+exp(−z)). In place on either is allowed.
+	SwiGLU(gate, up, y Tensor)
+	// SwiGLUBackward makes dgate and dup from dy. dgate may be gate and dup may be up.
+	SwiGLUBackward(gate, up, dy, dgate, dup Tensor)
+	// ReLU is y ← max(x, 0), NaN staying NaN. In place is allowed.
+	ReLU(x, y Tensor)
+	// ReLUBackward is dx ← dy where y > 0, 0 where y ≤ 0, NaN where y is NaN; y is ReLU's output or its input, which have
+	// the same sign. dx may be y or dy.
+	ReLUBackward(y, dy, dx Tensor)
+	// CrossEntropy is losses_i ← log Σ_v exp(logits_iv) − logits_i,target(i), in nats; losses 1×N of type Acc. A target of
+	// −1 gives loss 0. With grad the logits are replaced by the gradient of the sum of the losses, in place: softmax − one
+	// hot, zero for a target of −1. Other targets outside the vocabulary are misuse.
+	CrossEntropy(logits Tensor, targets []int32, grad bool, losses Tensor)
+}
+
+// Heads is the shape of an attention.
+type Heads struct {
+	Length   int     // T, tokens per sequence; N is a multiple of it
+	Query    int     // H query heads
+	KeyValue int     // Hkv key/value heads; divides Query
+	Dim      int     // d, width of a head
+	Scale    float64 // usually 1/√d
+	Window   int     // sliding window in tokens, 0 = none
+}
+
+// Side is the side on which an inverse stands.
+type Side uint8
+
+const (
+	Left Side = iota
+	Right
+)

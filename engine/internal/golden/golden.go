@@ -1,0 +1,86 @@
+// Package golden reads the independently computed cases of engine/testdata, for tests.
+//
+// golden.* were computed through another implementation that keeps some intermediate values in float32, so what went
+// through a model there is good to about 1e-6; what was computed from its factors is float64. float64.* were made by a plain
+// float64 script. engine/testdata/README.md tells more.
+package golden
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"unsafe"
+
+	"surgeon/engine/checkpoint/safetensors"
+)
+
+// Dir is the folder of a tiny model: config.json, model.safetensors and its cases.
+func Dir(model string) string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", "testdata", model)
+}
+
+// Arrays are the float64 arrays of one file.
+type Arrays struct {
+	t    testing.TB
+	file *safetensors.File
+}
+
+// Open reads a model's scalars into doc and returns its arrays; name is "golden" or "float64".
+func Open(t testing.TB, model, name string, doc any) Arrays {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(Dir(model), name+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, doc); err != nil {
+		t.Fatalf("%s/%s.json: %v", model, name, err)
+	}
+	file, err := safetensors.Open(filepath.Join(Dir(model), name+".safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return Arrays{t, file}
+}
+
+// Get is a copy of the array with that name.
+func (a Arrays) Get(name string) []float64 {
+	a.t.Helper()
+	x, ok := a.file.Lookup(name)
+	if !ok || x.DType != safetensors.F64 {
+		a.t.Fatalf("no float64 array %s", name)
+	}
+	out := make([]float64, x.Elements())
+	if len(out) > 0 {
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&out[0])), 8*len(out)), a.file.Bytes(name))
+	}
+	return out
+}
+
+// Error is |got − want| / |want| in the Frobenius norm; NaN where the lengths differ.
+func Error(got, want []float64) float64 {
+	if len(got) != len(want) {
+		return math.NaN()
+	}
+	var diff, norm float64
+	for i, w := range want {
+		diff += (got[i] - w) * (got[i] - w)
+		norm += w * w
+	}
+	if norm == 0 {
+		return math.Sqrt(diff)
+	}
+	return math.Sqrt(diff / norm)
+}
+
+// Near fails the test where the error is above the limit, or NaN.
+func Near(t testing.TB, what string, got, want []float64, limit float64) {
+	t.Helper()
+	if e := Error(got, want); !(e <= limit) {
+		t.Errorf("%s: relative error %.3g, limit %.3g (%d and %d values)", what, e, limit, len(got), len(want))
+	}
+}

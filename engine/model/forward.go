@@ -1,0 +1,209 @@
+package model
+
+import (
+	"fmt"
+	"math"
+
+	"surgeon/engine/checkpoint"
+	"surgeon/engine/device"
+)
+
+// Tap is handed, while the passes go by, what the curvature is made of. A tensor is valid during the call only.
+type Tap interface {
+	// Input is given the N×C input with index Linear.Input, once per batch, in the order of the forward pass.
+	Input(index int, x device.Tensor)
+	// Gradient is given the N×R gradient of the summed loss at the output of the layer with that index in Linears, once
+	// per batch, in the order of the backward pass.
+	Gradient(index int, g device.Tensor)
+}
+
+// Losses runs forward and returns, for each sequence, the mean of its next-token losses in nats. Sequences have one length.
+func (m *Model) Losses(batch [][]int32) ([]float64, error) {
+	ws := m.workspace(batch, false)
+	m.forward(ws, batch, nil)
+	m.headLoss(ws, batch, false)
+	return m.collectLosses(ws, batch)
+}
+
+// ForwardBackward runs both passes for the summed loss and hands inputs and output gradients to tap. It returns the mean
+// loss of each sequence. A loss that is not finite is an error that names the sequence by its place in the batch.
+func (m *Model) ForwardBackward(batch [][]int32, tap Tap) ([]float64, error) {
+	ws := m.workspace(batch, true)
+	m.forward(ws, batch, tap)
+	m.headLoss(ws, batch, true)
+	m.backward(ws, tap)
+	return m.collectLosses(ws, batch)
+}
+
+// Logits is the N×V matrix of logits of a batch; the caller frees it. Meant for short sequences: it is not chunked.
+func (m *Model) Logits(batch [][]int32) device.Tensor {
+	ws := m.workspace(batch, false)
+	m.forward(ws, batch, nil)
+	logits := m.dev.Alloc(ws.n, m.Config.Vocab, m.Type)
+	m.normalise(m.finalNorm, ws.h[m.Config.Blocks], ws.x)
+	m.dev.Gemm(false, true, 1, ws.x, m.head, 0, logits)
+	return logits
+}
+
+// forward runs the blocks. Afterwards ws.h[Blocks] is what enters the final norm.
+func (m *Model) forward(ws *workspace, batch [][]int32, tap Tap) {
+	d, cfg := m.dev, m.Config
+	for s, ids := range batch {
+		h := ws.h[0].Slice(s*ws.length, (s+1)*ws.length)
+		d.Embed(m.embedding, ids, 0, h)
+		if cfg.Positions == checkpoint.Learned {
+			d.Embed(m.positions, span(cfg.PositionOffset, cfg.PositionOffset+ws.length), 1, h)
+		}
+	}
+	for i := range m.blocks {
+		b, a := &m.blocks[i], &ws.blocks[i]
+		m.attentionForward(ws, i, b, a, tap)
+		m.mlpForward(ws, i, b, a, tap)
+	}
+}
+
+// attentionForward makes the block's middle a.mid from its input ws.h[i].
+func (m *Model) attentionForward(ws *workspace, i int, b *block, a *activations, tap Tap) {
+	d, cfg := m.dev, m.Config
+	x := ws.h[i]
+	if cfg.NormFirst {
+		m.normalise(b.attnNorm, ws.h[i], ws.x)
+		x = ws.x
+	}
+	emit(tap, b.q.Input(), x)
+	b.q.forward(x, 0, a.q)
+	b.k.forward(x, 0, a.k)
+	b.v.forward(x, 0, a.v)
+	if cfg.QKNorm {
+		d.Copy(a.q, a.qRaw)
+		d.Copy(a.k, a.kRaw)
+		m.normalise(b.qNorm, m.heads(a.q), m.heads(a.q))
+		m.normalise(b.kNorm, m.heads(a.k), m.heads(a.k))
+	}
+	if cfg.Positions == checkpoint.Rotary {
+		d.Rope(ws.cos, ws.sin, false, a.q)
+		d.Rope(ws.cos, ws.sin, false, a.k)
+	}
+	d.Attention(m.attention(ws, b), a.q, a.k, a.v, a.att, a.lse)
+	emit(tap, b.o.Input(), a.att)
+	if cfg.NormFirst {
+		d.Copy(ws.h[i], a.mid)
+		b.o.forward(a.att, 1, a.mid)
+	} else {
+		d.Copy(ws.h[i], a.sumAttn)
+		b.o.forward(a.att, 1, a.sumAttn)
+		m.normalise(b.attnNorm, a.sumAttn, a.mid)
+	}
+}
+
+// mlpForward makes the next block's input ws.h[i+1] from the middle.
+func (m *Model) mlpForward(ws *workspace, i int, b *block, a *activations, tap Tap) {
+	d, cfg := m.dev, m.Config
+	x := a.mid
+	if cfg.NormFirst {
+		m.normalise(b.mlpNorm, a.mid, ws.x)
+		x = ws.x
+	}
+	emit(tap, b.up.Input(), x)
+	b.up.forward(x, 0, a.up)
+	if b.gate != nil {
+		b.gate.forward(x, 0, a.gate)
+		d.SwiGLU(a.gate, a.up, ws.inner)
+	} else {
+		d.ReLU(a.up, ws.inner)
+	}
+	emit(tap, b.down.Input(), ws.inner)
+	if cfg.NormFirst {
+		d.Copy(a.mid, ws.h[i+1])
+		b.down.forward(ws.inner, 1, ws.h[i+1])
+	} else {
+		d.Copy(a.mid, a.sumMLP)
+		b.down.forward(ws.inner, 1, a.sumMLP)
+		m.normalise(b.mlpNorm, a.sumMLP, ws.h[i+1])
+	}
+}
+
+// headLoss makes ws.losses, and with grad also ws.dh, the gradient at the output of the last block. Logits are made for a
+// few rows at a time.
+func (m *Model) headLoss(ws *workspace, batch [][]int32, grad bool) {
+	d := m.dev
+	last := ws.h[m.Config.Blocks]
+	m.normalise(m.finalNorm, last, ws.x)
+	targets := make([]int32, 0, ws.n)
+	for _, ids := range batch {
+		targets = append(append(targets, ids[1:]...), -1)
+	}
+	for i := 0; i < ws.n; i += ws.logits.Rows {
+		j := min(i+ws.logits.Rows, ws.n)
+		logits := ws.logits.Slice(0, j-i)
+		d.Gemm(false, true, 1, ws.x.Slice(i, j), m.head, 0, logits)
+		d.CrossEntropy(logits, targets[i:j], grad, ws.losses.Reshape(ws.n, 1).Slice(i, j).Reshape(1, j-i))
+		if grad {
+			d.Gemm(false, false, 1, logits, m.head, 0, ws.dh.Slice(i, j))
+		}
+	}
+	if grad {
+		m.normaliseBackward(m.finalNorm, last, ws.dh, 0, ws.dh)
+	}
+}
+
+// collectLosses downloads the losses of all tokens and takes the mean per sequence, in float64.
+func (m *Model) collectLosses(ws *workspace, batch [][]int32) ([]float64, error) {
+	perToken := device.DownloadSlice[float64](m.dev, ws.losses)
+	if err := m.dev.Sync(); err != nil {
+		return nil, err
+	}
+	means := make([]float64, len(batch))
+	for s := range batch {
+		var sum float64
+		for _, l := range perToken[s*ws.length : (s+1)*ws.length] {
+			sum += l
+		}
+		means[s] = sum / float64(ws.length-1)
+		if math.IsNaN(means[s]) || math.IsInf(means[s], 0) {
+			return nil, &NonFiniteLoss{Sequence: s, Loss: means[s]}
+		}
+	}
+	return means, nil
+}
+
+// NonFiniteLoss is the error of a sequence whose loss is NaN or infinite.
+type NonFiniteLoss struct {
+	Sequence int // place in the batch
+	Loss     float64
+}
+
+func (e *NonFiniteLoss) Error() string {
+	return fmt.Sprintf("the loss of sequence %d is %v", e.Sequence, e.Loss)
+}
+
+// emit hands x to a tap that is there.
+func emit(tap Tap, index int, x device.Tensor) {
+	if tap != nil {
+		tap.Input(index, x)
+	}
+}
+
+// normalise is y ← norm(x); a norm that the architecture does not have copies.
+func (m *Model) normalise(n norm, x, y device.Tensor) {
+	switch {
+	case n.gain.IsZero():
+		m.dev.Copy(x, y)
+	case n.bias.IsZero():
+		m.dev.RMSNorm(x, n.gain, m.Config.NormEps, y)
+	default:
+		m.dev.LayerNorm(x, n.gain, n.bias, m.Config.NormEps, y)
+	}
+}
+
+// heads sees the N×(heads·d) matrix x as one row per head.
+func (m *Model) heads(x device.Tensor) device.Tensor {
+	d := m.Config.HeadDim
+	return x.Reshape(x.Len()/d, d)
+}
+
+func (m *Model) attention(ws *workspace, b *block) device.Heads {
+	c := m.Config
+	return device.Heads{Length: ws.length, Query: c.Heads, KeyValue: c.KVHeads, Dim: c.HeadDim,
+		Scale: 1 / math.Sqrt(float64(c.HeadDim)), Window: b.window}
+}
