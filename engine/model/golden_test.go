@@ -15,8 +15,6 @@ import (
 
 // doc is what these tests read of golden.json and float64.json.
 type doc struct {
-	Tokens    [][]int32 `json:"tokens"`
-	Layers    []string  `json:"layers"`
 	DenseLoss []float64 `json:"dense_loss"`
 }
 
@@ -38,11 +36,10 @@ func TestGoldenFloat64(t *testing.T) {
 			dev := cpu.Open()
 			defer dev.Close()
 			m := load(t, dev, golden.Dir(name), device.F64)
-			var tokens doc
-			golden.Open(t, name, "golden", &tokens)
-			logits := device.DownloadSlice[float64](dev, m.Logits(tokens.Tokens[:1]))
+			tokens := golden.Tokens(t, name)
+			logits := device.DownloadSlice[float64](dev, m.Logits(tokens[:1]))
 			for _, batch := range []int{1, 3, 8} {
-				f, losses, err := curvature.Collect(context.Background(), m, tokens.Tokens, batch, nil)
+				f, losses, err := curvature.Collect(context.Background(), m, tokens, batch, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -62,7 +59,7 @@ func TestGoldenFloat64(t *testing.T) {
 				}
 				f.Free()
 			}
-			if got, err := m.Losses(tokens.Tokens); err != nil {
+			if got, err := m.Losses(tokens); err != nil {
 				t.Error(err)
 			} else {
 				var want doc

@@ -53,5 +53,5 @@ func llama3(r checkpoint.Rope, theta float32) float32 {
 		return theta
 	}
 	smooth := (original/wavelength - low) / (high - low)
-	return (1-smooth)*theta/factor + smooth*theta
+	return (1-smooth)*theta/factor + float32(smooth*theta) // the conversion keeps the two from being fused into one rounding
 }

@@ -2,6 +2,8 @@
 
 package cpu
 
+import "math"
+
 const (
 	blasName = "gonum"
 	// skipsZeros: gonum's Gemm leaves out products with a zero of its left operand, and so loses 0·NaN.
@@ -9,4 +11,6 @@ const (
 	// leaf is the order below which triangular matrices go to gonum's own routines, which use one core. Larger ones are
 	// split in two, so that most of the work is Gemm.
 	leaf = 64
+	// panelRows × panelCols of a product are made by one call. gonum's Gemm shares its work among the cores itself.
+	panelRows, panelCols = math.MaxInt, math.MaxInt
 )

@@ -77,7 +77,7 @@ func subtractSquare(a, c matrix) {
 	c11, c21, c22 := halves(c)
 	a1, a2 := a.part(0, n1, 0, a.cols), a.part(n1, a.rows, 0, a.cols)
 	subtractSquare(a1, c11)
-	gemm(false, true, -1, a2, a1, 1, c21)
+	product(false, true, -1, a2, a1, 1, c21)
 	subtractSquare(a2, c22)
 }
 
@@ -108,11 +108,11 @@ func solveLeft(trans bool, l, b matrix) {
 	b1, b2 := b.part(0, n1, 0, b.cols), b.part(n1, n, 0, b.cols)
 	if trans {
 		solveLeft(true, l22, b2)
-		gemm(true, false, -1, l21, b2, 1, b1)
+		product(true, false, -1, l21, b2, 1, b1)
 		solveLeft(true, l11, b1)
 	} else {
 		solveLeft(false, l11, b1)
-		gemm(false, false, -1, l21, b1, 1, b2)
+		product(false, false, -1, l21, b1, 1, b2)
 		solveLeft(false, l22, b2)
 	}
 }
@@ -131,16 +131,19 @@ func solveRight(trans bool, l, b matrix) {
 	b1, b2 := b.part(0, b.rows, 0, n1), b.part(0, b.rows, n1, n)
 	if trans {
 		solveRight(true, l11, b1)
-		gemm(false, true, -1, b1, l21, 1, b2)
+		product(false, true, -1, b1, l21, 1, b2)
 		solveRight(true, l22, b2)
 	} else {
 		solveRight(false, l22, b2)
-		gemm(false, false, -1, b2, l21, 1, b1)
+		product(false, false, -1, b2, l21, 1, b1)
 		solveRight(false, l11, b1)
 	}
 }
 
-// leafSolve gives each worker some of the right sides: gonum's Trsm uses one core.
+// solvePiece is how many right sides one worker solves for at a time.
+const solvePiece = 64
+
+// leafSolve gives each worker some of the right sides: Trsm uses one core.
 func leafSolve(side blas.Side, trans bool, l, b matrix) {
 	t := blas.NoTrans
 	if trans {
@@ -151,7 +154,7 @@ func leafSolve(side blas.Side, trans bool, l, b matrix) {
 	if side == blas.Right {
 		n = b.rows
 	}
-	parallel(n, leaf, func(_, i, j int) {
+	parallel(n, solvePiece, func(_, i, j int) {
 		if side == blas.Right {
 			blas64.Trsm(side, t, 1, tri, general64(b.part(i, j, 0, b.cols)))
 		} else {

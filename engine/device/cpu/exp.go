@@ -54,11 +54,35 @@ var exp2Table = func() (t [32]uint64) {
 
 // expSum is x_i ← e^(x_i − shift), and the sum of the results.
 func expSum[T float](x []T, shift T) float64 {
-	var s [2]float64
+	if unsafe.Sizeof(shift) == 4 {
+		return expSum32(unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(x))), len(x)), float32(shift))
+	}
+	var sum float64
 	for i, v := range x {
 		e := exp(v - shift)
 		x[i] = e
-		s[i&1] += float64(e)
+		sum += float64(e)
 	}
-	return s[0] + s[1]
+	return sum
+}
+
+// expSum32 has exp32 written out in the loop, where a call would cost as much as the arithmetic.
+func expSum32(x []float32, shift float32) float64 {
+	var sum [2]float64
+	for i, v := range x {
+		v -= shift
+		var e float32
+		if v > expMin && v < expMax {
+			k := float64(v)*(32/math.Ln2) + roundBias
+			n := math.Float64bits(k)
+			r := float64(v) - (k-roundBias)*(math.Ln2/32)
+			p := 1 + r*(1+r*(1./2+r*(1./6)))
+			e = float32(math.Float64frombits(exp2Table[n&31]+n>>5<<52) * p)
+		} else {
+			e = exp32(v)
+		}
+		x[i] = e
+		sum[i&1] += float64(e)
+	}
+	return sum[0] + sum[1]
 }

@@ -37,9 +37,9 @@ func (d *Device) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, be
 	device.CheckGemm(transA, transB, a, b, c)
 	switch a.Type {
 	case device.F32:
-		gemm(transA, transB, float32(alpha), whole[float32](d, a), whole[float32](d, b), float32(beta), whole[float32](d, c))
+		product(transA, transB, float32(alpha), whole[float32](d, a), whole[float32](d, b), float32(beta), whole[float32](d, c))
 	case device.F64:
-		gemm(transA, transB, alpha, whole[float64](d, a), whole[float64](d, b), beta, whole[float64](d, c))
+		product(transA, transB, alpha, whole[float64](d, a), whole[float64](d, b), beta, whole[float64](d, c))
 	default:
 		w := d.widen()
 		d.Gemm(transA, transB, alpha, w.in(a), w.in(b), beta, w.sum(beta, c))
@@ -47,7 +47,29 @@ func (d *Device) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, be
 	}
 }
 
-// gemm is c ← α·op(a)·op(b) + β·c on parts of matrices.
+// product is c ← α·op(a)·op(b) + β·c on all cores, c being cut into panels.
+func product[T float](transA, transB bool, alpha T, a, b block[T], beta T, c block[T]) {
+	if c.rows <= panelRows && c.cols <= panelCols {
+		gemm(transA, transB, alpha, a, b, beta, c)
+		return
+	}
+	across := 1 + (c.cols-1)/panelCols
+	parallel((1+(c.rows-1)/panelRows)*across, 1, func(_, p, _ int) {
+		i0, j0 := p/across*panelRows, p%across*panelCols
+		i1, j1 := min(c.rows, i0+panelRows), min(c.cols, j0+panelCols)
+		gemm(transA, transB, alpha, a.outputs(!transA, i0, i1), b.outputs(transB, j0, j1), beta, c.part(i0, i1, j0, j1))
+	})
+}
+
+// outputs is the part of an operand that makes rows, or columns, i to j−1 of a product: some of its rows or of its columns.
+func (b block[T]) outputs(rows bool, i, j int) block[T] {
+	if rows {
+		return b.part(i, j, 0, b.cols)
+	}
+	return b.part(0, b.rows, i, j)
+}
+
+// gemm is c ← α·op(a)·op(b) + β·c by one call.
 func gemm[T float](transA, transB bool, alpha T, a, b block[T], beta T, c block[T]) {
 	if c.rows == 0 || c.cols == 0 {
 		return
@@ -182,7 +204,7 @@ func gram[T float](d *Device, alpha float64, x device.Tensor, beta float64, s de
 	for i0 := 0; i0 < n; i0 += gramRows {
 		i1 := min(n, i0+gramRows)
 		strip := block[T]{i1 - i0, i1, i1, buf[:(i1-i0)*i1]}
-		gemm(true, false, T(alpha), xs.part(0, x.Rows, i0, i1), xs.part(0, x.Rows, 0, i1), 0, strip)
+		product(true, false, T(alpha), xs.part(0, x.Rows, i0, i1), xs.part(0, x.Rows, 0, i1), 0, strip)
 		parallel(i1-i0, rowGrain(i1), func(_, a, b int) {
 			for r := a; r < b; r++ {
 				i := i0 + r

@@ -2,9 +2,10 @@
 
 package cpu
 
-import (
-	"math"
+// void openblas_set_num_threads(int);
+import "C"
 
+import (
 	"gonum.org/v1/gonum/blas/blas32"
 	"gonum.org/v1/gonum/blas/blas64"
 	"gonum.org/v1/gonum/lapack/lapack64"
@@ -13,13 +14,19 @@ import (
 )
 
 const (
-	blasName   = "OpenBLAS"
+	blasName = "OpenBLAS"
+	// skipsZeros: OpenBLAS multiplies all there is to multiply.
 	skipsZeros = false
-	// leaf: OpenBLAS's triangular routines are as good as its Gemm, so nothing is split.
-	leaf = math.MaxInt
+	// leaf is the order below which triangular matrices go to OpenBLAS whole.
+	leaf = 192
+	// panelRows × panelCols of a product are made by one call. OpenBLAS's own threads are not used: they come from one pool
+	// for the whole process, for which the small products of several attention heads queue up (ten times slower), and they
+	// cut a sum at places that depend on their number.
+	panelRows, panelCols = 256, 512
 )
 
 func init() {
+	C.openblas_set_num_threads(1)
 	blas32.Use(blasnetlib.Implementation{})
 	blas64.Use(blasnetlib.Implementation{})
 	lapack64.Use(lapacknetlib.Implementation{})

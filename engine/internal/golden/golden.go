@@ -32,19 +32,32 @@ type Arrays struct {
 // Open reads a model's scalars into doc and returns its arrays; name is "golden" or "float64".
 func Open(t testing.TB, model, name string, doc any) Arrays {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(Dir(model), name+".json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(raw, doc); err != nil {
-		t.Fatalf("%s/%s.json: %v", model, name, err)
-	}
+	read(t, model, name, doc)
 	file, err := safetensors.Open(filepath.Join(Dir(model), name+".safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
 	return Arrays{t, file}
+}
+
+// Tokens are the sequences that a model's cases were computed on.
+func Tokens(t testing.TB, model string) [][]int32 {
+	t.Helper()
+	var doc struct{ Tokens [][]int32 }
+	read(t, model, "golden", &doc)
+	return doc.Tokens
+}
+
+func read(t testing.TB, model, name string, doc any) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(Dir(model), name+".json"))
+	if err == nil {
+		err = json.Unmarshal(raw, doc)
+	}
+	if err != nil {
+		t.Fatalf("%s/%s.json: %v", model, name, err)
+	}
 }
 
 // Get is a copy of the array with that name.

@@ -1,0 +1,124 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/x448/float16"
+
+	"surgeon/engine/checkpoint/safetensors"
+)
+
+// BF16ToFloat32 widens a bfloat16: it is the upper half of a float32.
+func BF16ToFloat32(b uint16) float32 { return math.Float32frombits(uint32(b) << 16) }
+
+// Float32ToBF16 rounds to the nearest bfloat16, ties to the even one. What lies beyond its range becomes Inf, as IEEE 754
+// says; NaN stays NaN with its sign and upper payload.
+func Float32ToBF16(x float32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return uint16(b>>16) | 0x40 // the quiet bit, so that a payload in the lower half does not turn into Inf
+	}
+	// Adding just under half of the last place, or half where the last kept bit is odd, carries exactly when rounding up is right.
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
+// Round rounds each value in place to what Write would store in a tensor of type t (F64, F32, F16 or BF16), to nearest,
+// ties to even. It is an error, and dst keeps its values up to there, if a value is not finite or becomes Inf.
+func Round(dst []float32, t safetensors.DType) error {
+	if !readable(t) {
+		return fmt.Errorf("rounding to %s is not supported; F64, F32, F16 and BF16 are", t)
+	}
+	for i, x := range dst {
+		y := x
+		switch t {
+		case safetensors.F16:
+			y = float16.Fromfloat32(x).Float32()
+		case safetensors.BF16:
+			y = BF16ToFloat32(Float32ToBF16(x))
+		}
+		if !finite(y) {
+			return outOfRange(x, i, t)
+		}
+		dst[i] = y
+	}
+	return nil
+}
+
+func outOfRange(x float32, i int, t safetensors.DType) error {
+	if !finite(x) {
+		return fmt.Errorf("%v at index %d is not a finite number", x, i)
+	}
+	largest := map[safetensors.DType]string{safetensors.F16: "65504", safetensors.BF16: "3.3895e38"}[t]
+	return fmt.Errorf("%v at index %d is beyond the largest number of %s, %s; write BF16 or F32 instead", x, i, t, largest)
+}
+
+// readable tells whether this package turns type t into numbers.
+func readable(t safetensors.DType) bool {
+	switch t {
+	case safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16:
+		return true
+	}
+	return false
+}
+
+func finite(x float32) bool { return math.Float32bits(x)&0x7f800000 != 0x7f800000 }
+
+// notFinite is the index of the first NaN or Inf, or −1.
+func notFinite(x []float32) int {
+	for i, v := range x {
+		if !finite(v) {
+			return i
+		}
+	}
+	return -1
+}
+
+// decode widens (F64: rounds) len(dst) elements; src has exactly their bytes and t is readable.
+func decode(t safetensors.DType, src []byte, dst []float32) {
+	switch t {
+	case safetensors.F64:
+		for i := range dst {
+			dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
+		}
+	case safetensors.F32:
+		for i := range dst {
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	case safetensors.F16:
+		for i := range dst {
+			dst[i] = float16.Frombits(binary.LittleEndian.Uint16(src[2*i:])).Float32()
+		}
+	case safetensors.BF16:
+		for i := range dst {
+			dst[i] = BF16ToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	}
+}
+
+// encode appends the elements of src as t, which is readable. start is the index of src[0] in its tensor, for errors: a
+// value that is not finite, or not any more as t.
+func encode(t safetensors.DType, dst []byte, src []float32, start int) ([]byte, error) {
+	for i, x := range src {
+		ok := finite(x)
+		switch t {
+		case safetensors.F64:
+			dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(float64(x)))
+		case safetensors.F32:
+			dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(x))
+		case safetensors.F16:
+			h := float16.Fromfloat32(x)
+			ok = h.IsFinite()
+			dst = binary.LittleEndian.AppendUint16(dst, h.Bits())
+		case safetensors.BF16:
+			h := Float32ToBF16(x)
+			ok = h&0x7f80 != 0x7f80
+			dst = binary.LittleEndian.AppendUint16(dst, h)
+		}
+		if !ok {
+			return dst, outOfRange(x, start+i, t)
+		}
+	}
+	return dst, nil
+}

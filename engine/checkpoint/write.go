@@ -1,0 +1,412 @@
+package checkpoint
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"surgeon/engine/checkpoint/safetensors"
+)
+
+// ShardBytesDefault is the largest weight file that Write makes, the bound transformers used for years.
+const ShardBytesDefault = 5_000_000_000
+
+// WriteOptions says what differs from the source.
+type WriteOptions struct {
+	// DType of the written tensors: F64, F32, F16 or BF16, rounded to nearest even. Empty keeps every tensor's own type;
+	// of a GGUF file with quantised tensors all become F32, since safetensors has no such encodings.
+	DType safetensors.DType
+
+	// Changed gives the new values of a tensor, row-major, or false for one that stays as it is. Nil changes nothing. It may
+	// be called twice for the embedding, where the source holds a copy of it for the tied head.
+	Changed func(name string) ([]float32, bool)
+
+	// Files are written beside the weights: tokenizer.json, README.md, report.json. They stand before files of the same name
+	// in the source.
+	Files map[string][]byte
+
+	// Force replaces an existing model directory.
+	Force bool
+
+	// ShardBytes bounds the size of a weight file's tensors; 0 = ShardBytesDefault. A larger tensor has a file of its own.
+	ShardBytes int64
+
+	fault func(io.Writer) io.Writer // tests: stands between this package and every file
+}
+
+// OutputDType is the type Write stores a tensor as under o, for Round.
+func (c *Checkpoint) OutputDType(name string, o WriteOptions) safetensors.DType {
+	t := c.tensors[name]
+	switch {
+	case t.carried:
+		return t.dtype
+	case o.DType != "":
+		return o.DType
+	case t.dtype == "" || c.Format == GGUF && c.dtype == safetensors.F32:
+		return safetensors.F32
+	}
+	return t.dtype
+}
+
+// Write makes dir a Hugging Face directory with the model: config.json, the weights with what Changed changes, Files, and
+// the other files of a source directory (tokenizer, generation_config.json, licence, …). Not carried over are weights in
+// other files and formats (*.bin, *.pth, *.gguf, …), which would contradict the new ones, subdirectories, and the text
+// metadata of safetensors files. config.json stays byte for byte, but for the value of dtype or torch_dtype where DType differs from
+// it; for a GGUF source it is built from the metadata.
+//
+// Everything is written to a new directory beside dir, synced to disk and then renamed, so dir is complete or not there. An
+// existing dir is an error; with Force it is renamed away, replaced and then removed, if it is empty or holds a config.json.
+// The directory of the source itself is never replaced. After an error dir is what it was, and nothing is left beside it.
+//
+// Errors: values that are not finite or not any more in the output type (they name the tensor), a Changed of the wrong
+// length, a disk that is full, names in Files that are not plain file names or belong to the model.
+func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing model %s: %w", dir, err)
+		}
+	}()
+	if o.DType != "" && !readable(o.DType) {
+		return fmt.Errorf("output type %q is not supported; F64, F32, F16 and BF16 are", o.DType)
+	}
+	for name := range o.Files {
+		if name != filepath.Base(name) || name == "." || name == ".." || name == configName || isWeights(name) {
+			return fmt.Errorf("%q cannot be one of the extra files: a plain name is expected that is not %s or a weight file", name, configName)
+		}
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	if err := mayWrite(dir, src.Path, o.Force); err != nil {
+		return err
+	}
+	temporary, err := sibling(dir, "new")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(temporary))
+		}
+	}()
+	w := &writer{dir: temporary, src: src, options: o}
+	if err := w.writeAll(); err != nil {
+		return err
+	}
+	if err := syncDir(temporary); err != nil {
+		return err
+	}
+	return replace(dir, temporary, o.Force)
+}
+
+// writer fills one directory.
+type writer struct {
+	dir     string
+	src     *Checkpoint
+	options WriteOptions
+}
+
+func (w *writer) writeAll() error {
+	if err := w.config(); err != nil {
+		return err
+	}
+	if err := w.weights(); err != nil {
+		return err
+	}
+	for name, content := range w.options.Files {
+		if err := w.bytes(name, content); err != nil {
+			return err
+		}
+	}
+	return w.carry()
+}
+
+// file creates one file, has it written through a buffer, and syncs it.
+func (w *writer) file(name string, write func(io.Writer) error) (err error) {
+	f, err := os.OpenFile(filepath.Join(w.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := f.Close(); err == nil {
+			err = e
+		}
+		if err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+	}()
+	var to io.Writer = f
+	if w.options.fault != nil {
+		to = w.options.fault(f)
+	}
+	b := bufio.NewWriterSize(to, 1<<20)
+	if err := write(b); err != nil {
+		return err
+	}
+	if err := b.Flush(); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func (w *writer) bytes(name string, content []byte) error {
+	return w.file(name, func(to io.Writer) error { _, err := to.Write(content); return err })
+}
+
+func (w *writer) config() error {
+	text := w.src.configText
+	t := w.options.DType
+	if t == "" && w.src.Format == GGUF {
+		t = w.src.DType()
+	}
+	if t != "" {
+		var err error
+		if text, err = setDType(text, t); err != nil {
+			return err
+		}
+	}
+	return w.bytes(configName, text)
+}
+
+// weights writes the tensors in the order of the source, in as many files as needed.
+func (w *writer) weights() error {
+	limit := w.options.ShardBytes
+	if limit == 0 {
+		limit = ShardBytesDefault
+	}
+	var shards [][]safetensors.Entry
+	var size, total int64
+	for _, key := range w.src.order {
+		t := w.src.tensors[key]
+		from := key
+		if t.carried && key == w.src.Config.Names.Head+".weight" {
+			from = w.src.Config.Names.Embedding + ".weight" // the copy of a tied head stays equal to the embedding
+		}
+		e := safetensors.Entry{Name: t.name, Shape: t.shape, DType: w.src.OutputDType(from, w.options)}
+		e.Write = func(to io.Writer) error { return w.tensor(to, from, e.DType) }
+		length := int64(elements(t.shape)) * int64(e.DType.Size())
+		if len(shards) == 0 || size > 0 && size+length > limit {
+			shards, size = append(shards, nil), 0
+		}
+		size, total = size+length, total+length
+		shards[len(shards)-1] = append(shards[len(shards)-1], e)
+	}
+	x := index{Metadata: map[string]any{"total_size": total}, WeightMap: map[string]string{}}
+	for i, entries := range shards {
+		name := singleName
+		if len(shards) > 1 {
+			name = fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, len(shards))
+		}
+		for _, e := range entries {
+			x.WeightMap[e.Name] = name
+		}
+		// Larger elements first keeps every tensor aligned to its element.
+		slices.SortStableFunc(entries, func(a, b safetensors.Entry) int { return b.DType.Size() - a.DType.Size() })
+		// Without this entry transformers refuses the file.
+		metadata := map[string]string{"format": "pt"}
+		if err := w.file(name, func(to io.Writer) error { return safetensors.Write(to, entries, metadata) }); err != nil {
+			return err
+		}
+	}
+	if len(shards) == 1 {
+		return nil
+	}
+	text, err := json.MarshalIndent(x, "", "  ")
+	if err != nil {
+		return err
+	}
+	return w.bytes(indexName, append(text, '\n'))
+}
+
+// tensor writes one tensor as type t: new values, or the stored ones, copied where the type stays and converted otherwise.
+func (w *writer) tensor(to io.Writer, name string, t safetensors.DType) error {
+	s := w.src.tensors[name]
+	if !s.carried && w.options.Changed != nil {
+		if values, ok := w.options.Changed(name); ok {
+			if n := elements(s.shape); len(values) != n {
+				return fmt.Errorf("%d new values for the shape %v, which has %d", len(values), s.shape, n)
+			}
+			return writeValues(to, t, values, 0)
+		}
+	}
+	if s.dtype == t {
+		_, data, _ := w.src.Raw(name)
+		_, err := to.Write(data)
+		return err
+	}
+	// In pieces of whole rows, so that an embedding of gigabytes is not held a second time.
+	const piece = 1 << 20
+	rows, _ := s.rows()
+	if rows == 0 {
+		return nil
+	}
+	cols := elements(s.shape) / rows
+	step := max(1, piece/max(1, cols))
+	values := make([]float32, min(step, rows)*cols)
+	for from := 0; from < rows; from += step {
+		until := min(from+step, rows)
+		v := values[:(until-from)*cols]
+		s.decodeRows(from, until, v)
+		if err := writeValues(to, t, v, from*cols); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeValues(to io.Writer, t safetensors.DType, values []float32, start int) error {
+	const piece = 1 << 16
+	var buffer []byte
+	for at := 0; at < len(values); at += piece {
+		var err error
+		buffer, err = encode(t, buffer[:0], values[at:min(at+piece, len(values))], start+at)
+		if err != nil {
+			return err
+		}
+		if _, err := to.Write(buffer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// carry copies the files of a source directory that are neither written by now nor weights.
+func (w *writer) carry() error {
+	if w.src.Format != HuggingFace {
+		return nil
+	}
+	list, err := os.ReadDir(w.src.Path)
+	if err != nil {
+		return err
+	}
+	for _, entry := range list {
+		name := entry.Name()
+		if _, given := w.options.Files[name]; given || name == configName || isWeights(name) {
+			continue
+		}
+		path := filepath.Join(w.src.Path, name)
+		info, err := os.Stat(path) // follows links: caches of model hubs are made of them
+		if err != nil {
+			return fmt.Errorf("carrying over %s: %w", name, err)
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		err = w.file(name, func(to io.Writer) error {
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = io.Copy(to, f)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isWeights recognises files that hold the weights, in whatever format, or say in which file they are.
+func isWeights(name string) bool {
+	name = strings.TrimSuffix(name, ".index.json")
+	switch filepath.Ext(name) {
+	case ".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf":
+		return true
+	}
+	return false
+}
+
+// mayWrite refuses a directory that must not be replaced, before any work is done.
+func mayWrite(dir, source string, force bool) error {
+	info, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return errors.New("it exists and is not a directory; give another name")
+	}
+	if !force {
+		return errors.New("the directory exists and nothing is overwritten; give another name, or ask for replacement with force")
+	}
+	// The source, or a directory around it, would be removed together with the only intact model.
+	for at, err := filepath.Abs(source); err == nil; at = filepath.Dir(at) {
+		if real, e := filepath.EvalSymlinks(at); e == nil {
+			at = real
+		}
+		if there, e := os.Stat(at); e == nil && os.SameFile(there, info) {
+			return fmt.Errorf("the model that is read, %s, lies in it; a source is not replaced, give another name", source)
+		}
+		if at == filepath.Dir(at) {
+			break
+		}
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, configName)); len(list) > 0 && err != nil {
+		return fmt.Errorf("the directory holds other things than a model (no %s); it is not removed, give another name", configName)
+	}
+	return nil
+}
+
+// sibling makes a new directory beside dir, so that a rename between them stays on one file system. The mode is that of any
+// new directory; os.MkdirTemp would keep others out of the finished model.
+func sibling(dir, what string) (string, error) {
+	for i := range 1000 {
+		path := filepath.Join(filepath.Dir(dir), fmt.Sprintf(".%s.%s.%d.%d", filepath.Base(dir), what, os.Getpid(), i))
+		if err := os.Mkdir(path, 0o777); !errors.Is(err, fs.ErrExist) {
+			return path, err
+		}
+	}
+	return "", fmt.Errorf("no name is free for a temporary directory beside %s", dir)
+}
+
+// replace renames temporary to dir and makes the rename last. If the program is killed between the two renames of a
+// forced replacement, both directories are there, under the names that sibling gives.
+func replace(dir, temporary string, force bool) error {
+	old := ""
+	if _, err := os.Lstat(dir); err == nil && force {
+		if old, err = sibling(dir, "old"); err != nil {
+			return err
+		}
+		if err := os.Rename(dir, old); err != nil { // onto the empty directory
+			return errors.Join(err, os.Remove(old))
+		}
+	}
+	if err := os.Rename(temporary, dir); err != nil {
+		if old != "" {
+			err = errors.Join(err, os.Rename(old, dir))
+		}
+		return err
+	}
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if old != "" {
+		return os.RemoveAll(old)
+	}
+	return nil
+}
+
+// syncDir makes the names in a directory last through a power cut.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,366 @@
+package devicetest
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"surgeon/engine/device"
+)
+
+// edges are sizes at, just below and just above what tiles are made of, and some tall and wide ones.
+var edges = []Shape{
+	{M: 1, N: 1, K: 1}, {M: 31, N: 33, K: 32}, {M: 33, N: 127, K: 65}, {M: 129, N: 63, K: 127}, {M: 64, N: 128, K: 64},
+	{M: 1, N: 300, K: 17}, {M: 300, N: 1, K: 5}, {M: 7, N: 5, K: 600}, {M: 260, N: 520, K: 3}, {M: 3, N: 4, K: 0}, {M: 0, N: 4, K: 3},
+}
+
+// plane are the edges without K.
+var plane = []Shape{
+	{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 127, N: 64}, {M: 1, N: 700}, {M: 700, N: 1}, {M: 3, N: 2049}, {M: 0, N: 5},
+}
+
+// tokens × width of SmolLM2-135M, OPT-125m and Llama-2-7B.
+var benchPlane = []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 768}, {M: 2048, N: 4096}}
+
+func algebra() []Op {
+	ops := []Op{}
+	for _, v := range []struct {
+		a, b bool
+		beta float64
+	}{{false, false, 0}, {false, true, 0}, {true, false, 0}, {true, true, 0}, {false, false, 1}, {false, true, 0.5}, {true, false, -1}, {true, true, 1}} {
+		ops = append(ops, gemm(v.a, v.b, v.beta, nil))
+	}
+	into := gemm(false, true, 1, acc)
+	into.Name, into.Types = "Gemm bfloat16 into float32", []device.Type{device.BF16}
+	ops = append(ops, into, gram(0, 0), gram(0, 0.5), gram(1, 0), gram(1, 1))
+	return append(ops,
+		Op{Name: "Axpy", Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+			return Case{
+				Operands: []Operand{in("x", s.M, s.N), inOut("y", s.M, s.N)},
+				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Axpy(-2, x[0], x[1]); return nil },
+				Loops: func(x [][]float64) []float64 {
+					for i, v := range x[0] {
+						x[1][i] -= 2 * v
+					}
+					return nil
+				},
+			}
+		}},
+		Op{Name: "AddDiagonal", Shapes: squares, Bench: []Shape{{M: 1536, N: 1536}, {M: 4096, N: 4096}}, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+			return Case{
+				Operands: []Operand{inOut("a", s.M, s.M)},
+				Call:     func(d device.Device, x []device.Tensor) []float64 { d.AddDiagonal(2, x[0]); return nil },
+				Loops: func(x [][]float64) []float64 {
+					for i := range s.M {
+						x[0][i*s.M+i] += 2
+					}
+					return nil
+				},
+			}
+		}},
+		dot("RowDot", func(s Shape) int { return s.M }, func(i, j int) int { return i }, device.Device.RowDot),
+		dot("ColDot", func(s Shape) int { return s.N }, func(i, j int) int { return j }, device.Device.ColDot),
+		Op{Name: "MaxAbs", Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+			return Case{
+				Operands: []Operand{in("x", s.M, s.N), out("r", 1, s.M), out("c", 1, s.N)},
+				Call:     func(d device.Device, x []device.Tensor) []float64 { d.MaxAbs(x[0], x[1], x[2]); return nil },
+				Loops: func(x [][]float64) []float64 {
+					clear(x[1])
+					clear(x[2])
+					for i := range s.M {
+						for j := range s.N {
+							a := math.Abs(x[0][i*s.N+j])
+							x[1][i] = math.Max(x[1][i], a) // NaN if one is NaN
+							x[2][j] = math.Max(x[2][j], a)
+						}
+					}
+					return nil
+				},
+			}
+		}},
+		gather(true, true), gather(true, false), gather(false, true), gather(false, false),
+		scatter(true, true), scatter(true, false), scatter(false, true),
+		extract(true, acc), extract(false, acc), extract(true, float64s),
+		Op{Name: "Diagonal", Types: sums, Shapes: squares, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+			return Case{
+				Operands: []Operand{triangle("s", s.M, In)},
+				Call: func(d device.Device, x []device.Tensor) []float64 {
+					dst := make([]float64, s.M)
+					d.Diagonal(device.Sym{N: s.M, Packed: x[0]}, dst)
+					return dst
+				},
+				Loops: func(x [][]float64) []float64 {
+					dst := make([]float64, s.M)
+					for i := range dst {
+						dst[i] = x[0][i*(i+1)/2+i]
+					}
+					return dst
+				},
+			}
+		}},
+		watch())
+}
+
+// sums are the types that sums are kept in.
+var sums = []device.Type{device.F32, device.F64}
+
+var squares = []Shape{{M: 1}, {M: 32}, {M: 33}, {M: 129}}
+
+// gemm: c M×N, K the inner size. c has the type of a and b, unless into says otherwise.
+func gemm(tA, tB bool, beta float64, into func(device.Type) device.Type) Op {
+	letter := map[bool]string{false: "N", true: "T"}
+	return Op{
+		Name: fmt.Sprintf("Gemm %s%s beta=%v", letter[tA], letter[tB], beta), Shapes: edges, Exact: true,
+		Bench: []Shape{{M: 512, N: 576, K: 576}, {M: 512, N: 1536, K: 576}, {M: 512, N: 576, K: 1536}, {M: 2048, N: 4096, K: 4096}},
+		Case: func(s Shape, _ *rand.Rand) Case {
+			a, b := in("a", s.M, s.K), in("b", s.K, s.N)
+			if tA {
+				a = in("a", s.K, s.M)
+			}
+			if tB {
+				b = in("b", s.N, s.K)
+			}
+			return Case{
+				Operands: []Operand{a, b, sum(beta, "c", s.M, s.N).as(into)},
+				FLOPs:    2 * float64(s.M) * float64(s.N) * float64(s.K), Terms: s.K,
+				Call: func(d device.Device, x []device.Tensor) []float64 {
+					d.Gemm(tA, tB, 0.5, x[0], x[1], beta, x[2])
+					return nil
+				},
+				Loops: func(x [][]float64) []float64 {
+					for i := range s.M {
+						for j := range s.N {
+							v := 0.
+							for k := range s.K {
+								p, q := i*s.K+k, k*s.N+j
+								if tA {
+									p = k*s.M + i
+								}
+								if tB {
+									q = j*s.K + k
+								}
+								v += x[0][p] * x[1][q]
+							}
+							x[2][i*s.N+j] = 0.5*v + old(beta, x[2][i*s.N+j])
+						}
+					}
+					return nil
+				},
+			}
+		},
+	}
+}
+
+// old is β·v, and 0 where β is 0 whatever v is.
+func old(beta, v float64) float64 {
+	if beta == 0 {
+		return 0
+	}
+	return beta * v
+}
+
+// gram: x M×N, s of order N+ones.
+func gram(ones int, beta float64) Op {
+	return Op{
+		Name:   fmt.Sprintf("Gram ones=%d beta=%v", ones, beta),
+		Shapes: append([]Shape{{M: 40, N: 300}, {M: 5, N: 128}, {M: 5, N: 257}}, plane...), Exact: true,
+		Bench: []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 4096}},
+		Case: func(s Shape, _ *rand.Rand) Case {
+			n := s.N + ones
+			o := triangle("s", n, InOut)
+			if beta == 0 {
+				o.Role = Out
+			}
+			return Case{
+				Operands: []Operand{in("x", s.M, s.N), o},
+				FLOPs:    float64(s.M) * float64(n) * float64(n), Terms: s.M,
+				Call: func(d device.Device, x []device.Tensor) []float64 {
+					d.Gram(0.5, x[0], beta, device.Sym{N: n, Packed: x[1]})
+					return nil
+				},
+				Loops: func(x [][]float64) []float64 {
+					at := func(t, i int) float64 {
+						if i == s.N {
+							return 1
+						}
+						return x[0][t*s.N+i]
+					}
+					for i := range n {
+						for j := range i + 1 {
+							v := 0.
+							for t := range s.M {
+								v += at(t, i) * at(t, j)
+							}
+							x[1][i*(i+1)/2+j] = 0.5*v + old(beta, x[1][i*(i+1)/2+j])
+						}
+					}
+					return nil
+				},
+			}
+		},
+	}
+}
+
+func dot(name string, size func(Shape) int, index func(i, j int) int, call func(d device.Device, x, y, z device.Tensor)) Op {
+	return Op{Name: name, Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		return Case{
+			Operands: []Operand{in("x", s.M, s.N), in("y", s.M, s.N), out("d", 1, size(s)).as(acc)},
+			FLOPs:    2 * float64(s.M) * float64(s.N), Terms: s.M + s.N,
+			Call: func(d device.Device, x []device.Tensor) []float64 { call(d, x[0], x[1], x[2]); return nil },
+			Loops: func(x [][]float64) []float64 {
+				clear(x[2])
+				for i := range s.M {
+					for j := range s.N {
+						x[2][index(i, j)] += x[0][i*s.N+j] * x[1][i*s.N+j]
+					}
+				}
+				return nil
+			},
+		}
+	}}
+}
+
+// pick is a random choice, in random order, of about two thirds of n indices, and the same as ints; or nil and all of them.
+func pick(r *rand.Rand, some bool, n int) (list []int32, all []int) {
+	if !some {
+		for i := range n {
+			all = append(all, i)
+		}
+		return nil, all
+	}
+	all = r.Perm(n)[:(2*n+2)/3]
+	list = []int32{} // nil would stand for all
+	for _, i := range all {
+		list = append(list, int32(i))
+	}
+	return list, all
+}
+
+// gather: x M×N.
+func gather(someRows, someCols bool) Op {
+	return Op{
+		Name: fmt.Sprintf("Gather rows=%v cols=%v", someRows, someCols), Shapes: plane, Bench: benchPlane, Exact: true,
+		Case: func(s Shape, r *rand.Rand) Case {
+			rows, is := pick(r, someRows, s.M)
+			cols, js := pick(r, someCols, s.N)
+			return Case{
+				Operands: []Operand{in("x", s.M, s.N), out("y", len(is), len(js))},
+				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Gather(x[0], rows, cols, x[1]); return nil },
+				Loops: func(x [][]float64) []float64 {
+					for a, i := range is {
+						for b, j := range js {
+							x[1][a*len(js)+b] = x[0][i*s.N+j]
+						}
+					}
+					return nil
+				},
+			}
+		},
+	}
+}
+
+// scatter: y M×N.
+func scatter(someRows, someCols bool) Op {
+	return Op{
+		Name: fmt.Sprintf("Scatter rows=%v cols=%v", someRows, someCols), Shapes: plane, Bench: benchPlane, Exact: true,
+		Case: func(s Shape, r *rand.Rand) Case {
+			rows, is := pick(r, someRows, s.M)
+			cols, js := pick(r, someCols, s.N)
+			return Case{
+				Operands: []Operand{in("x", len(is), len(js)), inOut("y", s.M, s.N)},
+				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Scatter(x[0], rows, cols, x[1]); return nil },
+				Loops: func(x [][]float64) []float64 {
+					for a, i := range is {
+						for b, j := range js {
+							x[1][i*s.N+j] = x[0][a*len(js)+b]
+						}
+					}
+					return nil
+				},
+			}
+		},
+	}
+}
+
+// extract: s of order M.
+func extract(some bool, into func(device.Type) device.Type) Op {
+	name := fmt.Sprintf("Extract some=%v", some)
+	if into(device.F32) == device.F64 {
+		name += " into float64"
+	}
+	return Op{
+		Name: name, Types: sums, Shapes: squares, Bench: []Shape{{M: 1536}, {M: 4096}}, Exact: true,
+		Case: func(s Shape, r *rand.Rand) Case {
+			rows, is := pick(r, some, s.M)
+			cols, js := pick(r, some, s.M)
+			if len(is) > 1 { // not square
+				rows, is = rows[:max(0, len(rows)-1)], is[:len(is)-1]
+				if !some {
+					rows, is = nil, append(is, s.M-1)
+				}
+			}
+			return Case{
+				Operands: []Operand{triangle("s", s.M, In), out("y", len(is), len(js)).as(into)},
+				Call: func(d device.Device, x []device.Tensor) []float64 {
+					d.Extract(device.Sym{N: s.M, Packed: x[0]}, rows, cols, x[1])
+					return nil
+				},
+				Loops: func(x [][]float64) []float64 {
+					for a, i := range is {
+						for b, j := range js {
+							if i >= j {
+								x[1][a*len(js)+b] = x[0][i*(i+1)/2+j]
+							} else {
+								x[1][a*len(js)+b] = x[0][j*(j+1)/2+i]
+							}
+						}
+					}
+					return nil
+				},
+			}
+		},
+	}
+}
+
+// watch: three matrices of order M under the tags 9, 4 and 6, of which the second is good.
+func watch() Op {
+	return Op{Name: "WatchFinite", Types: sums, Shapes: []Shape{{M: 1}, {M: 33}, {M: 130}}, Exact: true, Case: func(s Shape, r *rand.Rand) Case {
+		bad := func(v float64) func(*rand.Rand, bool, []float64) {
+			return func(r *rand.Rand, exact bool, x []float64) {
+				Numbers(r, exact, x)
+				i := r.IntN(s.M)
+				x[device.PackedLen(i)+i] = v
+			}
+		}
+		return Case{
+			Operands: []Operand{triangle("s9", s.M, In).filled(bad(math.NaN())), triangle("s4", s.M, In), triangle("s6", s.M, In).filled(bad(math.Inf(-1)))},
+			Call: func(d device.Device, x []device.Tensor) (told []float64) {
+				for range 2 { // the second time, that it was forgotten
+					for i, tag := range []int{9, 4, 6} {
+						d.WatchFinite(tag, device.Sym{N: s.M, Packed: x[i]})
+					}
+					tag, found := d.FirstNonFinite()
+					_, again := d.FirstNonFinite()
+					told = append(told, float64(tag), truth(found), truth(again))
+				}
+				return told
+			},
+			Loops: func(x [][]float64) []float64 {
+				tag := 6.
+				for i := range s.M {
+					if v := x[1][i*(i+1)/2+i]; v != v {
+						tag = 4
+					}
+				}
+				return []float64{tag, 1, 0, tag, 1, 0}
+			},
+		}
+	}}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

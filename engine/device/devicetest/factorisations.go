@@ -1,0 +1,237 @@
+package devicetest
+
+import (
+	"math"
+	"math/rand/v2"
+
+	"surgeon/engine/device"
+)
+
+// The operands of the Cholesky family have NaN above the diagonal: nothing there may be read. The matrices are
+// bᵀb/n + 1/2·I, with condition numbers below ten, so that errors are those of the arithmetic and not of the problem.
+
+var double = []device.Type{device.F64}
+
+// orders are at the edges of what is split into blocks.
+var orders = []Shape{{M: 1}, {M: 2}, {M: 31}, {M: 33}, {M: 64}, {M: 65}, {M: 127}, {M: 129}, {M: 193}, {M: 300}}
+
+func factorisations() []Op {
+	ops := []Op{cholesky(), notDefinite(), inverseDiagonal()}
+	for _, side := range []device.Side{device.Left, device.Right} {
+		ops = append(ops, solve(side))
+	}
+	return ops
+}
+
+// definite fills a positive definite matrix of order n.
+func definite(n int) func(*rand.Rand, bool, []float64) {
+	return func(r *rand.Rand, _ bool, a []float64) {
+		b := make([]float64, n*n)
+		Numbers(r, false, b)
+		for i := range n {
+			for j := range n {
+				if a[i*n+j] = math.NaN(); j <= i {
+					a[i*n+j] = 0
+					for k := range n {
+						a[i*n+j] += b[i*n+k] * b[j*n+k] / float64(n)
+					}
+				}
+			}
+			a[i*n+i] += 0.5
+		}
+	}
+}
+
+// factor replaces the lower triangle of a by that of l, a = l·lᵀ, and says whether there is one.
+func factor(n int, a []float64) bool {
+	for j := range n {
+		for i := j; i < n; i++ {
+			v := a[i*n+j]
+			for k := range j {
+				v -= a[i*n+k] * a[j*n+k]
+			}
+			if i > j {
+				a[i*n+j] = v / a[j*n+j]
+			} else if a[j*n+j] = math.Sqrt(v); !(v > 0) || math.IsInf(v, 0) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// factored fills the factor of a positive definite matrix.
+func factored(n int) func(*rand.Rand, bool, []float64) {
+	return func(r *rand.Rand, exact bool, a []float64) {
+		definite(n)(r, exact, a)
+		factor(n, a)
+	}
+}
+
+// cholesky: two matrices, of orders M and M+1, in one call.
+func cholesky() Op {
+	return Op{Name: "Cholesky", Types: double, Shapes: orders, Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+		n := []int{s.M, s.M + 1}
+		return Case{
+			Operands: []Operand{inOut("a0", n[0], n[0]).filled(definite(n[0])), inOut("a1", n[1], n[1]).filled(definite(n[1]))},
+			FLOPs:    (math.Pow(float64(n[0]), 3) + math.Pow(float64(n[1]), 3)) / 3,
+			Limit:    float64(8 * n[1]), // the bound of the method, n·ε, with some room; what is seen is far less
+			Call: func(d device.Device, x []device.Tensor) []float64 {
+				ok := d.Cholesky(x...)
+				return []float64{truth(ok[0]), truth(ok[1])}
+			},
+			Loops: func(x [][]float64) []float64 {
+				return []float64{truth(factor(n[0], x[0])), truth(factor(n[1], x[1]))}
+			},
+			Residual: func(before, after [][]float64) float64 { // |l·lᵀ − a| / |a|
+				worst := 0.
+				for m, n := range n {
+					var e, size float64
+					for i := range n {
+						for j := range i + 1 {
+							v := 0.
+							for k := range j + 1 {
+								v += after[m][i*n+k] * after[m][j*n+k]
+							}
+							e += (v - before[m][i*n+j]) * (v - before[m][i*n+j])
+							size += before[m][i*n+j] * before[m][i*n+j]
+						}
+					}
+					worst = math.Max(worst, math.Sqrt(e/size))
+				}
+				return worst
+			},
+		}
+	}}
+}
+
+// notDefinite: a good matrix, one with a negative pivot in its last row, one with a zero pivot, one with an infinity.
+func notDefinite() Op {
+	return Op{Name: "Cholesky, not definite", Types: double, Shapes: orders, Case: func(s Shape, _ *rand.Rand) Case {
+		n := s.M
+		spoiled := func(i, j int, v float64) func(*rand.Rand, bool, []float64) {
+			return func(r *rand.Rand, exact bool, a []float64) {
+				definite(n)(r, exact, a)
+				a[i*n+j] = v
+			}
+		}
+		return Case{
+			Operands: []Operand{inOut("a0", n, n).filled(definite(n)), inOut("a1", n, n).filled(spoiled(n-1, n-1, -1)),
+				inOut("a2", n, n).filled(spoiled(0, 0, 0)), inOut("a3", n, n).filled(spoiled(n-1, 0, math.Inf(1)))},
+			Call: func(d device.Device, x []device.Tensor) (told []float64) {
+				for _, ok := range d.Cholesky(x...) {
+					told = append(told, truth(ok))
+				}
+				return told
+			},
+			Loops: func(x [][]float64) (told []float64) {
+				for i := range x {
+					told = append(told, truth(factor(n, x[i])))
+				}
+				return told
+			},
+			Residual: func(_, _ [][]float64) float64 { return 0 },
+		}
+	}}
+}
+
+// solve: l of order M, b with N right sides.
+func solve(side device.Side) Op {
+	shapes := []Shape{}
+	for _, s := range orders {
+		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
+	}
+	name := map[device.Side]string{device.Left: "CholeskySolve left", device.Right: "CholeskySolve right"}[side]
+	return Op{Name: name, Types: double, Shapes: shapes, Bench: []Shape{{M: 576, N: 576}, {M: 1536, N: 576}, {M: 4096, N: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+		n, m := s.M, s.N
+		b := inOut("b", n, m)
+		at := func(i, c int) int { return i*m + c } // element i of right side c
+		if side == device.Right {
+			b = inOut("b", m, n)
+			at = func(i, c int) int { return c*n + i }
+		}
+		return Case{
+			Operands: []Operand{in("l", n, n).filled(factored(n)), b},
+			FLOPs:    2 * float64(n) * float64(n) * float64(m),
+			Limit:    float64(8 * n), // as for Cholesky
+			Call: func(d device.Device, x []device.Tensor) []float64 {
+				d.CholeskySolve(side, x[0], x[1])
+				return nil
+			},
+			Loops: func(x [][]float64) []float64 {
+				l, b := x[0], x[1]
+				for c := range m {
+					for i := range n {
+						for k := range i {
+							b[at(i, c)] -= l[i*n+k] * b[at(k, c)]
+						}
+						b[at(i, c)] /= l[i*n+i]
+					}
+					for i := n - 1; i >= 0; i-- {
+						for k := i + 1; k < n; k++ {
+							b[at(i, c)] -= l[k*n+i] * b[at(k, c)]
+						}
+						b[at(i, c)] /= l[i*n+i]
+					}
+				}
+				return nil
+			},
+			Residual: func(before, after [][]float64) float64 { // |l·lᵀ·x − b| / |b|
+				l := before[0]
+				var e, size float64
+				y := make([]float64, n)
+				for c := range m {
+					clear(y)
+					for i := range n { // y = lᵀ·x
+						for k := range i + 1 {
+							y[k] += l[i*n+k] * after[1][at(i, c)]
+						}
+					}
+					for i := range n {
+						v := -before[1][at(i, c)]
+						size += v * v
+						for k := range i + 1 {
+							v += l[i*n+k] * y[k]
+						}
+						e += v * v
+					}
+				}
+				return math.Sqrt(e / size)
+			},
+		}
+	}}
+}
+
+// inverseDiagonal: two factors, of orders M and M+1, in one call.
+func inverseDiagonal() Op {
+	return Op{Name: "CholeskyInverseDiag", Types: double, Shapes: orders, Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+		n := []int{s.M, s.M + 1}
+		return Case{
+			Operands: []Operand{in("l0", n[0], n[0]).filled(factored(n[0])), in("l1", n[1], n[1]).filled(factored(n[1])), out("d0", 1, n[0]), out("d1", 1, n[1])},
+			FLOPs:    (math.Pow(float64(n[0]), 3) + math.Pow(float64(n[1]), 3)) / 3,
+			Limit:    float64(8 * n[1]),
+			Call: func(d device.Device, x []device.Tensor) []float64 {
+				d.CholeskyInverseDiag(x[:2], x[2:])
+				return nil
+			},
+			Loops: func(x [][]float64) []float64 {
+				for m, n := range n {
+					l, d, e := x[m], x[2+m], make([]float64, n)
+					for j := range n { // column j of l⁻¹
+						clear(e)
+						d[j] = 0
+						for i := j; i < n; i++ {
+							v := truth(i == j)
+							for k := j; k < i; k++ {
+								v -= l[i*n+k] * e[k]
+							}
+							e[i] = v / l[i*n+i]
+							d[j] += e[i] * e[i]
+						}
+					}
+				}
+				return nil
+			},
+		}
+	}}
+}

@@ -1,0 +1,2 @@
+// Package engine prunes language models. DOC
+package engine

@@ -1,0 +1,111 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"surgeon/engine/checkpoint"
+	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/device"
+	"surgeon/engine/prune"
+	"surgeon/engine/report"
+)
+
+// finish removes what computes nothing any more, rounds the model to the type it is written in, measures that, and writes
+// it: the last loss is that of the file, not of a more exact model nobody gets.
+func (r *run) finish(ctx context.Context) error {
+	r.clock = map[string]float64{}
+	if err := r.propagateDead(); err != nil {
+		return fmt.Errorf("dead propagation: %w", err)
+	}
+	source := r.inputs.model
+	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: r.changed}
+	err := r.model.Round(func(name string, values []float32) error {
+		return checkpoint.Round(values, source.OutputDType(name, options))
+	})
+	if err != nil {
+		return fmt.Errorf("rounding to %s: %w", r.options.DType, err)
+	}
+	if r.report.Final.HeldOutLoss, err = r.heldOut(ctx, "check of the model as written"); err != nil {
+		return err
+	}
+
+	r.watcher.Stage("write", 0)
+	if options.Files, err = r.files(); err != nil {
+		return err
+	}
+	if err := checkpoint.Write(r.options.Output, source, options); err != nil {
+		return err
+	}
+	if err := r.journal.Finish(nil); err != nil {
+		return err
+	}
+	return r.removeWork()
+}
+
+// propagateDead zeroes what is structurally dead, which changes no output of the model, and fills in the report's layers.
+func (r *run) propagateDead() error {
+	layers := r.model.Linears()
+	specs, kept := make([]checkpoint.Linear, len(layers)), make([]prune.Kept, len(layers))
+	for i, l := range layers {
+		w := r.layer(nil, i)
+		alive, err := prune.Alive(r.dev, w)
+		r.dev.Free(w.W)
+		if err != nil {
+			return err
+		}
+		specs[i], kept[i] = l.Linear, alive
+	}
+	prune.PropagateDead(r.inputs.model.Config, specs, kept)
+	removed, total := 0, 0
+	for i, l := range layers {
+		w := l.Matrix(device.F64)
+		restricted := prune.Restrict(r.dev, w, kept[i])
+		l.SetMatrix(restricted)
+		r.dev.Free(w, restricted)
+		r.report.Layers = append(r.report.Layers, report.Layer{Name: l.Name, Rows: l.Rows, Cols: l.Inputs(),
+			KeptRows: places(kept[i].Rows), KeptCols: places(kept[i].Cols)})
+		total += l.Rows * l.Inputs()
+		removed += l.Rows*l.Inputs() - kept[i].Weights()
+	}
+	r.report.Final.Sparsity = float64(removed) / float64(total)
+	r.report.Final.Reduction = float64(removed) / float64(r.parameters)
+	return r.dev.Sync()
+}
+
+func places(marks []bool) []int {
+	x := []int{}
+	for i, m := range marks {
+		if m {
+			x = append(x, i)
+		}
+	}
+	return x
+}
+
+// changed hands the weights of the pruned layers to the writer; all else is copied from the source.
+func (r *run) changed(name string) ([]float32, bool) {
+	for _, l := range r.model.Linears() {
+		if name == l.WeightName() || name == l.BiasName() {
+			t, _ := r.model.Tensor(name)
+			return device.DownloadSlice[float32](r.dev, t), true
+		}
+	}
+	return nil, false
+}
+
+// files go beside the weights: the report, the model card, and a tokenizer.json where the input had none.
+func (r *run) files() (map[string][]byte, error) {
+	r.report.PeakResidentBytes, r.report.PeakDeviceBytes = report.PeakResident(), r.dev.Memory().Peak
+	r.report.Seconds = time.Since(r.started).Seconds()
+	doc, err := r.report.JSON()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{"report.json": doc, "README.md": r.report.Card()}
+	if r.inputs.model.Format == checkpoint.GGUF {
+		files["tokenizer.json"] = r.inputs.json
+	}
+	return files, nil
+}

@@ -1,0 +1,129 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"surgeon/engine/checkpoint"
+	"surgeon/engine/text"
+)
+
+// inputs are the opened model and text of a run. Opening them finds everything that can be refused before any work is done.
+type inputs struct {
+	model     *checkpoint.Checkpoint
+	tokenizer *text.Tokenizer
+	json      []byte // tokenizer.json, rebuilt where the model is a GGUF
+	corpus    *text.Corpus
+	ids       []int32
+	length    int // tokens in a window
+}
+
+// openModel opens a checkpoint and its tokenizer.
+func openModel(path string) (*inputs, error) {
+	c, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, &RequestError{err}
+	}
+	in := &inputs{model: c}
+	in.json, err = tokenizerJSON(c)
+	if err == nil {
+		in.tokenizer, err = text.ParseTokenizer(in.json)
+	}
+	if err != nil {
+		c.Close()
+		return nil, refuse("the tokenizer of %s: %w", path, err)
+	}
+	return in, nil
+}
+
+// tokenizerJSON is the tokenizer.json of a directory, or the one that a GGUF's vocabulary amounts to.
+func tokenizerJSON(c *checkpoint.Checkpoint) ([]byte, error) {
+	if c.Format != checkpoint.GGUF {
+		return c.TokenizerJSON()
+	}
+	v, err := c.Vocabulary()
+	if err != nil {
+		return nil, err
+	}
+	return text.VocabularyJSON(v)
+}
+
+// readText reads and tokenises a text as given, once, with the tokens that the tokenizer puts around a text, and settles
+// the length of the windows.
+func (in *inputs) readText(patterns []string, skip, limit int64, length int) error {
+	var err error
+	if in.corpus, err = text.ReadCorpus(patterns); err == nil && (skip > 0 || limit > 0) {
+		in.corpus, err = in.corpus.Cut(skip, limit)
+	}
+	if err != nil {
+		return &RequestError{err}
+	}
+	in.ids = in.tokenizer.Encode(in.corpus.Text, true)
+	if err := text.CheckVocab(in.ids, in.model.Config.Vocab); err != nil {
+		return refuse("the tokenizer does not belong to the model: %w", err)
+	}
+	most := in.model.Config.MaxPositions
+	if length > most {
+		return refuse("--length is %d tokens; %s has positions for %d", length, in.model.Path, most)
+	}
+	if length == 0 {
+		length = min(defaultLength, most)
+	}
+	in.length = length
+	return nil
+}
+
+func (in *inputs) Close() { in.model.Close() }
+
+// checkOutput refuses an output directory that is in use. It is asked before any work is done, and again by the writer.
+func checkOutput(dir string, force bool) error {
+	_, err := os.Lstat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return refuse("the output directory: %w", err)
+	case force:
+		return nil
+	}
+	return refuse("%s is there already; name another output directory, or add --force to replace it", dir)
+}
+
+// windows draws the calibration and the held-out windows.
+func (in *inputs) windows(o Options) (calibration, heldOut [][]int32, err error) {
+	calibration, heldOut, err = text.CalibrationWindows(in.ids, in.length, o.Samples, o.HeldOut, o.Seed)
+	if err != nil {
+		return nil, nil, refuse("%v: %w", o.Text, err)
+	}
+	return calibration, heldOut, nil
+}
+
+// mostInputs is the largest order of an input factor.
+func mostInputs(c checkpoint.Config) (layer string, inputs int) {
+	for _, l := range c.Linears() {
+		n := l.Cols
+		if l.Bias {
+			n++
+		}
+		if n > inputs {
+			layer, inputs = l.Name, n
+		}
+	}
+	return layer, inputs
+}
+
+// tokensPerInput is how many calibration tokens an input factor needs for each of its columns to be worth inverting
+// (method.md section 7).
+const tokensPerInput = 4
+
+// scarce is a warning where there is too little calibration text for the widest layer, or "".
+func scarce(c checkpoint.Config, tokens int) string {
+	layer, n := mostInputs(c)
+	if tokens >= tokensPerInput*n {
+		return ""
+	}
+	return fmt.Sprintf("%d calibration tokens are few for %s with its %d inputs: at least %d would make the input factors reliable; raise --samples or --length",
+		tokens, layer, n, tokensPerInput*n)
+}

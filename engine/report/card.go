@@ -1,0 +1,221 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Card is the model card, README.md of the pruned model, as Hugging Face reads it: YAML for its index, then what a stranger
+// must know before using the model, every perplexity with the data and windows that it holds for.
+func (r *Report) Card() []byte {
+	var b bytes.Buffer
+	r.cardHeader(&b)
+	r.cardSize(&b)
+	r.cardQuality(&b)
+	r.cardShots(&b)
+	r.cardData(&b)
+	r.cardMaking(&b)
+	return b.Bytes()
+}
+
+func (r *Report) cardHeader(b *bytes.Buffer) {
+	// No licence and no base_model: a path does not tell either, and a wrong one would be worse.
+	fmt.Fprintf(b, "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- %s\n- pruned\n- structured-pruning\n- arxiv:2312.17244\n---\n\n",
+		quoted(r.Model.Family))
+	fmt.Fprintf(b, "# %s, %s of the block weights removed\n\n", line(modelName(r.Model.Path)), percent(r.Final.Sparsity))
+	fmt.Fprintf(b, "Made from `%s` (%s, %s, %s parameters, SHA-256 `%s`) by Surgeon %s, a program for the method of [The LLM Surgeon](https://arxiv.org/abs/2312.17244): shot by shot, those rows and columns of the linear layers in the blocks are removed that cost least. What a cost is, and how the weights that stay were re-fitted, stands among the options in `report.json`. The licence of the original model applies.\n\n",
+		line(r.Model.Path), line(r.Model.Format), line(r.Model.Family), thousands(r.Model.Parameters), line(r.Model.SHA256), line(r.Program.Version))
+}
+
+func (r *Report) cardSize(b *bytes.Buffer) {
+	b.WriteString("## Size\n\n| | weights | removed |\n|---|---:|---:|\n")
+	fmt.Fprintf(b, "| linear layers in the blocks | %s | %s |\n", thousands(r.Model.Prunable), percent(r.Final.Sparsity))
+	fmt.Fprintf(b, "| whole model | %s | %s |\n\n", thousands(r.Model.Parameters), percent(r.Final.Reduction))
+	b.WriteString("What was removed is zeros in place: every matrix has the shape it had, so the files are not smaller and the model is not faster by itself. `report.json` lists the rows and columns that stay, layer by layer, for programs that cut the zeros out.\n\n")
+	if r.Final.StoppedEarly != "" {
+		fmt.Fprintf(b, "The run was stopped early: %s\n\n", line(r.Final.StoppedEarly))
+	}
+}
+
+func (r *Report) cardQuality(b *bytes.Buffer) {
+	b.WriteString("## Quality\n\n")
+	fmt.Fprintf(b, "Mean loss on %d windows of %d tokens held out of the calibration text, in nats per token: %.4f before, %.4f after.\n\n",
+		r.Data.HeldOut, r.Data.Length, r.Dense.HeldOutLoss, r.Final.HeldOutLoss)
+	if len(r.Evaluations) == 0 {
+		b.WriteString("No perplexity on other text was measured.\n\n")
+		return
+	}
+	b.WriteString("| model | text | window length (tokens) | windows | loss (nats) | bits per token | perplexity |\n|---|---|---:|---:|---:|---:|---:|\n")
+	flattered := false
+	for _, e := range r.Evaluations {
+		text := cell(e.Text)
+		if e.Calibration {
+			flattered, text = true, text+" \\*"
+		}
+		fmt.Fprintf(b, "| %s | %s | %d | %d | %.4f | %.4f | %.2f |\n", cell(e.Of), text, e.Length, e.Windows, e.Loss, e.Bits, e.Perplexity)
+	}
+	b.WriteString("\n")
+	if flattered {
+		b.WriteString("\\* The text that the model was pruned with: it flatters the pruned model, and says little about other text.\n\n")
+	}
+}
+
+func (r *Report) cardShots(b *bytes.Buffer) {
+	b.WriteString("## Shots\n\nLosses are means on the held-out windows in nats per token; the predicted increase is the quadratic model's.\n\n")
+	b.WriteString("| shot | target | removed | of the whole model | threshold | loss before | loss after | increase | predicted | time |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, s := range r.Shots {
+		predicted := "–"
+		if s.PredictedIncrease != nil {
+			predicted = fmt.Sprintf("%.4f", *s.PredictedIncrease)
+		}
+		fmt.Fprintf(b, "| %d | %s | %s | %s | %.3g | %.4f | %.4f | %.4f | %s | %s |\n", s.Number, percent(s.Target), percent(s.Reached),
+			percent(s.Reduction), s.Threshold, s.LossBefore, s.LossAfter, s.LossAfter-s.LossBefore, predicted, duration(s.total()))
+	}
+	b.WriteString("\n")
+	notes := 0
+	for _, s := range r.Shots {
+		if s.Warning != "" {
+			fmt.Fprintf(b, "- Shot %d: %s\n", s.Number, line(s.Warning))
+			notes++
+		}
+		for _, d := range s.DampingsRaised {
+			fmt.Fprintf(b, "- Shot %d: the damping of the factor %s of %s was raised by a factor of %g.\n", s.Number, line(d.Side), line(d.Layer), d.Factor)
+			notes++
+		}
+	}
+	for _, w := range r.Warnings {
+		fmt.Fprintf(b, "- %s\n", line(w))
+		notes++
+	}
+	if notes > 0 {
+		b.WriteString("\n")
+	}
+}
+
+func (r *Report) cardData(b *bytes.Buffer) {
+	fmt.Fprintf(b, "## Data\n\nCalibrated on %d windows of %d tokens, drawn from %s tokens of\n\n", r.Data.Windows, r.Data.Length, thousands(r.Data.Tokens))
+	for _, f := range r.Data.Files {
+		fmt.Fprintf(b, "- `%s`, %s bytes, SHA-256 `%s`\n", line(f.Name), thousands(f.Bytes), line(f.SHA256))
+	}
+	b.WriteString("\n")
+}
+
+func (r *Report) cardMaking(b *bytes.Buffer) {
+	b.WriteString("## How it was made\n\n")
+	words := make([]string, len(r.Command))
+	for i, w := range r.Command {
+		words[i] = shellWord(w)
+	}
+	fmt.Fprintf(b, "```sh\n%s\n```\n\n", strings.Join(words, " "))
+	commit := ""
+	if r.Program.Commit != "" {
+		commit = ", commit " + line(r.Program.Commit)
+		if r.Program.Modified {
+			commit += " with changes"
+		}
+	}
+	tags := ""
+	if r.Program.Tags != "" {
+		tags = ", built with -tags " + line(r.Program.Tags)
+	}
+	fmt.Fprintf(b, "- Program: Surgeon %s%s, %s%s\n", line(r.Program.Version), commit, line(r.Program.Go), tags)
+	cpu := line(r.Machine.CPU)
+	if cpu == "" {
+		cpu = "unknown processor"
+	}
+	fmt.Fprintf(b, "- Machine: %s, %s, %d cores", line(r.Machine.OS), cpu, r.Machine.Cores)
+	if r.Machine.MemoryBytes > 0 {
+		fmt.Fprintf(b, ", %s of memory", gibibytes(r.Machine.MemoryBytes))
+	}
+	fmt.Fprintf(b, "; device %s\n", line(r.Machine.Device))
+	if r.PeakResidentBytes > 0 || r.PeakDeviceBytes > 0 {
+		fmt.Fprintf(b, "- Memory at most: %s of the process, %s of tensors on the device\n", known(r.PeakResidentBytes), known(r.PeakDeviceBytes))
+	}
+	var seeds []string
+	for name, seed := range r.Seeds {
+		seeds = append(seeds, fmt.Sprintf("%s %d", line(name), seed))
+	}
+	if slices.Sort(seeds); len(seeds) > 0 {
+		fmt.Fprintf(b, "- Seeds: %s\n", strings.Join(seeds, ", "))
+	}
+	for _, n := range r.ResumedFrom {
+		fmt.Fprintf(b, "- The run was stopped and taken up again after shot %d\n", n)
+	}
+	b.WriteString("\nAll figures, with every option, are in `report.json`.\n")
+}
+
+func (s Shot) total() float64 {
+	sum := 0.0
+	for _, stage := range slices.Sorted(maps.Keys(s.Seconds)) { // in one order, so that the sum has the same bits each time
+		sum += s.Seconds[stage]
+	}
+	return sum
+}
+
+// modelName is the last part of a path: what people call the model.
+func modelName(path string) string {
+	name := filepath.Base(path)
+	return strings.TrimSuffix(name, ".gguf")
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.2f %%", 100*share) }
+
+func duration(seconds float64) string {
+	if seconds < 60 {
+		return fmt.Sprintf("%.1f s", seconds)
+	}
+	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
+}
+
+func gibibytes(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
+
+func known(bytes int64) string {
+	if bytes <= 0 {
+		return "an unknown amount"
+	}
+	return gibibytes(bytes)
+}
+
+// thousands writes 1234567 as 1 234 567.
+func thousands(n int64) string {
+	digits := fmt.Sprint(n)
+	var parts []string
+	for len(digits) > 3 && digits[len(digits)-4] != '-' {
+		parts = append(parts, digits[len(digits)-3:])
+		digits = digits[:len(digits)-3]
+	}
+	parts = append(parts, digits)
+	slices.Reverse(parts)
+	return strings.Join(parts, " ")
+}
+
+// line keeps text from a path or a file from breaking out of its line or its code marks.
+func line(s string) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(s, "`", "'")), " ")
+}
+
+// cell is line inside a table.
+func cell(s string) string { return strings.ReplaceAll(line(s), "|", `\|`) }
+
+// quoted is a YAML string; every JSON string is one.
+func quoted(s string) string {
+	b, _ := json.Marshal(s) // a string always marshals
+	return string(b)
+}
+
+// shellWord quotes a word of a command where a shell would take it apart.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./=:,+@%", r)
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

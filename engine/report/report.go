@@ -1,0 +1,185 @@
+// Package report holds the figures of one run: what was asked for, on what, what came out, and what it cost. Report is
+// written as report.json, from which a run can be judged and repeated, and as the model card of the pruned model.
+//
+// # Conventions
+//
+// Losses are means over next tokens in nats. Shares (sparsity, reduction, targets) lie between 0 and 1. Sparsity counts the
+// removed weights of the pruned layers, reduction the same weights against all parameters of the model. Bytes are bytes,
+// times are seconds. Rows and columns count from 0.
+//
+// A figure that cannot be had is null, never 0. A figure that is not finite is not written: JSON refuses the whole report
+// and names the figure, because a report with a hole would pass for a complete one.
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// Report is everything that one run has to say.
+type Report struct {
+	Program     Program           `json:"program"`
+	Machine     Machine           `json:"machine"`
+	Command     []string          `json:"command"` // the program and its arguments
+	Options     any               `json:"options"` // the run's options, defaults filled in
+	Seeds       map[string]uint64 `json:"seeds"`   // by what they are for
+	Started     time.Time         `json:"started"`
+	Seconds     float64           `json:"seconds"`      // wall time of the process that finished the run
+	ResumedFrom []int             `json:"resumed_from"` // the shots after which a stopped run was taken up again
+	Warnings    []string          `json:"warnings"`
+
+	Model  Model   `json:"model"`
+	Data   Data    `json:"data"`
+	Dense  Dense   `json:"dense"`
+	Shots  []Shot  `json:"shots"`
+	Final  Final   `json:"final"`
+	Layers []Layer `json:"layers"`
+
+	Evaluations []Evaluation `json:"evaluations"`
+
+	PeakResidentBytes int64 `json:"peak_resident_bytes"` // of the process, PeakResident
+	PeakDeviceBytes   int64 `json:"peak_device_bytes"`   // of the tensors on the device
+}
+
+// Model is the model that was pruned, before.
+type Model struct {
+	Path       string `json:"path"`
+	Format     string `json:"format"` // "safetensors", "gguf"
+	Family     string `json:"family"` // "llama", "opt", …
+	SHA256     string `json:"sha256"`
+	Parameters int64  `json:"parameters"`       // all of them
+	Prunable   int64  `json:"prunable_weights"` // those of the layers that are pruned
+}
+
+// Data is what the curvature was measured on.
+type Data struct {
+	Files   []File `json:"files"`
+	Tokens  int64  `json:"tokens"`   // of all files together
+	Windows int    `json:"windows"`  // for the curvature
+	Length  int    `json:"length"`   // of a window, in tokens
+	HeldOut int    `json:"held_out"` // further windows, only measured on
+}
+
+// File is one file of text, as it lies on the disk.
+type File struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// Dense is the model before the first shot.
+type Dense struct {
+	HeldOutLoss float64 `json:"held_out_loss"`
+}
+
+// Shot is one step of the run.
+type Shot struct {
+	Number            int      `json:"number"` // from 1
+	Target            float64  `json:"target"`
+	Reached           float64  `json:"reached"` // sparsity of the pruned layers
+	Reduction         float64  `json:"whole_model_reduction"`
+	Threshold         float64  `json:"threshold"` // the largest cost that was removed
+	LossBefore        float64  `json:"held_out_loss_before"`
+	LossAfter         float64  `json:"held_out_loss_after"`
+	PredictedIncrease *float64 `json:"predicted_increase"` // nil where no curvature predicts one
+	Warning           string   `json:"warning,omitempty"`
+
+	DampingsRaised []Damping          `json:"dampings_raised"`
+	Seconds        map[string]float64 `json:"seconds"`    // by stage: curvature, costs, threshold, update, check, journal
+	PeakBytes      int64              `json:"peak_bytes"` // resident, of the process up to here
+}
+
+// Damping is a factor that is not positive definite with the damping that was asked for.
+type Damping struct {
+	Layer  string  `json:"layer"`
+	Side   string  `json:"side"`   // "A" or "G"
+	Factor float64 `json:"factor"` // times the damping that was asked for
+}
+
+// Layer is a pruned layer at the end.
+type Layer struct {
+	Name     string `json:"name"`
+	Rows     int    `json:"rows"`
+	Cols     int    `json:"cols"` // with the bias, where there is one: the last column
+	KeptRows []int  `json:"kept_rows"`
+	KeptCols []int  `json:"kept_cols"`
+}
+
+// Final is the model as it was written.
+type Final struct {
+	Sparsity     float64 `json:"sparsity"`
+	Reduction    float64 `json:"whole_model_reduction"`
+	HeldOutLoss  float64 `json:"held_out_loss"`
+	StoppedEarly string  `json:"stopped_early,omitempty"` // why not all shots were made
+}
+
+// Evaluation is a perplexity with all that it depends on. NewEvaluation makes one.
+type Evaluation struct {
+	Of          string  `json:"of"`   // the model
+	Text        string  `json:"text"` // name of the data
+	Calibration bool    `json:"calibration_text"`
+	Length      int     `json:"window_length"` // tokens
+	Windows     int     `json:"windows"`
+	Loss        float64 `json:"loss"`
+	Perplexity  float64 `json:"perplexity"`
+	Bits        float64 `json:"bits"` // per token
+}
+
+// NewEvaluation is the perplexity exp(loss) of a model on a text, loss being the mean over windows of length tokens.
+// calibration says that the text is the one that the model was pruned with, which flatters it.
+func NewEvaluation(of, text string, calibration bool, length, windows int, loss float64) Evaluation {
+	return Evaluation{Of: of, Text: text, Calibration: calibration, Length: length, Windows: windows,
+		Loss: loss, Perplexity: math.Exp(loss), Bits: loss / math.Ln2}
+}
+
+// Write writes JSON to path, which is replaced at once or not at all.
+func (r *Report) Write(path string) error {
+	b, err := r.JSON()
+	if err == nil {
+		err = renameio.WriteFile(path, b, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the report %s: %w", path, err)
+	}
+	return nil
+}
+
+// JSON is report.json: indented, with lists of numbers on one line. A figure that is NaN or infinite is an error that names
+// it, as in "shots[2].held_out_loss_after is NaN".
+func (r *Report) JSON() ([]byte, error) {
+	if err := finite(r); err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(r.listed(), "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return append(joinNumbers(b), '\n'), nil
+}
+
+// listed is the report with an empty list for each one that is nil: nothing happened, rather than nothing is known.
+func (r *Report) listed() Report {
+	c := *r
+	c.Command, c.ResumedFrom, c.Warnings = list(c.Command), list(c.ResumedFrom), list(c.Warnings)
+	c.Data.Files, c.Evaluations = list(c.Data.Files), list(c.Evaluations)
+	c.Shots, c.Layers = slices.Clone(list(c.Shots)), slices.Clone(list(c.Layers))
+	for i := range c.Shots {
+		c.Shots[i].DampingsRaised = list(c.Shots[i].DampingsRaised)
+	}
+	for i := range c.Layers {
+		c.Layers[i].KeptRows, c.Layers[i].KeptCols = list(c.Layers[i].KeptRows), list(c.Layers[i].KeptCols)
+	}
+	return c
+}
+
+func list[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}

@@ -1,0 +1,282 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/device"
+	"surgeon/engine/journal"
+	"surgeon/engine/model"
+	"surgeon/engine/prune"
+	"surgeon/engine/report"
+)
+
+// run is a pruning run between its start, or its resumption, and its end.
+type run struct {
+	options Options
+	dev     device.Device
+	watcher Watcher
+	inputs  *inputs
+	journal *journal.Journal
+	model   *model.Model
+	report  *report.Report // everything so far; saved with every shot
+
+	calibration, heldOutWindows [][]int32
+
+	parameters  int // of the whole model
+	next        int // the shot to come
+	heldOutLoss float64
+	started     time.Time
+	clock       map[string]float64 // seconds per stage of what is going on
+}
+
+// open refuses what can be refused, takes the work directory, and brings the model to where the run goes on.
+func open(ctx context.Context, dev device.Device, o Options, w Watcher) (*run, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if err := checkOutput(o.Output, o.Force); err != nil {
+		return nil, err
+	}
+	in, err := openModel(o.Model)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{options: o, dev: dev, watcher: w, inputs: in, next: 1, clock: map[string]float64{}, started: time.Now()}
+	if err := r.start(ctx); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *run) start(ctx context.Context) error {
+	o, in := &r.options, r.inputs
+	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
+		return err
+	}
+	o.Length = in.length
+	var err error
+	if r.calibration, r.heldOutWindows, err = in.windows(*o); err != nil {
+		return err
+	}
+	hash, err := in.model.Hash()
+	if err != nil {
+		return refuse("%w", err)
+	}
+	if r.model, err = model.Load(r.dev, in.model, o.precision()); err != nil {
+		return &RequestError{err}
+	}
+	r.parameters = r.model.Parameters()
+	r.describe(hash)
+	if warning := scarce(in.model.Config, len(r.calibration)*in.length); warning != "" && o.Cost != prune.Magnitude {
+		r.warn(warning)
+	}
+	if r.journal, err = journal.Open(o.Work, r.identity(hash), journal.Settings{KeepShots: o.KeepShots, Hooks: o.hooks}); err != nil {
+		var refusal *journal.Refusal
+		if errors.As(err, &refusal) {
+			return &RequestError{err}
+		}
+		return err
+	}
+	for _, s := range r.journal.Warnings() {
+		r.warn(s)
+	}
+	if last, ok := r.journal.Last(); ok {
+		return r.resume(last.Number)
+	}
+	r.report.Dense.HeldOutLoss, err = r.heldOut(ctx, "dense model")
+	r.heldOutLoss = r.report.Dense.HeldOutLoss
+	return err
+}
+
+func (o *Options) precision() device.Type {
+	if o.Precision == "float64" {
+		return device.F64
+	}
+	return device.F32
+}
+
+// identity is what the bits of the result depend on. A work directory belongs to one identity.
+func (r *run) identity(modelHash string) map[string]any {
+	o := r.options
+	return map[string]any{
+		"model sha256": modelHash, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
+		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
+		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
+		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
+	}
+}
+
+// state is what a shot's record holds beside the weights: all of the run so far.
+type state struct {
+	Report      *report.Report `json:"report"`
+	HeldOutLoss float64        `json:"held_out_loss"`
+}
+
+// save makes the shot the one a stopped run goes on from.
+func (r *run) save(s report.Shot, kept []prune.Kept) error {
+	done := r.time("journal")
+	s.PeakBytes = report.PeakResident()
+	r.report.Shots = append(r.report.Shots, s)
+	r.heldOutLoss = s.LossAfter
+	err := r.journal.SaveShot(s.Number, state{r.report, r.heldOutLoss}, r.weights())
+	done()
+	if err != nil {
+		return err
+	}
+	r.watcher.Shot(r.report.Shots[len(r.report.Shots)-1])
+	return nil
+}
+
+// weights are the tensors that a run changes, as entries of a safetensors file.
+func (r *run) weights() []safetensors.Entry {
+	dtype, as := safetensors.F32, device.F32
+	if r.model.Type == device.F64 {
+		dtype, as = safetensors.F64, device.F64
+	}
+	var all []safetensors.Entry
+	for _, l := range r.model.Linears() {
+		all = append(all, safetensors.Entry{Name: l.WeightName(), DType: dtype, Shape: []int{l.Rows, l.Cols}, Write: r.writer(l.W, as)})
+		if l.Bias {
+			all = append(all, safetensors.Entry{Name: l.BiasName(), DType: dtype, Shape: []int{l.Rows}, Write: r.writer(l.B, as)})
+		}
+	}
+	return all
+}
+
+func (r *run) writer(t device.Tensor, as device.Type) func(io.Writer) error {
+	return func(w io.Writer) error {
+		data := make([]byte, t.Len()*as.Size())
+		r.dev.Download(t, as, data)
+		if err := r.dev.Sync(); err != nil {
+			return err
+		}
+		_, err := w.Write(data)
+		return err
+	}
+}
+
+// resume brings back the weights and the report after a shot.
+func (r *run) resume(number int) error {
+	var s state
+	if err := r.restore(number, &s); err != nil {
+		return err
+	}
+	r.report.Dense, r.report.Shots, r.report.Warnings = s.Report.Dense, s.Report.Shots, s.Report.Warnings
+	r.report.ResumedFrom = append(s.Report.ResumedFrom, number)
+	r.heldOutLoss, r.next = s.HeldOutLoss, number+1
+	r.watcher.Say(fmt.Sprintf("going on after shot %d of %d", number, r.options.Shots))
+	return nil
+}
+
+// restore loads the weights of a complete shot.
+func (r *run) restore(number int, s *state) error {
+	file, err := r.journal.LoadShot(number, s)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for _, e := range r.weights() {
+		x, ok := file.Lookup(e.Name)
+		t, _ := r.model.Tensor(e.Name)
+		if !ok || x.DType != e.DType || x.Elements() != t.Len() {
+			return fmt.Errorf("the work directory %s is not of this model: shot %d has no tensor %s of shape %v", r.options.Work, number, e.Name, e.Shape)
+		}
+		as := device.F32
+		if x.DType == safetensors.F64 {
+			as = device.F64
+		}
+		r.dev.Upload(file.Bytes(e.Name), as, t)
+	}
+	return r.dev.Sync()
+}
+
+// stepBack undoes a shot that would pass --max-loss and ends the run with the model before it.
+func (r *run) stepBack(number int, loss float64) error {
+	r.report.Final.StoppedEarly = fmt.Sprintf("shot %d would bring the held-out loss to %.4f nats, above --max-loss %v", number, loss, r.options.MaxLoss)
+	r.warn(r.report.Final.StoppedEarly + ": the model before it is kept")
+	if last, ok := r.journal.Last(); ok {
+		return r.restore(last.Number, &state{})
+	}
+	for _, l := range r.model.Linears() { // before the first shot the last good model is the dense one
+		for _, name := range []string{l.WeightName(), l.BiasName()} {
+			t, ok := r.model.Tensor(name)
+			if !ok {
+				continue
+			}
+			values := make([]float32, t.Len())
+			if err := r.inputs.model.Read(name, values); err != nil {
+				return err
+			}
+			device.UploadSlice(r.dev, values, t)
+		}
+	}
+	return r.dev.Sync()
+}
+
+// close gives everything back; the work directory stays.
+func (r *run) close() {
+	if r.journal != nil {
+		r.journal.Close()
+	}
+	if r.model != nil {
+		r.model.Free()
+	}
+	r.inputs.Close()
+}
+
+// removeWork removes the work directory of a complete run that nobody asked to keep.
+func (r *run) removeWork() error {
+	if r.options.KeepShots || r.options.workNamed {
+		return nil
+	}
+	err := r.journal.Close()
+	r.journal = nil
+	return errors.Join(err, os.RemoveAll(r.options.Work))
+}
+
+// raised lists, for each factor, by how much its damping had to be raised: the most of costs and update.
+func (r *run) raised(list []prune.Raised) []report.Damping {
+	var all []report.Damping
+	for _, d := range list {
+		times := d.Share / map[string]float64{"A": r.options.DampA, "G": r.options.DampG}[d.Factor]
+		i := slices.IndexFunc(all, func(x report.Damping) bool { return x.Layer == d.Layer && x.Side == d.Factor })
+		if i >= 0 {
+			all[i].Factor = max(all[i].Factor, times)
+			continue
+		}
+		all = append(all, report.Damping{Layer: d.Layer, Side: d.Factor, Factor: times})
+		r.warn(fmt.Sprintf("layer %s: the factor %s is not positive definite with the damping asked for; it was raised to %g times the mean diagonal", d.Layer, d.Factor, d.Share))
+	}
+	return all
+}
+
+// warn tells the user now and the reader of the report later.
+func (r *run) warn(sentence string) {
+	r.report.Warnings = append(r.report.Warnings, sentence)
+	r.watcher.Warn(sentence)
+}
+
+// describe begins the report.
+func (r *run) describe(modelHash string) {
+	o, in := r.options, r.inputs
+	r.report = &report.Report{
+		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
+		Seeds: map[string]uint64{"windows": o.Seed}, Started: r.started.UTC(),
+		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: int64(r.parameters)},
+		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, HeldOut: len(r.heldOutWindows)},
+	}
+	for _, l := range r.model.Linears() {
+		r.report.Model.Prunable += int64(l.Rows * l.Inputs())
+	}
+	for _, f := range in.corpus.Files {
+		r.report.Data.Files = append(r.report.Data.Files, report.File{Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
+	}
+}

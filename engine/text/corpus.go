@@ -1,0 +1,226 @@
+package text
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// A Corpus is one text, read from one file or several.
+type Corpus struct {
+	// Text is exactly the bytes of the file where there is one text file. Documents (rows of .jsonl and .parquet files, and
+	// files if there are several) are joined by an empty line, "\n\n", empty documents included: so "\n\n".join(rows) in
+	// other programs gives the same text.
+	Text   string
+	Files  []File // in the order read
+	SHA256 string // of Text, hexadecimal
+}
+
+// A File is what a Corpus was read from, as it lies on the disk, compressed or not.
+type File struct {
+	Path   string
+	Bytes  int64
+	SHA256 string // hexadecimal
+}
+
+const betweenDocuments = "\n\n"
+
+// ReadCorpus reads the files that patterns name: paths, or globs as filepath.Match knows them. Patterns are taken in the order
+// given, the files of a glob in alphabetical order, and a file named twice is read once. A name that exists is never taken
+// for a glob.
+//
+//	.jsonl    one JSON object a line, its field "text"; blank lines are passed over
+//	.parquet  the column "text"
+//	other     text
+//
+// Each may be compressed, with .gz or .zst behind its name. It is an error if a file or a glob's match is missing, damaged, not
+// valid UTF-8, contains NUL, or if there is no text at all.
+func ReadCorpus(patterns []string) (*Corpus, error) {
+	paths, err := expand(patterns)
+	if err != nil {
+		return nil, fmt.Errorf("corpus: %w", err)
+	}
+	c := &Corpus{}
+	var text strings.Builder
+	documents := 0
+	for _, path := range paths {
+		file, err := readFile(path, func(document string) {
+			if documents++; documents > 1 {
+				text.WriteString(betweenDocuments)
+			}
+			text.WriteString(document)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("corpus: %s: %w", path, err)
+		}
+		c.Files = append(c.Files, file)
+	}
+	c.Text = text.String()
+	if strings.TrimSpace(c.Text) == "" {
+		return nil, fmt.Errorf("corpus: %s: %d documents, and no text in them", strings.Join(paths, ", "), documents)
+	}
+	c.SHA256 = sum([]byte(c.Text))
+	return c, nil
+}
+
+// Cut returns the corpus of the same files without the first `skip` bytes of its text, and of what follows at most `limit`
+// bytes; a limit of 0 is none. Both cuts are moved back to the beginning of the character they fall into, so that
+// Cut(0, n) and Cut(n, 0) share the text out without losing or doubling a character.
+func (c *Corpus) Cut(skip, limit int64) (*Corpus, error) {
+	size := int64(len(c.Text))
+	if skip < 0 || limit < 0 {
+		return nil, fmt.Errorf("corpus: %d bytes to skip and a limit of %d bytes were asked for; neither can be negative", skip, limit)
+	}
+	if skip >= size {
+		return nil, fmt.Errorf("corpus: the first %d bytes were to be skipped, but the text has only %d; skip less or give more text", skip, size)
+	}
+	end := size
+	if limit > 0 && limit < size-skip {
+		end = skip + limit
+	}
+	text := c.Text[boundary(c.Text, int(skip)):boundary(c.Text, int(end))]
+	if strings.TrimSpace(text) == "" {
+		return nil, fmt.Errorf("corpus: there is no text in bytes %d to %d of %d", skip, end, size)
+	}
+	return &Corpus{Text: text, Files: c.Files, SHA256: sum([]byte(text))}, nil
+}
+
+// boundary moves at back to the beginning of a character.
+func boundary(s string, at int) int {
+	for at > 0 && at < len(s) && !utf8.RuneStart(s[at]) {
+		at--
+	}
+	return at
+}
+
+// expand turns patterns into paths of files that exist, without doubles.
+func expand(patterns []string) ([]string, error) {
+	if len(patterns) == 0 {
+		return nil, errors.New("no file is named")
+	}
+	var paths []string
+	var found []os.FileInfo
+	for _, pattern := range patterns {
+		matches := []string{pattern}
+		if _, err := os.Lstat(pattern); err != nil && strings.ContainsAny(pattern, `*?[`) {
+			if matches, err = filepath.Glob(pattern); err != nil {
+				return nil, fmt.Errorf("pattern %q: %w", pattern, err)
+			}
+			if len(matches) == 0 {
+				return nil, fmt.Errorf("pattern %q matches no file", pattern)
+			}
+		}
+	match:
+		for _, path := range matches {
+			info, err := os.Stat(path)
+			if err != nil {
+				return nil, err
+			}
+			if !info.Mode().IsRegular() {
+				return nil, fmt.Errorf("%s is not a regular file; name the files in a directory with a glob", path)
+			}
+			for _, other := range found {
+				if os.SameFile(info, other) {
+					continue match
+				}
+			}
+			found = append(found, info)
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
+}
+
+// readFile hands the documents of a file to add, in order.
+func readFile(path string, add func(document string)) (File, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return File{}, err
+	}
+	file := File{Path: path, Bytes: int64(len(data)), SHA256: sum(data)}
+	name := strings.ToLower(path)
+	switch filepath.Ext(name) {
+	case ".gz":
+		data, err = gunzip(data)
+		name = strings.TrimSuffix(name, ".gz")
+	case ".zst":
+		data, err = unzstd(data)
+		name = strings.TrimSuffix(name, ".zst")
+	}
+	if err != nil {
+		return File{}, err
+	}
+	switch filepath.Ext(name) {
+	case ".jsonl":
+		return file, readLines(data, add)
+	case ".parquet":
+		return file, readParquet(data, add)
+	}
+	text := string(data)
+	if err := checkText(text); err != nil {
+		return File{}, err
+	}
+	add(text)
+	return file, nil
+}
+
+func gunzip(data []byte) ([]byte, error) {
+	in, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("the file is no gzip data or is cut off: %w", err)
+	}
+	out, err := io.ReadAll(in)
+	if err != nil {
+		return nil, fmt.Errorf("the gzip data are damaged or cut off after %d bytes of text: %w", len(out), err)
+	}
+	return out, nil
+}
+
+func unzstd(data []byte) ([]byte, error) {
+	in, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("the file is no zstandard data: %w", err)
+	}
+	defer in.Close()
+	out, err := io.ReadAll(in)
+	if err != nil {
+		return nil, fmt.Errorf("the zstandard data are damaged or cut off after %d bytes of text: %w", len(out), err)
+	}
+	return out, nil
+}
+
+// checkText finds what shows that a file is no text.
+func checkText(s string) error {
+	if at := strings.IndexByte(s, 0); at >= 0 {
+		return fmt.Errorf("byte %d (line %d) is NUL; this is no text file", at, lineOf(s, at))
+	}
+	for at := 0; at < len(s); {
+		if s[at] < utf8.RuneSelf {
+			at++
+			continue
+		}
+		c, width := utf8.DecodeRuneInString(s[at:])
+		if c == utf8.RuneError && width == 1 {
+			return fmt.Errorf("byte %d (line %d), 0x%02x, is not valid UTF-8; convert the file to UTF-8", at, lineOf(s, at), s[at])
+		}
+		at += width
+	}
+	return nil
+}
+
+func lineOf(s string, at int) int { return 1 + strings.Count(s[:at], "\n") }
+
+func sum(data []byte) string {
+	hash := sha256.Sum256(data)
+	return hex.EncodeToString(hash[:])
+}
