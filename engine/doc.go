@@ -1,2 +1,35 @@
-// Package engine prunes language models. DOC
+// Package engine prunes trained language models with Kronecker-factored curvature (The LLM Surgeon, arXiv 2312.17244).
+//
+// # The method in equations
+//
+// N tokens of calibration text, T in a window. A linear layer maps C inputs a (a constant 1 last where it has a bias) to R
+// outputs, by W, R×C. g is the gradient at its output of the sum of a window's T−1 next-token losses, in nats.
+//
+//	A = (1/N) Σ a aᵀ,  G = (1/N) Σ g gᵀ,  F = G ⊗ A     the layer's curvature, for the row-major vec(W)
+//	A' = A + λ_A I,  G' = G + λ_G I                       damped, over rows and columns that are not dead
+//	row r     ½ (w_r A w_rᵀ) / [G'⁻¹]_rr                  what the loss would rise by without it,
+//	column c  ½ (w_cᵀ G w_c) / [A'⁻¹]_cc                  the rest being re-fitted
+//	V = (G'_SS)⁻¹ G'_S: W A'_:T (A'_TT)⁻¹                 the rest, re-fitted: S kept rows, T kept columns
+//	½ tr(Dᵀ G D A)                                        predicted rise of the loss for the step D = V − W
+//
+// One threshold for the whole model says what goes; targets rise linearly over the shots.
+//
+// # One shot, told by the functions that make it
+//
+// Prune repeats run.shot. measure sends every calibration window through model.ForwardBackward, which hands each layer's
+// input and output gradient to package curvature, and that adds them to the factors (device.Gram). costs asks, layer by
+// layer, prune.Alive what is not dead and prune.Costs what each row and column would cost; only these numbers come to the
+// host. threshold is prune.Select: one sorted sweep over all of them. update is prune.Apply for every layer: index lists go
+// to the device, new weights stay there. heldOut looks at windows that took no part. save hands weights and report to
+// package journal, from where an interrupted run goes on bit for bit.
+//
+// After the last shot finish clears what is structurally dead, rounds to the type of the file, measures that, and writes.
+//
+// # Who knows what
+//
+//	text, checkpoint, journal, report     know no device
+//	model, curvature, prune               know package device, not what is behind it
+//	engine                                joins them; cmd gives it a device
+//
+// A Go test (imports_test.go) holds these rules.
 package engine

@@ -22,6 +22,9 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 		return nil, err
 	}
 	defer r.close()
+	if done, err := r.alreadyWritten(); done != nil || err != nil {
+		return done, err
+	}
 	for r.next <= r.options.Shots && r.report.Final.StoppedEarly == "" {
 		if err := r.shot(ctx, r.next); err != nil {
 			return r.report, fmt.Errorf("shot %d: %w", r.next, err)

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"surgeon/engine/checkpoint"
@@ -103,9 +104,19 @@ func (r *run) files() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{"report.json": doc, "README.md": r.report.Card()}
+	files := map[string][]byte{reportName: doc, "README.md": r.report.Card()}
 	if r.inputs.model.Format == checkpoint.GGUF {
 		files["tokenizer.json"] = r.inputs.json
 	}
 	return files, nil
+}
+
+// alreadyWritten is the report of an output that this very run wrote before it was stopped in cleaning up, or nil.
+func (r *run) alreadyWritten() (*report.Report, error) {
+	done, err := report.Read(filepath.Join(r.options.Output, reportName))
+	if err != nil || done.Run != r.report.Run || r.options.Force {
+		return nil, nil
+	}
+	r.watcher.Say(fmt.Sprintf("%s holds the result of this run already", r.options.Output))
+	return done, r.removeWork()
 }

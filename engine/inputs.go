@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"surgeon/engine/checkpoint"
+	"surgeon/engine/report"
 	"surgeon/engine/text"
 )
 
@@ -77,8 +79,9 @@ func (in *inputs) readText(patterns []string, skip, limit int64, length int) err
 
 func (in *inputs) Close() { in.model.Close() }
 
-// checkOutput refuses an output directory that is in use. It is asked before any work is done, and again by the writer.
-func checkOutput(dir string, force bool) error {
+// checkOutput refuses an output directory that is in use, unless it was written by this run: then the run was stopped
+// between writing and cleaning up. It is asked before any work is done, without the run's name, and when that is known.
+func checkOutput(dir string, force bool, run string) error {
 	_, err := os.Lstat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -88,8 +91,14 @@ func checkOutput(dir string, force bool) error {
 	case force:
 		return nil
 	}
+	if before, err := report.Read(filepath.Join(dir, reportName)); err == nil && (run == "" || before.Run == run) {
+		return nil
+	}
 	return refuse("%s is there already; name another output directory, or add --force to replace it", dir)
 }
+
+// reportName is the report's file in the output directory.
+const reportName = "report.json"
 
 // windows draws the calibration and the held-out windows.
 func (in *inputs) windows(o Options) (calibration, heldOut [][]int32, err error) {

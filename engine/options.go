@@ -32,13 +32,13 @@ type Options struct {
 	MaxLoss   float64       `name:"max-loss" yaml:"max-loss" help:"Stop before the shot after which the held-out loss would be above this, in nats; 0 = never." default:"0" placeholder:"NATS" group:"pruning"`
 
 	Output    string `name:"output" short:"o" yaml:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
-	DType     string `name:"dtype" yaml:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" group:"output"`
+	DType     string `name:"dtype" yaml:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
 	Force     bool   `name:"force" yaml:"force" help:"Replace an output directory that is there." group:"output"`
 	Work      string `name:"work" yaml:"work" help:"Directory that makes a stopped run go on; default OUTPUT.work, removed when the run is complete." placeholder:"DIR" group:"output"`
 	KeepShots bool   `name:"keep-shots" yaml:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
 
 	Batch     int    `name:"batch" yaml:"batch" help:"Windows that go through the model at one time." default:"1" placeholder:"WINDOWS" group:"device"`
-	Precision string `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32 or float64." enum:"float32,float64" default:"float32" group:"device"`
+	Precision string `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32 or float64." enum:"float32,float64" default:"float32" placeholder:"TYPE" group:"device"`
 
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
 	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report

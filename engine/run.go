@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
@@ -41,7 +43,7 @@ func open(ctx context.Context, dev device.Device, o Options, w Watcher) (*run, e
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := checkOutput(o.Output, o.Force); err != nil {
+	if err := checkOutput(o.Output, o.Force, ""); err != nil {
 		return nil, err
 	}
 	in, err := openModel(o.Model)
@@ -74,11 +76,16 @@ func (r *run) start(ctx context.Context) error {
 		return &RequestError{err}
 	}
 	r.parameters = r.model.Parameters()
-	r.describe(hash)
+	if err := r.describe(hash); err != nil {
+		return err
+	}
+	if err := checkOutput(o.Output, o.Force, r.report.Run); err != nil {
+		return err
+	}
 	if warning := scarce(in.model.Config, len(r.calibration)*in.length); warning != "" && o.Cost != prune.Magnitude {
 		r.warn(warning)
 	}
-	if r.journal, err = journal.Open(o.Work, r.identity(hash), journal.Settings{KeepShots: o.KeepShots, Hooks: o.hooks}); err != nil {
+	if r.journal, err = journal.Open(o.Work, r.identity(), journal.Settings{KeepShots: o.KeepShots, Hooks: o.hooks}); err != nil {
 		var refusal *journal.Refusal
 		if errors.As(err, &refusal) {
 			return &RequestError{err}
@@ -104,10 +111,10 @@ func (o *Options) precision() device.Type {
 }
 
 // identity is what the bits of the result depend on. A work directory belongs to one identity.
-func (r *run) identity(modelHash string) map[string]any {
+func (r *run) identity() map[string]any {
 	o := r.options
 	return map[string]any{
-		"model sha256": modelHash, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
+		"model sha256": r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
@@ -232,27 +239,26 @@ func (r *run) close() {
 	r.inputs.Close()
 }
 
-// removeWork removes the work directory of a complete run that nobody asked to keep.
+// removeWork removes the work directory of a complete run, unless it was asked for.
 func (r *run) removeWork() error {
 	if r.options.KeepShots || r.options.workNamed {
 		return nil
 	}
-	err := r.journal.Close()
+	j := r.journal
 	r.journal = nil
-	return errors.Join(err, os.RemoveAll(r.options.Work))
+	return j.Remove()
 }
 
-// raised lists, for each factor, by how much its damping had to be raised: the most of costs and update.
+// raised lists, for each factor, the damping it took where that had to be raised: the higher one of costs and update.
 func (r *run) raised(list []prune.Raised) []report.Damping {
 	var all []report.Damping
 	for _, d := range list {
-		times := d.Share / map[string]float64{"A": r.options.DampA, "G": r.options.DampG}[d.Factor]
 		i := slices.IndexFunc(all, func(x report.Damping) bool { return x.Layer == d.Layer && x.Side == d.Factor })
 		if i >= 0 {
-			all[i].Factor = max(all[i].Factor, times)
+			all[i].Share = max(all[i].Share, d.Share)
 			continue
 		}
-		all = append(all, report.Damping{Layer: d.Layer, Side: d.Factor, Factor: times})
+		all = append(all, report.Damping{Layer: d.Layer, Side: d.Factor, Share: d.Share})
 		r.warn(fmt.Sprintf("layer %s: the factor %s is not positive definite with the damping asked for; it was raised to %g times the mean diagonal", d.Layer, d.Factor, d.Share))
 	}
 	return all
@@ -265,7 +271,7 @@ func (r *run) warn(sentence string) {
 }
 
 // describe begins the report.
-func (r *run) describe(modelHash string) {
+func (r *run) describe(modelHash string) error {
 	o, in := r.options, r.inputs
 	r.report = &report.Report{
 		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
@@ -279,4 +285,11 @@ func (r *run) describe(modelHash string) {
 	for _, f := range in.corpus.Files {
 		r.report.Data.Files = append(r.report.Data.Files, report.File{Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
 	}
+	identity, err := json.Marshal(r.identity())
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(identity)
+	r.report.Run = hex.EncodeToString(sum[:])
+	return nil
 }

@@ -1,7 +1,7 @@
 // Package checkpoint reads trained models and writes them again: Hugging Face directories (config.json with one or several
 // safetensors files) and GGUF files. It knows no device.
 //
-//	c, err := checkpoint.Open(path)      // nothing but headers is read; tensors and config.json are checked against each other
+//	c, err := checkpoint.Open(path)      // reads headers and checks tensors and config.json against each other
 //	for _, l := range c.Config.Linears() // what pruning touches, with names and shapes
 //	c.Read(l.WeightName(), w)            // decoded to float32, refused if a value is not finite
 //	checkpoint.Write(dir, c, options)    // a complete Hugging Face directory, or an error and nothing
@@ -84,11 +84,15 @@ func Open(path string) (*Checkpoint, error) {
 		return nil, fmt.Errorf("opening model: %w", err)
 	}
 	c := &Checkpoint{Path: path, tensors: map[string]stored{}}
-	read := c.openGGUF
-	if info.IsDir() {
-		read = c.openDirectory
+	switch {
+	case info.IsDir():
+		err = c.openDirectory()
+	case filepath.Ext(path) == ".safetensors":
+		err = errors.New("a model is more than its weights: give the directory that holds this file and config.json")
+	default:
+		err = c.openGGUF()
 	}
-	if err := read(); err != nil {
+	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("opening model %s: %w", path, err)
 	}

@@ -183,6 +183,15 @@ func (c Config) module(b int, name string) string {
 	return strings.Replace(c.Names.block, "*", strconv.Itoa(b), 1) + "." + name
 }
 
+// Shapes are the shapes of all tensors of the architecture, by name.
+func (c Config) Shapes() map[string][]int {
+	shapes := map[string][]int{}
+	for _, t := range c.tensors() {
+		shapes[t.name] = t.shape
+	}
+	return shapes
+}
+
 // shaped is the name and shape of a tensor that the architecture has.
 type shaped struct {
 	name  string

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"surgeon/engine/checkpoint/gguf"
@@ -206,9 +207,9 @@ func ggufConfig(f *gguf.File) ([]byte, error) {
 		"head_dim":                headDim,
 		"hidden_act":              "silu",
 		"max_position_embeddings": m.integer("context_length", -1),
-		"rms_norm_eps":            m.number("attention.layer_norm_rms_epsilon", math.NaN()),
-		"attention_dropout":       0.0,
-		"initializer_range":       0.02,
+		"rms_norm_eps":            decimal(m.number("attention.layer_norm_rms_epsilon", math.NaN())),
+		"attention_dropout":       decimal(0),
+		"initializer_range":       decimal(0.02),
 		"use_cache":               true,
 	}
 	for key, want := range map[string]int{"attention.value_length": headDim, "rope.dimension_count": headDim, "expert_count": 0, "expert_used_count": 0, "attention.sliding_window": 0} {
@@ -264,8 +265,8 @@ func ggufConfig(f *gguf.File) ([]byte, error) {
 // rope_scaling.
 func (m *ggufMeta) rope(config map[string]any, headDim int) {
 	base := m.number("rope.freq_base", 10000)
-	config["rope_theta"] = base
-	parameters := map[string]any{"rope_type": "default", "rope_theta": base}
+	config["rope_theta"] = decimal(base)
+	parameters := map[string]any{"rope_type": "default", "rope_theta": decimal(base)}
 	config["rope_parameters"] = parameters
 	if x := m.number("rope.scale_linear", 1); x != 1 {
 		m.fail("metadata %q is %v; only 1 is supported", m.prefix+"rope.scale_linear", x)
@@ -284,7 +285,7 @@ func (m *ggufMeta) rope(config map[string]any, headDim int) {
 			return
 		}
 	case kind == "linear":
-		parameters["rope_type"], parameters["factor"] = kind, factor
+		parameters["rope_type"], parameters["factor"] = kind, decimal(factor)
 	case kind != "none":
 		m.fail("metadata %q is %q; none and linear are supported", m.prefix+"rope.scaling.type", kind)
 		return
@@ -322,9 +323,18 @@ func (m *ggufMeta) llama3(parameters map[string]any, t gguf.Tensor, base float64
 	if r.Factor == 1 {
 		return // all ones: nothing is scaled
 	}
-	parameters["rope_type"], parameters["factor"] = "llama3", r.Factor
-	parameters["low_freq_factor"], parameters["high_freq_factor"] = r.LowFreqFactor, r.HighFreqFactor
+	parameters["rope_type"], parameters["factor"] = "llama3", decimal(r.Factor)
+	parameters["low_freq_factor"], parameters["high_freq_factor"] = decimal(r.LowFreqFactor), decimal(r.HighFreqFactor)
 	parameters["original_max_position_embeddings"] = r.OriginalMax
+}
+
+// decimal writes 8 as 8.0: older versions of transformers refuse a rope factor that is an integer.
+func decimal(x float64) json.Number {
+	s := strconv.FormatFloat(x, 'g', -1, 64)
+	if !strings.ContainsAny(s, ".e") {
+		s += ".0"
+	}
+	return json.Number(s)
 }
 
 // divisor is what Llama 3's rule divides a rotary frequency f by: 1 for wavelengths 2π/f below OriginalMax/HighFreqFactor,

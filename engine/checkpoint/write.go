@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -323,90 +322,4 @@ func isWeights(name string) bool {
 		return true
 	}
 	return false
-}
-
-// mayWrite refuses a directory that must not be replaced, before any work is done.
-func mayWrite(dir, source string, force bool) error {
-	info, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return errors.New("it exists and is not a directory; give another name")
-	}
-	if !force {
-		return errors.New("the directory exists and nothing is overwritten; give another name, or ask for replacement with force")
-	}
-	// The source, or a directory around it, would be removed together with the only intact model.
-	for at, err := filepath.Abs(source); err == nil; at = filepath.Dir(at) {
-		if real, e := filepath.EvalSymlinks(at); e == nil {
-			at = real
-		}
-		if there, e := os.Stat(at); e == nil && os.SameFile(there, info) {
-			return fmt.Errorf("the model that is read, %s, lies in it; a source is not replaced, give another name", source)
-		}
-		if at == filepath.Dir(at) {
-			break
-		}
-	}
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Lstat(filepath.Join(dir, configName)); len(list) > 0 && err != nil {
-		return fmt.Errorf("the directory holds other things than a model (no %s); it is not removed, give another name", configName)
-	}
-	return nil
-}
-
-// sibling makes a new directory beside dir, so that a rename between them stays on one file system. The mode is that of any
-// new directory; os.MkdirTemp would keep others out of the finished model.
-func sibling(dir, what string) (string, error) {
-	for i := range 1000 {
-		path := filepath.Join(filepath.Dir(dir), fmt.Sprintf(".%s.%s.%d.%d", filepath.Base(dir), what, os.Getpid(), i))
-		if err := os.Mkdir(path, 0o777); !errors.Is(err, fs.ErrExist) {
-			return path, err
-		}
-	}
-	return "", fmt.Errorf("no name is free for a temporary directory beside %s", dir)
-}
-
-// replace renames temporary to dir and makes the rename last. If the program is killed between the two renames of a
-// forced replacement, both directories are there, under the names that sibling gives.
-func replace(dir, temporary string, force bool) error {
-	old := ""
-	if _, err := os.Lstat(dir); err == nil && force {
-		if old, err = sibling(dir, "old"); err != nil {
-			return err
-		}
-		if err := os.Rename(dir, old); err != nil { // onto the empty directory
-			return errors.Join(err, os.Remove(old))
-		}
-	}
-	if err := os.Rename(temporary, dir); err != nil {
-		if old != "" {
-			err = errors.Join(err, os.Rename(old, dir))
-		}
-		return err
-	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
-		return err
-	}
-	if old != "" {
-		return os.RemoveAll(old)
-	}
-	return nil
-}
-
-// syncDir makes the names in a directory last through a power cut.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

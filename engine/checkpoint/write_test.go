@@ -31,6 +31,11 @@ func files(t *testing.T, dir string) map[string]string {
 			all[name+"/"] = ""
 			return nil
 		}
+		if d.Type()&fs.ModeSymlink != 0 {
+			to, err := os.Readlink(path)
+			all[name+"@"] = to
+			return err
+		}
 		data, err := os.ReadFile(path)
 		all[name] = string(data)
 		return err
@@ -41,11 +46,29 @@ func files(t *testing.T, dir string) map[string]string {
 	return all
 }
 
+// clone copies a tiny model without the golden files beside it.
+func clone(t *testing.T, name string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, file := range []string{configName, singleName} {
+		data, err := os.ReadFile(filepath.Join(tiny(name), file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, file), data)
+	}
+	return dir
+}
+
 // Catches any bit that changes when nothing is to be changed, for one file and for several, and for several as input.
 func TestWriteSameAgain(t *testing.T) {
 	for _, name := range tinyModels {
-		src := open(t, tiny(name))
-		for _, limit := range []int64{0, 20000, 1} {
+		src := open(t, clone(t, name))
+		limits := []int64{0, 20000}
+		if name == "tiny-opt" {
+			limits = append(limits, 1) // every tensor alone
+		}
+		for _, limit := range limits {
 			out := filepath.Join(t.TempDir(), "out")
 			if err := Write(out, src, WriteOptions{ShardBytes: limit}); err != nil {
 				t.Fatal(err)
@@ -61,7 +84,7 @@ func TestWriteSameAgain(t *testing.T) {
 				t.Errorf("%s: config.json changed", name)
 			}
 			if limit == 0 {
-				if len(got) != 3 && !(len(got) == 2 && got[singleName] != "") {
+				if len(got) != 2 || got[singleName] == "" {
 					t.Errorf("%s: files %v", name, reflect.ValueOf(got).MapKeys())
 				}
 				continue
@@ -294,10 +317,10 @@ func TestWriteRefuses(t *testing.T) {
 func TestWriteForce(t *testing.T) {
 	parent := t.TempDir()
 	out := filepath.Join(parent, "out")
-	if err := Write(out, open(t, tiny("tiny-opt")), WriteOptions{Files: map[string][]byte{"old.txt": nil}}); err != nil {
+	if err := Write(out, open(t, clone(t, "tiny-opt")), WriteOptions{Files: map[string][]byte{"old.txt": nil}}); err != nil {
 		t.Fatal(err)
 	}
-	src := open(t, tiny("tiny-llama"))
+	src := open(t, clone(t, "tiny-llama"))
 	if err := Write(out, src, WriteOptions{}); err == nil {
 		t.Fatal("overwritten without Force")
 	}
@@ -341,14 +364,14 @@ func (f full) Write(p []byte) (int, error) {
 
 // Catches a disk that fills up at any place leaving a half-written model, a temporary directory, or a damaged old one.
 func TestWriteDiskFull(t *testing.T) {
-	m := load(t, "tiny-llama")
-	src := open(t, m.save(1))
+	src := open(t, clone(t, "tiny-llama"))
+	old := open(t, clone(t, "tiny-opt"))
 	for _, exists := range []bool{false, true} {
-		for space, done := 0, false; !done; space += 3001 {
+		for space, done := 0, false; !done; space += 20011 {
 			parent := t.TempDir()
 			out := filepath.Join(parent, "out")
 			if exists {
-				if err := Write(out, open(t, tiny("tiny-opt")), WriteOptions{}); err != nil {
+				if err := Write(out, old, WriteOptions{}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -149,7 +149,9 @@ func CheckAlloc(rows, cols int, t Type) {
 }
 
 // CheckUpload checks the arguments of Upload.
-func CheckUpload(src []byte, as Type, dst Tensor) { op("Upload").bytes("src", src, as, arg{"dst", dst}) }
+func CheckUpload(src []byte, as Type, dst Tensor) {
+	op("Upload").bytes("src", src, as, arg{"dst", dst})
+}
 
 // CheckDownload checks the arguments of Download.
 func CheckDownload(src Tensor, as Type, dst []byte) {

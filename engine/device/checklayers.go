@@ -37,7 +37,9 @@ func (o op) norm(x, y arg, rows ...arg) {
 }
 
 // CheckRMSNormBackward checks the arguments of RMSNormBackward.
-func CheckRMSNormBackward(x, gain, dy, dx Tensor) { op("RMSNormBackward").normBackward(x, gain, dy, dx) }
+func CheckRMSNormBackward(x, gain, dy, dx Tensor) {
+	op("RMSNormBackward").normBackward(x, gain, dy, dx)
+}
 
 // CheckLayerNormBackward checks the arguments of LayerNormBackward.
 func CheckLayerNormBackward(x, gain, dy, dx Tensor) {

@@ -8,7 +8,8 @@
 // Matrices are row-major. x is N×n: one row per token, N = sequences × length. W is R×C: one row per output. Inputs come
 // first, the output last; an output may not overlap an input unless the operation says "in place". All operands of an
 // operation have one Type, with two exceptions that each operation repeats: sums are kept in Type.Acc, and Gemm and Gram
-// may read BF16 and write F32. N×n matrices whose rows are tokens hold whole sequences, one after the other.
+// may read BF16 and write F32. N×n matrices whose rows are tokens hold whole sequences, one after the other. Where an
+// output is a sum with β times its old content, β = 0 means that the old content is not read. Sizes of 0 are allowed.
 //
 // # Three kinds of trouble
 //
@@ -16,7 +17,7 @@
 //   - Failure of the device is sticky: the first failing call is remembered, later calls return at once and do nothing,
 //     Sync reports it. The caller adds block and layer.
 //   - A numeric outcome (a matrix that is not positive definite, a value that is not finite) is a returned value. NaN
-//     goes through every operation as NaN; no operation turns it into a number.
+//     goes through every operation as NaN, 0·NaN too; no operation turns it into a number.
 //
 // # What crosses between host and device
 //
@@ -61,11 +62,10 @@ type Memory struct {
 // Algebra is the linear algebra of the method (method.md sections 1 to 5).
 type Algebra interface {
 	// Gemm is c ← α·op(a)·op(b) + β·c, op transposing where asked. a and b have one type; c has theirs, or F32 where they
-	// are BF16. With β = 0 the old content of c is not read. 2·m·n·k FLOP.
+	// are BF16. With α = 0 a and b are not read. 2·m·n·k FLOP.
 	Gemm(transA, transB bool, alpha float64, a, b Tensor, beta float64, c Tensor)
 	// Gram is s ← α·xᵀx + β·s for x N×n, into a symmetric matrix of order n, or n+1: then x is read with a constant 1
-	// appended to every row, the input of a bias. s has the type x.Type.Acc(). With β = 0 the old content of s is not read.
-	// N·n² FLOP, as only the lower triangle is made.
+	// appended to every row, the input of a bias. s has the type x.Type.Acc(). N·n² FLOP, as only the lower triangle is made.
 	Gram(alpha float64, x Tensor, beta float64, s Sym)
 	// Axpy is y ← α·x + y.
 	Axpy(alpha float64, x, y Tensor)
@@ -84,10 +84,10 @@ type Algebra interface {
 	// lower triangle is read and written; the content above the diagonal is undefined afterwards. ok is false for a matrix
 	// that is not positive definite or not finite; its content is then undefined. n³/3 FLOP each.
 	Cholesky(a ...Tensor) (ok []bool)
-	// CholeskySolve solves in place, for the l of Cholesky: Left b ← (l·lᵀ)⁻¹·b, Right b ← b·(l·lᵀ)⁻¹. 2·n² FLOP per
-	// column, or row, of b.
+	// CholeskySolve solves in place, for the l of Cholesky: Left b ← (l·lᵀ)⁻¹·b, Right b ← b·(l·lᵀ)⁻¹. b is F64. 2·n² FLOP
+	// per column, or row, of b.
 	CholeskySolve(side Side, l, b Tensor)
-	// CholeskyInverseDiag is d_i ← [(l·lᵀ)⁻¹]_ii for each pair; d is 1×n. n³/3 FLOP each.
+	// CholeskyInverseDiag is d_i ← [(l·lᵀ)⁻¹]_ii for each pair; d is 1×n F64. n³/3 FLOP each.
 	CholeskyInverseDiag(l, d []Tensor)
 	// RowDot is d_i ← Σ_j x_ij·y_ij, d 1×Rows of type Acc.
 	RowDot(x, y, d Tensor)
@@ -117,14 +117,15 @@ type Layers interface {
 	// LayerNormBackward is dx ← Jᵀ·dy + β·dx, J the derivative of LayerNorm at x. dx may be dy.
 	LayerNormBackward(x, gain Tensor, eps float64, dy Tensor, beta float64, dx Tensor)
 	// Rope turns, in place, the pairs (x_j, x_{j+d/2}) of every head of every row by the angle whose cosine and sine stand
-	// in row (i mod T) of cos and sin, both T×d/2: (x_j·cos − x_{j+d/2}·sin, x_{j+d/2}·cos + x_j·sin). inverse turns back,
+	// in row (i mod T) of cos and sin, both T×d/2 of type Acc: (x_j·cos − x_{j+d/2}·sin, x_{j+d/2}·cos + x_j·sin). inverse turns back,
 	// which is also the backward pass. x is N×(heads·d).
 	Rope(cos, sin Tensor, inverse bool, x Tensor)
 	// Attention is causal grouped attention: for the query head h of row i, with j over the rows of the same sequence with
 	// i−Window < j ≤ i (Window 0: all j ≤ i) and g = h·KeyValue/Query,
 	//	out_ih ← Σ_j p_j v_jg,  p = softmax_j(Scale · q_ih·k_jg),  lse_ih ← log Σ_j exp(Scale · q_ih·k_jg).
 	// q and out are N×(Query·Dim), k and v N×(KeyValue·Dim), lse N×Query of type Acc: what the backward pass needs instead
-	// of p. A zero lse is allowed where no backward pass follows.
+	// of p. A zero lse is allowed where no backward pass follows. A q, k or v that is not finite may make other rows of its
+	// sequence NaN too, in both passes.
 	Attention(h Heads, q, k, v, out, lse Tensor)
 	// AttentionBackward makes dq, dk, dv from dout and what Attention was given and made. Nothing of size T×T is kept.
 	AttentionBackward(h Heads, q, k, v, out, lse, dout, dq, dk, dv Tensor)

@@ -175,6 +175,27 @@ func (j *Journal) Close() error {
 	return errors.Join(j.events.close(), j.lock.Close())
 }
 
+// Remove closes the journal and removes its directory. options.json goes after all else, so that a directory whose removal
+// was cut off can still be opened.
+func (j *Journal) Remove() error {
+	entries, err := os.ReadDir(j.files.dir)
+	for _, e := range entries {
+		if e.Name() != optionsName && e.Name() != lockName {
+			err = errors.Join(err, os.RemoveAll(j.files.path(e.Name())))
+		}
+	}
+	if err == nil {
+		err = os.Remove(j.files.path(optionsName))
+	}
+	if err = errors.Join(err, j.Close()); err == nil {
+		err = os.RemoveAll(j.files.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("removing the work directory: %w", err)
+	}
+	return nil
+}
+
 // Warnings are sentences about what Open found torn, incomplete or altered and does not use.
 func (j *Journal) Warnings() []string { return slices.Clone(j.warnings) }
 

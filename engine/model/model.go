@@ -19,6 +19,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 
 	"surgeon/engine/checkpoint"
@@ -56,9 +57,23 @@ type norm struct{ gain, bias device.Tensor }
 // Load brings a checkpoint's weights to the device as type t. A weight that is NaN or infinite is an error that names its
 // tensor.
 func Load(dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, error) {
-	m := &Model{Config: c.Config, Type: t, dev: dev}
-	load := loader{dev: dev, source: c, typ: t}
-	cfg := c.Config
+	m, err := assemble(dev, c.Config, c, t)
+	if err != nil {
+		return nil, fmt.Errorf("loading %s: %w", c.Path, err)
+	}
+	return m, nil
+}
+
+// source is where weights come from.
+type source interface {
+	Shape(name string) []int
+	Read(name string, dst []float32) error
+}
+
+// assemble makes a model of the architecture's parts.
+func assemble(dev device.Device, cfg checkpoint.Config, from source, t device.Type) (*Model, error) {
+	m := &Model{Config: cfg, Type: t, dev: dev}
+	load := loader{dev: dev, source: from, typ: t}
 	m.embedding = load.tensor(cfg.Names.Embedding + ".weight")
 	if cfg.Positions == checkpoint.Learned {
 		m.positions = load.tensor(cfg.Names.Positions + ".weight")
@@ -104,12 +119,9 @@ func Load(dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, e
 		}
 	}
 	m.weights = load.weights
-	if load.err != nil {
+	if err := errors.Join(load.err, dev.Sync()); err != nil {
 		m.Free()
-		return nil, load.err
-	}
-	if err := dev.Sync(); err != nil {
-		return nil, fmt.Errorf("loading %s: %w", c.Path, err)
+		return nil, err
 	}
 	return m, nil
 }
@@ -123,7 +135,7 @@ func (m *Model) Device() device.Device { return m.dev }
 // loader reads tensors one after the other through one host buffer, and remembers the first error.
 type loader struct {
 	dev     device.Device
-	source  *checkpoint.Checkpoint
+	source  source
 	typ     device.Type
 	buffer  []float32
 	weights []weight

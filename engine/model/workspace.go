@@ -1,6 +1,9 @@
 package model
 
-import "surgeon/engine/device"
+import (
+	"surgeon/engine/checkpoint"
+	"surgeon/engine/device"
+)
 
 // chunkElements bounds the logits that exist at one time: 64 MiB in float32.
 const chunkElements = 1 << 24
@@ -65,28 +68,46 @@ func (m *Model) Release() {
 }
 
 func (m *Model) newWorkspace(length, sequences int, backward bool) *workspace {
-	c := m.Config
-	ws := &workspace{length: length, n: length * sequences}
-	alloc := func(rows, cols int, t device.Type) device.Tensor {
+	var owned []device.Tensor
+	ws := layout(m.Config, m.Type, length, sequences, backward, func(rows, cols int, t device.Type) device.Tensor {
 		x := m.dev.Alloc(rows, cols, t)
-		ws.owned = append(ws.owned, x)
+		owned = append(owned, x)
 		return x
+	})
+	ws.owned = owned
+	if m.Config.Positions == checkpoint.Rotary {
+		cos, sin := ropeTables(m.Config.Rope, m.Config.HeadDim, length)
+		device.UploadSlice(m.dev, cos, ws.cos)
+		device.UploadSlice(m.dev, sin, ws.sin)
 	}
-	wide := func(cols int) device.Tensor { return alloc(ws.n, cols, m.Type) }
-	acc := m.Type.Acc()
+	return ws
+}
+
+// WorkspaceBytes is the memory that a pass over so many sequences needs beside the weights.
+func WorkspaceBytes(c checkpoint.Config, t device.Type, length, sequences int, backward bool) int64 {
+	var bytes int64
+	layout(c, t, length, sequences, backward, func(rows, cols int, t device.Type) device.Tensor {
+		bytes += int64(rows) * int64(cols) * int64(t.Size())
+		return device.Tensor{Rows: rows, Cols: cols, Type: t}
+	})
+	return bytes
+}
+
+// layout makes a workspace of what alloc returns.
+func layout(c checkpoint.Config, t device.Type, length, sequences int, backward bool, alloc func(rows, cols int, t device.Type) device.Tensor) *workspace {
+	ws := &workspace{length: length, n: length * sequences}
+	wide := func(cols int) device.Tensor { return alloc(ws.n, cols, t) }
+	queries, keys := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	block := func() activations {
-		a := activations{
-			q: wide(c.Heads * c.HeadDim), k: wide(c.KVHeads * c.HeadDim), v: wide(c.KVHeads * c.HeadDim),
-			att: wide(c.Heads * c.HeadDim), mid: wide(c.Width), up: wide(c.Inner),
-		}
+		a := activations{q: wide(queries), k: wide(keys), v: wide(keys), att: wide(queries), mid: wide(c.Width), up: wide(c.Inner)}
 		if backward {
-			a.lse = alloc(ws.n, c.Heads, acc)
+			a.lse = alloc(ws.n, c.Heads, t.Acc())
 		}
-		if m.blocks[0].gate != nil {
+		if c.Activation == checkpoint.SwiGLU {
 			a.gate = wide(c.Inner)
 		}
 		if c.QKNorm {
-			a.qRaw, a.kRaw = wide(c.Heads*c.HeadDim), wide(c.KVHeads*c.HeadDim)
+			a.qRaw, a.kRaw = wide(queries), wide(keys)
 		}
 		if !c.NormFirst {
 			a.sumAttn, a.sumMLP = wide(c.Width), wide(c.Width)
@@ -94,8 +115,8 @@ func (m *Model) newWorkspace(length, sequences int, backward bool) *workspace {
 		return a
 	}
 	ws.x, ws.inner = wide(c.Width), wide(c.Inner)
-	ws.losses = alloc(1, ws.n, acc)
-	ws.logits = alloc(max(1, min(ws.n, chunkElements/c.Vocab)), c.Vocab, m.Type)
+	ws.losses = alloc(1, ws.n, t.Acc())
+	ws.logits = alloc(max(1, min(ws.n, chunkElements/c.Vocab)), c.Vocab, t)
 	ws.h = make([]device.Tensor, c.Blocks+1)
 	ws.blocks = make([]activations, c.Blocks)
 	for i := range ws.blocks {
@@ -108,14 +129,11 @@ func (m *Model) newWorkspace(length, sequences int, backward bool) *workspace {
 	ws.h[c.Blocks] = ws.h[0]
 	if backward {
 		ws.h[c.Blocks] = wide(c.Width)
-		ws.dh, ws.datt, ws.dq = wide(c.Width), wide(c.Heads*c.HeadDim), wide(c.Heads*c.HeadDim)
-		ws.dk, ws.dv = wide(c.KVHeads*c.HeadDim), wide(c.KVHeads*c.HeadDim)
+		ws.dh, ws.datt, ws.dq = wide(c.Width), wide(queries), wide(queries)
+		ws.dk, ws.dv = wide(keys), wide(keys)
 	}
-	if m.positions.IsZero() {
-		cos, sin := ropeTables(c.Rope, c.HeadDim, length)
-		ws.cos, ws.sin = alloc(length, c.HeadDim/2, m.Type), alloc(length, c.HeadDim/2, m.Type)
-		device.UploadSlice(m.dev, cos, ws.cos)
-		device.UploadSlice(m.dev, sin, ws.sin)
+	if c.Positions == checkpoint.Rotary {
+		ws.cos, ws.sin = alloc(length, c.HeadDim/2, t), alloc(length, c.HeadDim/2, t)
 	}
 	return ws
 }

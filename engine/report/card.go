@@ -85,7 +85,7 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 			notes++
 		}
 		for _, d := range s.DampingsRaised {
-			fmt.Fprintf(b, "- Shot %d: the damping of the factor %s of %s was raised by a factor of %g.\n", s.Number, line(d.Side), line(d.Layer), d.Factor)
+			fmt.Fprintf(b, "- Shot %d: the damping of the factor %s of %s had to be raised to %g times its mean diagonal.\n", s.Number, line(d.Side), line(d.Layer), d.Share)
 			notes++
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"time"
 
@@ -27,6 +28,7 @@ type Report struct {
 	Machine     Machine           `json:"machine"`
 	Command     []string          `json:"command"` // the program and its arguments
 	Options     any               `json:"options"` // the run's options, defaults filled in
+	Run         string            `json:"run"`     // SHA-256 of all that the bits of the result depend on
 	Seeds       map[string]uint64 `json:"seeds"`   // by what they are for
 	Started     time.Time         `json:"started"`
 	Seconds     float64           `json:"seconds"`      // wall time of the process that finished the run
@@ -96,9 +98,9 @@ type Shot struct {
 
 // Damping is a factor that is not positive definite with the damping that was asked for.
 type Damping struct {
-	Layer  string  `json:"layer"`
-	Side   string  `json:"side"`   // "A" or "G"
-	Factor float64 `json:"factor"` // times the damping that was asked for
+	Layer string  `json:"layer"`
+	Side  string  `json:"side"`  // "A" or "G"
+	Share float64 `json:"share"` // the damping it took, as a share of the mean diagonal
 }
 
 // Layer is a pruned layer at the end.
@@ -147,6 +149,19 @@ func (r *Report) Write(path string) error {
 		return fmt.Errorf("writing the report %s: %w", path, err)
 	}
 	return nil
+}
+
+// Read reads what Write has written. Options come back as JSON has them, a map.
+func Read(path string) (*Report, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading a report: %w", err)
+	}
+	r := new(Report)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("reading the report %s: %w", path, err)
+	}
+	return r, nil
 }
 
 // JSON is report.json: indented, with lists of numbers on one line. A figure that is NaN or infinite is an error that names

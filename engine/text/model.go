@@ -14,17 +14,16 @@ import (
 // is one more than the largest id that makes sense: the length of the file, as each token takes several bytes of it.
 func parseModel(raw json.RawMessage, byteLevel bool, limit int) (*bpe, map[string]int32, error) {
 	var f struct {
-		Type               *string         `json:"type"`
-		Vocab              json.RawMessage `json:"vocab"`
-		Merges             json.RawMessage `json:"merges"`
-		Dropout            *float64        `json:"dropout"`
-		UnkToken           *string         `json:"unk_token"`
-		ContinuingPrefix   string          `json:"continuing_subword_prefix"`
-		EndOfWord          string          `json:"end_of_word_suffix"`
-		FuseUnk            bool            `json:"fuse_unk"`
-		ByteFallback       bool            `json:"byte_fallback"`
-		IgnoreMerges       bool            `json:"ignore_merges"`
-		UnigramUnknownHint *int            `json:"unk_id"`
+		Type             *string         `json:"type"`
+		Vocab            json.RawMessage `json:"vocab"`
+		Merges           json.RawMessage `json:"merges"`
+		Dropout          *float64        `json:"dropout"`
+		UnkToken         *string         `json:"unk_token"`
+		ContinuingPrefix string          `json:"continuing_subword_prefix"`
+		EndOfWord        string          `json:"end_of_word_suffix"`
+		FuseUnk          bool            `json:"fuse_unk"`
+		ByteFallback     bool            `json:"byte_fallback"`
+		IgnoreMerges     bool            `json:"ignore_merges"`
 	}
 	if len(raw) == 0 || string(bytes.TrimSpace(raw)) == "null" {
 		return nil, nil, errors.New("the field model is missing")

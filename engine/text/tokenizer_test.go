@@ -3,7 +3,6 @@ package text
 import (
 	"encoding/json"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -135,12 +134,12 @@ func longText(seed uint64, n int) string {
 func TestProcessors(t *testing.T) {
 	const seed = 11
 	t.Logf("seed %d", seed)
-	text := longText(seed, 600_000) // more than two batches of pieces
-	for _, name := range []string{"llama2", "opt", "llama3"} {
+	for name, special := range map[string]string{"llama2": "<s>", "opt": "</s>", "llama3": "<|end_of_text|>"} {
+		text := strings.ReplaceAll(longText(seed, 300_000), "<s>", special)
 		tokenizer := readTokenizer(t, name)
 		before := runtime.GOMAXPROCS(1)
 		want := tokenizer.Encode(text, true)
-		for _, processors := range []int{2, 7} {
+		for _, processors := range []int{3} {
 			runtime.GOMAXPROCS(processors)
 			if got := tokenizer.Encode(text, true); !slices.Equal(got, want) {
 				t.Errorf("%s: %d processors give other ids than one", name, processors)
@@ -149,9 +148,9 @@ func TestProcessors(t *testing.T) {
 		runtime.GOMAXPROCS(before)
 		// Each part between two special tokens is a text of its own.
 		var parts []int32
-		for i, part := range strings.Split(text, "<s>") {
+		for i, part := range strings.Split(text, special) {
 			if i > 0 {
-				parts = append(parts, tokenizer.Encode("<s>", false)...)
+				parts = append(parts, tokenizer.Encode(special, false)...)
 			}
 			parts = append(parts, tokenizer.Encode(part, false)...)
 		}
@@ -216,10 +215,10 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestManySymbols catches a merge that takes quadratic time: 4 MB of one letter would take hours.
+// TestManySymbols catches a merge that takes quadratic time: a quarter of a megabyte would take minutes.
 func TestManySymbols(t *testing.T) {
 	tokenizer := readTokenizer(t, "llama2")
-	for _, s := range []string{strings.Repeat("e", 1<<20), strings.Repeat("th", 1<<19), strings.Repeat("日", 1<<17), strings.Repeat(" ", 1<<20)} {
+	for _, s := range []string{strings.Repeat("e", 1<<18), strings.Repeat("th", 1<<17), strings.Repeat("日", 1<<15), strings.Repeat(" ", 1<<18)} {
 		ids := tokenizer.Encode(s, false)
 		if back := tokenizer.Decode(ids, false); back != s {
 			t.Errorf("%.8q… of %d bytes comes back as %.8q… of %d", s, len(s), back, len(back))
@@ -229,19 +228,13 @@ func TestManySymbols(t *testing.T) {
 
 // FuzzParseTokenizer catches files that make the parser, or what it parsed, panic.
 func FuzzParseTokenizer(f *testing.F) {
-	for _, name := range []string{"llama2", "opt", "llama3"} {
-		data, err := os.ReadFile("testdata/" + name + ".json")
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
+	f.Add([]byte(tiny)) // and those in testdata/fuzz
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tokenizer, err := ParseTokenizer(data)
 		if err != nil {
 			return
 		}
-		if strings.Contains(string(data), "Regex") && !json.Valid(data) {
+		if !json.Valid(data) {
 			t.Fatal("a file that is no JSON is taken")
 		}
 		for _, s := range []string{"", "a", " Hello  wörld\n<s>12", "日本🙂\xff\x00"} {

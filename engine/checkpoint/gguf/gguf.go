@@ -114,7 +114,7 @@ func (f *File) Close() error {
 }
 
 // Integer is the metadata under key as an int, whatever integer type the file uses. present is false, without an error,
-// where there is no such key.
+// where there is no such key. The errors of this and the next three name the key, not the file.
 func (f *File) Integer(key string) (n int, present bool, err error) {
 	value, ok := f.metadata[key]
 	if !ok {
@@ -139,10 +139,10 @@ func (f *File) Integer(key string) (n int, present bool, err error) {
 	case int64:
 		n, fits = int(v), int64(int(v)) == v
 	default:
-		return 0, true, f.wrongType(key, value, "an integer")
+		return 0, true, wrongType(key, value, "an integer")
 	}
 	if !fits {
-		return 0, true, fmt.Errorf("%s: metadata %q is %v, too large for an integer of this machine", f.name, key, value)
+		return 0, true, fmt.Errorf("metadata %q is %v, too large for an integer of this machine", key, value)
 	}
 	return n, true, nil
 }
@@ -160,7 +160,7 @@ func (f *File) Number(key string) (x float64, present bool, err error) {
 	if !ok {
 		return 0, false, nil
 	}
-	return 0, true, f.wrongType(key, value, "a number")
+	return 0, true, wrongType(key, value, "a number")
 }
 
 // Text is the metadata under key as a string.
@@ -178,11 +178,11 @@ func typed[T any](f *File, key, what string) (v T, present bool, err error) {
 	}
 	v, ok = value.(T)
 	if !ok {
-		return v, true, f.wrongType(key, value, what)
+		return v, true, wrongType(key, value, what)
 	}
 	return v, true, nil
 }
 
-func (f *File) wrongType(key string, value any, want string) error {
-	return fmt.Errorf("%s: metadata %q is of type %T where %s is expected", f.name, key, value, want)
+func wrongType(key string, value any, want string) error {
+	return fmt.Errorf("metadata %q is of type %T where %s is expected", key, value, want)
 }

@@ -55,11 +55,11 @@ func TestDecodeBlocks(t *testing.T) {
 		}
 		return x
 	}
-	// Fifth bits: elements 0, 15, 16 and 31 have theirs set, so their codes 0, 15, 15, 0 become 16, 31, 31, 16.
-	const fifth = uint32(1<<0 | 1<<15 | 1<<16 | 1<<31)
+	// Fifth bits: elements 0, 3, 20 and 31 have theirs set, so their codes 0, 3, 11, 0 become 16, 19, 27, 16.
+	const fifth = uint32(1<<0 | 1<<3 | 1<<20 | 1<<31)
 	raised := func(f func(q float64) float64) []float32 {
 		x := ramp(f)
-		x[0], x[15], x[16], x[31] = float32(f(16)), float32(f(31)), float32(f(31)), float32(f(16))
+		x[0], x[3], x[20], x[31] = float32(f(16)), float32(f(19)), float32(f(27)), float32(f(16))
 		return x
 	}
 	bytes32 := make([]byte, 32)

@@ -23,6 +23,14 @@ const tokenizerPrefix = "tokenizer.ggml."
 // 2 and 0 for BOS, EOS and unknown, a BOS and a space in front of a text; for all others no such tokens, and a BOS in front
 // only where the splitting rule is that of Llama 3 or Mistral's Tekken. Errors: no vocabulary, lists of different lengths, ids outside it.
 func (f *File) Vocabulary() (Vocabulary, error) {
+	v, err := f.vocabulary()
+	if err != nil {
+		return v, fmt.Errorf("%s: %w", f.name, err)
+	}
+	return v, nil
+}
+
+func (f *File) vocabulary() (Vocabulary, error) {
 	var v Vocabulary
 	var err error
 	if v.Model, err = require[string](f, "model", "a text"); err != nil {
@@ -57,10 +65,10 @@ func (f *File) Vocabulary() (Vocabulary, error) {
 		}
 	}
 	if n := len(v.Scores); v.Scores != nil && n != len(v.Tokens) {
-		return v, fmt.Errorf("%s: %d tokens and %d scores", f.name, len(v.Tokens), n)
+		return v, fmt.Errorf("%d tokens and %d scores", len(v.Tokens), n)
 	}
 	if n := len(v.Types); v.Types != nil && n != len(v.Tokens) {
-		return v, fmt.Errorf("%s: %d tokens and %d token types", f.name, len(v.Tokens), n)
+		return v, fmt.Errorf("%d tokens and %d token types", len(v.Tokens), n)
 	}
 	for _, id := range []struct {
 		key string
@@ -76,7 +84,7 @@ func (f *File) Vocabulary() (Vocabulary, error) {
 			*id.to = n
 		}
 		if *id.to < -1 || *id.to >= len(v.Tokens) {
-			return v, fmt.Errorf("%s: %s%s is %d and the vocabulary has %d tokens", f.name, tokenizerPrefix, id.key, *id.to, len(v.Tokens))
+			return v, fmt.Errorf("%s%s is %d and the vocabulary has %d tokens", tokenizerPrefix, id.key, *id.to, len(v.Tokens))
 		}
 	}
 	return v, nil
@@ -85,7 +93,7 @@ func (f *File) Vocabulary() (Vocabulary, error) {
 func require[T any](f *File, key, what string) (T, error) {
 	v, present, err := typed[T](f, tokenizerPrefix+key, what)
 	if err == nil && !present {
-		err = fmt.Errorf("%s: the file holds no vocabulary: metadata %q is missing", f.name, tokenizerPrefix+key)
+		err = fmt.Errorf("the file holds no vocabulary: metadata %q is missing", tokenizerPrefix+key)
 	}
 	return v, err
 }

@@ -10,11 +10,6 @@ import (
 
 func open(*testing.T) device.Device { return cpu.Open() }
 
-// Would catch an operation whose float64 code is not the definition: the reference of all parity tests would be wrong.
-func TestDefinition(t *testing.T) {
-	devicetest.Run(t, open, devicetest.Options{Types: []device.Type{device.F64}, Loops: true})
-}
-
 // Would catch what only happens in float32 or bfloat16: lost digits, a conversion left out, an overflow.
 func TestParity(t *testing.T) {
 	devicetest.Run(t, open, devicetest.Options{Types: []device.Type{device.F32, device.BF16}})

@@ -139,7 +139,7 @@ func (u *run) nan(t *testing.T, op Op, typ device.Type, s Shape, i int, fail fun
 		return
 	}
 	u.cases++
-	x := c.values(typ, r, false)
+	x := c.values(typ, r, op.Exact) // small integers, for 0·NaN
 	j := r.IntN(len(x[i]))
 	x[i][j] = math.NaN()
 	got, host := u.call(t, u.d, c, typ, x, fail)

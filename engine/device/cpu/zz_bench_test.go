@@ -1,11 +1,14 @@
 package cpu
-import ("testing";"math/rand";"surgeon/engine/device")
+import ("syscall";"testing";"math/rand";"surgeon/engine/device")
 func BenchmarkOps(b *testing.B){
  d:=Open(); r:=rand.New(rand.NewSource(1))
  mkt:=func(a,b int,t device.Type)device.Tensor{x:=make([]float32,a*b);for i:=range x{x[i]=float32(r.NormFloat64())};return device.NewFrom(d,x,a,b,t)}
  mk:=func(a,b int)device.Tensor{return mkt(a,b,device.F32)}
  const N,D,F,V=512,576,1536,49152
- run:=func(name string,gflop float64,f func()){b.Run(name,func(b *testing.B){f();b.ReportAllocs();for b.Loop(){f()};if gflop>0{b.ReportMetric(gflop*float64(b.N)/b.Elapsed().Seconds(),"GFLOP/s")}})}
+ run:=func(name string,gflop float64,f func()){b.Run(name,func(b *testing.B){f();var u0,u1 syscall.Rusage;syscall.Getrusage(0,&u0);n:=0;for b.Loop(){f();n++};syscall.Getrusage(0,&u1)
+ cpu:=float64(u1.Utime.Nano()+u1.Stime.Nano()-u0.Utime.Nano()-u0.Stime.Nano())/1e9
+ b.ReportMetric(cpu/float64(n)*1e3/2,"cpu-ms/2")
+ if gflop>0{b.ReportMetric(2*gflop*float64(n)/cpu,"GFLOP/cpus*2")}})}
  x,w,y:=mk(N,D),mk(F,D),mk(N,F)
  run("gemmNT",2*N*D*F/1e9,func(){d.Gemm(false,true,1,x,w,0,y)})
  run("gemmNN",2*N*D*F/1e9,func(){d.Gemm(false,false,1,y,w,0,x)})

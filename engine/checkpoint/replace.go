@@ -1,0 +1,105 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// mayWrite refuses a directory that must not be replaced, before any work is done.
+func mayWrite(dir, source string, force bool) error {
+	info, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return errors.New("it exists and is not a directory; give another name")
+	}
+	if !force {
+		return errors.New("the directory exists and nothing is overwritten; give another name, or ask for replacement with force")
+	}
+	// The source, or a directory around it, would be removed together with the only intact model.
+	for at, err := filepath.Abs(source); err == nil; at = filepath.Dir(at) {
+		if real, e := filepath.EvalSymlinks(at); e == nil {
+			at = real
+		}
+		if there, e := os.Stat(at); e == nil && os.SameFile(there, info) {
+			return fmt.Errorf("the model that is read, %s, lies in it; a source is not replaced, give another name", source)
+		}
+		if at == filepath.Dir(at) {
+			break
+		}
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, configName)); len(list) > 0 && err != nil {
+		return fmt.Errorf("the directory holds other things than a model (no %s); it is not removed, give another name", configName)
+	}
+	return nil
+}
+
+// sibling makes a new directory beside dir, so that a rename between them stays on one file system. The mode is that of any
+// new directory; os.MkdirTemp would keep others out of the finished model.
+func sibling(dir, what string) (string, error) {
+	for i := range 1000 {
+		path := filepath.Join(filepath.Dir(dir), fmt.Sprintf(".%s.%s.%d.%d", filepath.Base(dir), what, os.Getpid(), i))
+		if err := os.Mkdir(path, 0o777); !errors.Is(err, fs.ErrExist) {
+			return path, err
+		}
+	}
+	return "", fmt.Errorf("no name is free for a temporary directory beside %s", dir)
+}
+
+// replace renames temporary to dir and makes the rename last. A directory that stands there is moved into a fresh one
+// beside it and removed at the end; if the program is killed between the two renames, both are there under the names that
+// sibling gives.
+func replace(dir, temporary string, force bool) error {
+	if _, e := os.Lstat(dir); e == nil && force {
+		aside, err := sibling(dir, "old")
+		if err != nil {
+			return err
+		}
+		old := filepath.Join(aside, filepath.Base(dir))
+		if err := os.Rename(dir, old); err != nil {
+			return errors.Join(err, os.Remove(aside))
+		}
+		if err := os.Rename(temporary, dir); err != nil {
+			return errors.Join(err, os.Rename(old, dir), os.Remove(aside))
+		}
+		if err := syncParent(dir); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(aside); err != nil {
+			return fmt.Errorf("the model is complete, but what it replaced could not be removed: %w", err)
+		}
+		return nil
+	}
+	if err := os.Rename(temporary, dir); err != nil { // also where a directory has appeared there in the meantime
+		return err
+	}
+	return syncParent(dir)
+}
+
+func syncParent(dir string) error {
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("the model is complete, but a power cut could still undo its renaming: %w", err)
+	}
+	return nil
+}
+
+// syncDir makes the names in a directory last through a power cut.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,334 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"surgeon/engine/checkpoint"
+	"surgeon/engine/device"
+	"surgeon/engine/device/cpu"
+	"surgeon/engine/model"
+	"surgeon/engine/prune"
+	"surgeon/engine/report"
+)
+
+// What would be caught: a whole run that does not reach its target, does not write a model that loads, or reports a loss
+// that is not that of the written file.
+func TestPruneWritesWhatItMeasured(t *testing.T) {
+	for _, name := range []string{"tiny-llama", "tiny-llama3", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"} {
+		for _, dtype := range []string{"", "BF16"} {
+			t.Run(name+" "+dtype, func(t *testing.T) {
+				dir, text := tiny(t, name)
+				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+				o.DType = dtype
+				w := &silent{}
+				r, err := pruneTiny(t, context.Background(), o, w)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(w.shots) != o.Shots || len(r.Shots) != o.Shots {
+					t.Fatalf("%d shots told, %d reported", len(w.shots), len(r.Shots))
+				}
+				// A row or column of the widest layer is 65 of some 17,000 weights.
+				if last := r.Shots[o.Shots-1].Reached; last > o.Target || last < o.Target-0.02 {
+					t.Errorf("reached %v of %v", last, o.Target)
+				}
+				dev := cpu.Open()
+				defer dev.Close()
+				written, windows := reopen(t, dev, o)
+				defer written.Free()
+				losses, err := meanLosses(context.Background(), written, windows, o.Batch, "window", func(int) {})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := mean(losses); got != r.Final.HeldOutLoss {
+					t.Errorf("the written model's held-out loss is %v, the report says %v", got, r.Final.HeldOutLoss)
+				}
+				if math.Abs(r.Final.HeldOutLoss-r.Shots[o.Shots-1].LossAfter) > 0.02 {
+					t.Errorf("loss after the last shot %v, as written %v", r.Shots[o.Shots-1].LossAfter, r.Final.HeldOutLoss)
+				}
+				checkFiles(t, o.Output, r)
+				if _, err := os.Stat(o.Output + ".work"); !os.IsNotExist(err) {
+					t.Errorf("the work directory of a complete run is still there: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// reopen loads the written model and draws the held-out windows again.
+func reopen(t *testing.T, dev device.Device, o Options) (*model.Model, [][]int32) {
+	t.Helper()
+	in, err := openModel(o.Output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := in.readText(o.Text, 0, 0, o.Length); err != nil {
+		t.Fatal(err)
+	}
+	_, heldOut, err := in.windows(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := model.Load(dev, in.model, o.precision())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, heldOut
+}
+
+// checkFiles looks at what lies beside the weights, and compares the zeros in the weights with the report.
+func checkFiles(t *testing.T, dir string, r *report.Report) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(dir, "report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Final struct {
+			Sparsity float64 `json:"sparsity"`
+		} `json:"final"`
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil || doc.Final.Sparsity != r.Final.Sparsity {
+		t.Errorf("report.json: %v, sparsity %v, want %v", err, doc.Final.Sparsity, r.Final.Sparsity)
+	}
+	for _, name := range []string{"README.md", "tokenizer.json", "config.json"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	c, err := checkpoint.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	kept, total := 0, 0
+	for i, l := range c.Config.Linears() {
+		w := make([]float32, l.Rows*l.Cols)
+		if err := c.Read(l.WeightName(), w); err != nil {
+			t.Fatal(err)
+		}
+		rows := map[int]bool{}
+		for _, k := range r.Layers[i].KeptRows {
+			rows[k] = true
+		}
+		cols := map[int]bool{}
+		for _, k := range r.Layers[i].KeptCols {
+			cols[k] = true
+		}
+		for k, v := range w {
+			if v != 0 && !(rows[k/l.Cols] && cols[k%l.Cols]) {
+				t.Fatalf("%s[%d,%d] is %v and should be gone", l.Name, k/l.Cols, k%l.Cols, v)
+			}
+		}
+		kept += len(rows) * len(cols)
+		total += r.Layers[i].Rows * r.Layers[i].Cols
+	}
+	if s := 1 - float64(kept)/float64(total); math.Abs(s-r.Final.Sparsity) > 1e-12 {
+		t.Errorf("kept rows and columns give a sparsity of %v, the report says %v", s, r.Final.Sparsity)
+	}
+}
+
+// What would be caught: a rule of dead propagation that changes what the model computes. The propagation must change no
+// logit beyond rounding, also where heavy pruning leaves much dead.
+func TestDeadPropagationIsExact(t *testing.T) {
+	for _, name := range []string{"tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"} {
+		t.Run(name, func(t *testing.T) {
+			dir, text := tiny(t, name)
+			o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+			o.Precision, o.Target, o.StepLimit, o.Cost, o.Update = "float64", 0.8, 1, prune.Magnitude, prune.None
+			dev := cpu.Open()
+			defer dev.Close()
+			r, err := open(context.Background(), dev, o, &silent{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.close()
+			// rows and columns that go by chance, so that every rule has something to do
+			for i, l := range r.model.Linears() {
+				w := r.layer(nil, i)
+				alive, err := prune.Alive(dev, w)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for j := range alive.Rows {
+					alive.Rows[j] = alive.Rows[j] && (j*7+i*3)%8 > 2
+				}
+				for j := range alive.Cols {
+					alive.Cols[j] = alive.Cols[j] && (j*5+i)%8 > 1
+				}
+				l.SetMatrix(prune.Restrict(dev, w.W, alive))
+			}
+			before, total := device.DownloadSlice[float64](dev, r.model.Logits(r.calibration[:3])), countZeros(r)
+			if err := r.propagateDead(); err != nil {
+				t.Fatal(err)
+			}
+			after, more := device.DownloadSlice[float64](dev, r.model.Logits(r.calibration[:3])), countZeros(r)
+			for i := range before {
+				if math.Abs(before[i]-after[i]) > 1e-12*(1+math.Abs(before[i])) {
+					t.Fatalf("logit %d was %v and is %v", i, before[i], after[i])
+				}
+			}
+			if more <= total {
+				t.Errorf("nothing was found dead: %d zeros before, %d after", total, more)
+			}
+		})
+	}
+}
+
+func countZeros(r *run) int {
+	n := 0
+	for _, l := range r.model.Linears() {
+		for _, v := range device.DownloadSlice[float64](r.dev, l.W) {
+			if v == 0 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// What would be caught: a run that keeps a model above the limit, or none.
+func TestMaxLoss(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	free := tinyOptions(dir, text, filepath.Join(t.TempDir(), "free"))
+	free.Target, free.KeepShots = 0.6, true
+	all, err := pruneTiny(t, context.Background(), free, &silent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stop := range 2 {
+		o := free
+		o.Output, o.Work, o.KeepShots = filepath.Join(t.TempDir(), "out"), "", false
+		before := all.Dense.HeldOutLoss
+		if stop > 0 {
+			before = all.Shots[stop-1].LossAfter
+		}
+		o.MaxLoss = (before + all.Shots[stop].LossAfter) / 2
+		if o.MaxLoss <= before {
+			t.Skipf("the loss of this model does not rise with shot %d", stop+1)
+		}
+		r, err := pruneTiny(t, context.Background(), o, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Shots) != stop || !strings.Contains(r.Final.StoppedEarly, "--max-loss") {
+			t.Errorf("%d shots were kept, stopped early: %q", len(r.Shots), r.Final.StoppedEarly)
+		}
+		if math.Abs(r.Final.HeldOutLoss-before) > 1e-6 {
+			t.Errorf("the loss of the model that is kept is %v, want %v", r.Final.HeldOutLoss, before)
+		}
+	}
+}
+
+// What would be caught: baselines that need curvature they do not use, or that change weights that stay.
+func TestBaselines(t *testing.T) {
+	dir, text := tiny(t, "tiny-opt")
+	for _, cost := range []prune.Cost{prune.OBD, prune.Magnitude} {
+		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+		o.Cost, o.Update = cost, prune.None
+		r, err := pruneTiny(t, context.Background(), o, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (r.Shots[0].PredictedIncrease == nil) != (cost == prune.Magnitude) {
+			t.Errorf("%v: predicted %v", cost, r.Shots[0].PredictedIncrease)
+		}
+		dense, err := checkpoint.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pruned, err := checkpoint.Open(o.Output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range dense.Names() {
+			n := 1
+			for _, d := range dense.Shape(name) {
+				n *= d
+			}
+			a, b := make([]float32, n), make([]float32, n)
+			if err := errors.Join(dense.Read(name, a), pruned.Read(name, b)); err != nil {
+				t.Fatal(err)
+			}
+			for i := range a {
+				if b[i] != 0 && b[i] != a[i] {
+					t.Fatalf("%v: %s[%d] was %v and is %v", cost, name, i, a[i], b[i])
+				}
+			}
+		}
+		dense.Close()
+		pruned.Close()
+	}
+}
+
+// What would be caught: a result that depends on the number of processors' scheduling, or on anything but the options.
+func TestSameBitsTwice(t *testing.T) {
+	dir, text := tiny(t, "tiny-qwen3")
+	var first []byte
+	for range 2 {
+		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+		if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+			t.Fatal(err)
+		}
+		b := weightsOf(t, o.Output)
+		if first != nil && !bytes.Equal(first, b) {
+			t.Error("two runs with the same options differ")
+		}
+		first = b
+	}
+}
+
+// What would be caught: a wrong request that does some work first, that leaves something behind, or whose sentence does not
+// say what to do.
+func TestRequests(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	empty := filepath.Join(t.TempDir(), "empty.txt")
+	if err := os.WriteFile(empty, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, want string
+		change     func(*Options)
+	}{
+		{"target 0", "between 0 and 1", func(o *Options) { o.Target = 0 }},
+		{"target 1", "between 0 and 1", func(o *Options) { o.Target = 1 }},
+		{"target NaN", "between 0 and 1", func(o *Options) { o.Target = math.NaN() }},
+		{"no shots", "--shots is 0", func(o *Options) { o.Shots = 0 }},
+		{"step limit", "--step-limit", func(o *Options) { o.StepLimit = 0 }},
+		{"no samples", "--samples", func(o *Options) { o.Samples = 0 }},
+		{"too many samples", "windows", func(o *Options) { o.Samples = 1000 }},
+		{"window of one token", "--length is 1", func(o *Options) { o.Length = 1 }},
+		{"window beyond the positions", "positions for 64", func(o *Options) { o.Length = 65 }},
+		{"negative damping", "--damp-g", func(o *Options) { o.DampG = -1 }},
+		{"NaN damping", "--damp-a", func(o *Options) { o.DampA = math.NaN() }},
+		{"no output", "-o DIR", func(o *Options) { o.Output = "" }},
+		{"output in use", "--force", func(o *Options) { o.Output = dir }},
+		{"no such model", "no such file", func(o *Options) { o.Model = dir + "x" }},
+		{"no such text", "no such file", func(o *Options) { o.Text = []string{text + "x"} }},
+		{"empty text", "empty.txt", func(o *Options) { o.Text = []string{empty} }},
+		{"magnitude with update", "--update none", func(o *Options) { o.Cost = prune.Magnitude }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			parent := t.TempDir()
+			o := tinyOptions(dir, text, filepath.Join(parent, "out"))
+			test.change(&o)
+			_, err := pruneTiny(t, context.Background(), o, &silent{})
+			var request *RequestError
+			if !errors.As(err, &request) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want a RequestError with %q", err, test.want)
+			}
+			if left, _ := os.ReadDir(parent); len(left) > 0 {
+				t.Errorf("%s was left behind", left[0].Name())
+			}
+		})
+	}
+}

@@ -1,0 +1,192 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"surgeon/engine/journal"
+	"surgeon/engine/report"
+)
+
+// What would be caught: a run that was stopped after a shot and does not end in the same bits.
+func TestResumeAfterEveryShot(t *testing.T) {
+	for _, name := range []string{"tiny-llama", "tiny-opt"} {
+		for _, precision := range []string{"float32", "float64"} {
+			dir, text := tiny(t, name)
+			whole := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
+			whole.Precision = precision
+			want, err := pruneTiny(t, context.Background(), whole, &silent{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := whole
+			o.Output = filepath.Join(t.TempDir(), "out")
+			for range o.Shots {
+				ctx, cancel := context.WithCancel(context.Background())
+				_, err := pruneTiny(t, ctx, o, &silent{onShot: func(report.Shot) { cancel() }})
+				if !errors.Is(err, context.Canceled) {
+					t.Fatalf("a cancelled run ended with %v", err)
+				}
+			}
+			got, err := pruneTiny(t, context.Background(), o, &silent{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(weightsOf(t, o.Output), weightsOf(t, whole.Output)) {
+				t.Errorf("%s in %s: stopped after every shot, the run ends in other bits", name, precision)
+			}
+			if got.Final.HeldOutLoss != want.Final.HeldOutLoss || len(got.Shots) != len(want.Shots) {
+				t.Errorf("reports differ: %+v, %+v", got.Final, want.Final)
+			}
+			for i := range want.Shots {
+				if got.Shots[i].LossAfter != want.Shots[i].LossAfter || *got.Shots[i].PredictedIncrease != *want.Shots[i].PredictedIncrease {
+					t.Errorf("shot %d: %+v, %+v", i+1, got.Shots[i], want.Shots[i])
+				}
+			}
+		}
+	}
+}
+
+// What would be caught: a stop in the middle of a stage that loses more than the shot that was going on.
+func TestStopInEveryStage(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	whole := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
+	if _, err := pruneTiny(t, context.Background(), whole, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	o := whole
+	o.Output = filepath.Join(t.TempDir(), "out")
+	stops := 0
+	for k := 1; ; k += 4 {
+		ctx, cancel := context.WithCancel(context.Background())
+		stages := 0
+		w := &silent{onStage: func(string) {
+			if stages++; stages == k%7+1 {
+				cancel()
+			}
+		}}
+		_, err := pruneTiny(t, ctx, o, w)
+		cancel()
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if stops++; stops > 100 {
+			t.Fatal("the run does not get further")
+		}
+	}
+	t.Logf("stopped %d times", stops)
+	if !bytes.Equal(weightsOf(t, o.Output), weightsOf(t, whole.Output)) {
+		t.Error("the run ends in other bits")
+	}
+}
+
+// What would be caught: kill −9 in the middle of a write that loses a complete shot, or makes the run end in other bits. The
+// test runs itself as a child that kills itself at the k-th change of the work directory.
+func TestKill(t *testing.T) {
+	const variable = "SURGEON_TEST_KILL"
+	if child := os.Getenv(variable); child != "" {
+		fields := strings.SplitN(child, "\n", 4)
+		k, _ := strconv.Atoi(fields[0])
+		o := tinyOptions(fields[1], fields[2], fields[3])
+		o.hooks = journal.Hooks{Before: func(n int, _, _ string) error {
+			if n == k {
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			}
+			return nil
+		}}
+		if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	dir, text := tiny(t, "tiny-llama")
+	whole := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
+	changes := 0
+	whole.hooks = journal.Hooks{Before: func(n int, _, _ string) error { changes = n; return nil }}
+	if _, err := pruneTiny(t, context.Background(), whole, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	const seed, tries = 9, 12
+	t.Logf("seed %d, %d of %d changes", seed, tries, changes)
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range tries {
+		output := filepath.Join(t.TempDir(), "out")
+		for kills := 0; ; kills++ {
+			k := 1 + r.IntN(changes)
+			if kills >= 3 {
+				k = changes + 1
+			}
+			cmd := exec.Command(os.Args[0], "-test.run=^TestKill$")
+			cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(k)+"\n"+dir+"\n"+text+"\n"+output)
+			out, err := cmd.CombinedOutput()
+			if err == nil {
+				break
+			}
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+				t.Fatalf("killed at change %d, the next start ends with %v\n%s", k, err, out)
+			}
+		}
+		if !bytes.Equal(weightsOf(t, output), weightsOf(t, whole.Output)) {
+			t.Error("after kills the run ends in other bits")
+		}
+	}
+}
+
+// What would be caught: a full disk that loses the last good shot, or is not named.
+func TestDiskFull(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	third := 0
+	o.hooks = journal.Hooks{Before: func(_ int, op, file string) error {
+		if file == "shot-003.safetensors" && op == "write" {
+			third++
+			return syscall.ENOSPC
+		}
+		return nil
+	}}
+	_, err := pruneTiny(t, context.Background(), o, &silent{})
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "goes on after shot 2") || third == 0 {
+		t.Fatalf("a full disk gives %v", err)
+	}
+	if _, err := os.Stat(o.Output); !os.IsNotExist(err) {
+		t.Error("there is an output")
+	}
+	o.hooks = journal.Hooks{}
+	w := &silent{}
+	if _, err := pruneTiny(t, context.Background(), o, w); err != nil || len(w.shots) != 2 {
+		t.Errorf("with room again: %v, %d shots made", err, len(w.shots))
+	}
+}
+
+// What would be caught: a work directory of another run that is used, or changed.
+func TestOtherRun(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := pruneTiny(t, ctx, o, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	other := o
+	other.Shots = 8
+	_, err := pruneTiny(t, context.Background(), other, &silent{})
+	var request *RequestError
+	if !errors.As(err, &request) || !strings.Contains(err.Error(), "--shots: 4 there, 8 here") {
+		t.Errorf("another run gives %v", err)
+	}
+	if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+		t.Errorf("the first run cannot go on any more: %v", err)
+	}
+}
