@@ -160,8 +160,8 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 	_, prunable := counts(cfg)
 	var costs, updates float64
 	for _, l := range linears(cfg) {
-		costs += costFLOP(l.Rows, l.Inputs())
-		updates += updateFLOP(l.Rows, l.Inputs())
+		costs += prune.CostFLOP(l.Rows, l.Inputs())
+		updates += prune.ApplyFLOP(l.Rows, l.Inputs(), keptAfterShot(l.Rows, l.Inputs(), o.Target/shots/2))
 	}
 	add := func(name string, seconds float64) {
 		p.Stages = append(p.Stages, PlanStage{name, seconds})
@@ -177,15 +177,16 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 	add("journal and output", (shots*float64(prunable)*4+4*float64(prunable))*r.bytes)
 }
 
-// costFLOP and updateFLOP are the floating-point operations of prune.Costs, and of prune.Apply when little goes.
-func costFLOP(rows, cols int) float64 {
-	r, c := float64(rows), float64(cols)
-	return 2*r*r*c + 2*r*c*c + (r*r*r+c*c*c)*2/3
-}
-
-func updateFLOP(rows, cols int) float64 {
-	r, c := float64(rows), float64(cols)
-	return 2*r*r*c + 2*r*c*c + (r*r*r+c*c*c)/3
+// keptAfterShot marks what stays of a layer that loses this share of its rows and of its columns.
+func keptAfterShot(rows, cols int, share float64) prune.Kept {
+	mark := func(n int) []bool {
+		x := make([]bool, n)
+		for i := range x {
+			x[i] = float64(i) >= share*float64(n)
+		}
+		return x
+	}
+	return prune.Kept{Rows: mark(rows), Cols: mark(cols)}
 }
 
 // measure times the passes on models of one and of two blocks – the difference is one more block – and costs and updates
@@ -312,20 +313,14 @@ func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
 	if _, _, err := prune.Costs(dev, l, alive, prune.OBS, damp); err != nil {
 		return err
 	}
-	r.costs = time.Since(start).Seconds() / costFLOP(rows, cols)
-	kept := prune.Kept{Rows: append([]bool{}, alive.Rows...), Cols: append([]bool{}, alive.Cols...)}
-	for i := range kept.Rows {
-		kept.Rows[i] = i%16 != 0
-	}
-	for i := range kept.Cols {
-		kept.Cols[i] = i%16 != 0
-	}
+	r.costs = time.Since(start).Seconds() / prune.CostFLOP(rows, cols)
+	kept := keptAfterShot(rows, cols, 1./16)
 	start = time.Now()
 	result, err := prune.Apply(dev, l, alive, kept, prune.Joint, damp)
 	if err != nil {
 		return err
 	}
 	dev.Free(result.W)
-	r.update = time.Since(start).Seconds() / updateFLOP(rows, cols)
+	r.update = time.Since(start).Seconds() / prune.ApplyFLOP(rows, cols, kept)
 	return nil
 }

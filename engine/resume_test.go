@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 
+	"surgeon/engine/device"
+	"surgeon/engine/device/cpu"
 	"surgeon/engine/journal"
 	"surgeon/engine/report"
 )
@@ -188,5 +191,72 @@ func TestOtherRun(t *testing.T) {
 	}
 	if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
 		t.Errorf("the first run cannot go on any more: %v", err)
+	}
+}
+
+// stubborn is a device on which no matrix is positive definite once so many were factored.
+type stubborn struct {
+	device.Device
+	left int
+}
+
+func (s *stubborn) Cholesky(a ...device.Tensor) []bool {
+	ok := s.Device.Cholesky(a...)
+	if s.left--; s.left < 0 {
+		clear(ok)
+	}
+	return ok
+}
+
+// What would be caught: a matrix that cannot be factored even with the highest damping taking the good shots before it along.
+func TestNoFactorisation(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	dev := cpu.Open()
+	defer dev.Close()
+	var perShot int
+	counting := &stubborn{Device: dev, left: 1 << 30}
+	whole := o
+	whole.Output = filepath.Join(t.TempDir(), "whole")
+	w := &silent{onShot: func(s report.Shot) {
+		if s.Number == 1 {
+			perShot = 1<<30 - counting.left
+		}
+	}}
+	if _, err := Prune(context.Background(), counting, whole, w); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Prune(context.Background(), &stubborn{Device: dev, left: perShot + 3}, o, &silent{})
+	var request *RequestError
+	if err == nil || errors.As(err, &request) || !strings.Contains(err.Error(), "shot 2") || !strings.Contains(err.Error(), "layer model.layers.0.self_attn.k_proj") {
+		t.Errorf("got %v", err)
+	}
+	again := &silent{}
+	if _, err := Prune(context.Background(), dev, o, again); err != nil || len(again.shots) != o.Shots-1 {
+		t.Errorf("the good shot is lost: %v, %d shots made again", err, len(again.shots))
+	}
+	if !bytes.Equal(weightsOf(t, o.Output), weightsOf(t, whole.Output)) {
+		t.Error("the run ends in other bits")
+	}
+}
+
+// What would be caught: a NaN in what is measured, in the middle of a run, that does not end it, or without its place.
+func TestNaNInARun(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	dev := cpu.Open()
+	defer dev.Close()
+	r, err := open(context.Background(), dev, o, &silent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	x, _ := r.model.Tensor("lm_head.weight")
+	values := device.DownloadSlice[float32](dev, x)
+	values[0] = float32(math.NaN())
+	device.UploadSlice(dev, values, x)
+	err = r.shot(context.Background(), 1)
+	if err == nil || !strings.Contains(err.Error(), "block 1, layer model.layers.1.mlp.down_proj") || !strings.Contains(err.Error(), "window 0") {
+		t.Errorf("got %v", err)
 	}
 }

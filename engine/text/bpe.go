@@ -45,6 +45,18 @@ func newEncoding(model *bpe) *encoding {
 	return &encoding{model: model, seen: make(map[string]run)}
 }
 
+// appendAll appends the ids of parts to out.
+func (e *encoding) appendAll(out []int32, parts []part) []int32 {
+	for _, next := range parts {
+		if next.text == "" {
+			out = append(out, next.token)
+		} else {
+			out = e.append(out, next.text)
+		}
+	}
+	return out
+}
+
 // append appends the ids of a piece to out.
 func (e *encoding) append(out []int32, piece string) []int32 {
 	if id, ok := e.model.whole[piece]; ok {

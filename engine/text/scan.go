@@ -97,7 +97,7 @@ func spaces(s string, run int) int {
 		return run
 	}
 	_, last := utf8.DecodeLastRuneInString(s[:run])
-	if false {
+	if run == last {
 		return run
 	}
 	return run - last
@@ -129,7 +129,7 @@ func contraction(s string, fold bool) int {
 	if len(s) < 2 {
 		return 0
 	}
-	if false {
+	if fold && strings.HasPrefix(s[1:], "ſ") {
 		return 1 + len("ſ")
 	}
 	switch a := lower(s[1], fold); a {

@@ -173,15 +173,21 @@ func (t *Tokenizer) Encode(text string, special bool) []int32 {
 	return e.ids
 }
 
-// An encoder collects pieces and encodes them batch by batch, a batch on several processors. A piece's ids depend on the piece
+// An encoder collects parts and encodes them batch by batch, a batch on several processors. A piece's ids depend on the piece
 // alone, so batches and shares of them can be cut anywhere.
 type encoder struct {
 	tokenizer *Tokenizer
 	ids       []int32
-	pieces    []string
+	parts     []part
 	bytes     int
 	workers   []*encoding
 	shares    [][]int32
+}
+
+// A part is a piece of text, or, where text is empty, an added token.
+type part struct {
+	text  string
+	token int32
 }
 
 // A batch is large enough that starting goroutines costs nothing beside it, and small beside the texts.
@@ -191,52 +197,44 @@ const (
 	sharePieces = 1 << 10 // a processor's share is at least this, else the calling goroutine does the work
 )
 
-func (e *encoder) token(found *addedToken) {
-	e.flush()
-	e.ids = append(e.ids, int32(found.ID))
-}
+func (e *encoder) token(found *addedToken) { e.collect(part{token: int32(found.ID)}) }
 
 func (e *encoder) piece(piece string, _ bool) {
 	m := e.tokenizer.model
 	if m.byteLevel || m.whole != nil || len(piece) <= rememberBytes {
-		e.collect(piece)
+		e.collect(part{text: piece})
 		return
 	}
 	for piece != "" {
 		n := m.cut(piece)
-		e.collect(piece[:n])
+		e.collect(part{text: piece[:n]})
 		piece = piece[n:]
 	}
 }
 
-func (e *encoder) collect(piece string) {
-	e.pieces = append(e.pieces, piece)
-	e.bytes += len(piece)
-	if len(e.pieces) >= batchPieces || e.bytes >= batchBytes {
+func (e *encoder) collect(next part) {
+	e.parts = append(e.parts, next)
+	e.bytes += len(next.text)
+	if len(e.parts) >= batchPieces || e.bytes >= batchBytes {
 		e.flush()
 	}
 }
 
-// flush appends the ids of the pieces collected.
+// flush appends the ids of the parts collected.
 func (e *encoder) flush() {
-	workers := max(1, min(runtime.GOMAXPROCS(0), len(e.pieces)/sharePieces))
+	workers := max(1, min(runtime.GOMAXPROCS(0), len(e.parts)/sharePieces))
 	for len(e.workers) < workers {
 		e.workers = append(e.workers, newEncoding(e.tokenizer.model))
 		e.shares = append(e.shares, nil)
 	}
 	if workers == 1 {
-		for _, piece := range e.pieces {
-			e.ids = e.workers[0].append(e.ids, piece)
-		}
+		e.ids = e.workers[0].appendAll(e.ids, e.parts)
 	} else {
 		var group sync.WaitGroup
 		for w := range workers {
-			share := e.pieces[len(e.pieces)*w/workers : len(e.pieces)*(w+1)/workers]
+			share := e.parts[len(e.parts)*w/workers : len(e.parts)*(w+1)/workers]
 			group.Go(func() {
-				e.shares[w] = e.shares[w][:0]
-				for _, piece := range share {
-					e.shares[w] = e.workers[w].append(e.shares[w], piece)
-				}
+				e.shares[w] = e.workers[w].appendAll(e.shares[w][:0], share)
 			})
 		}
 		group.Wait()
@@ -244,7 +242,7 @@ func (e *encoder) flush() {
 			e.ids = append(e.ids, e.shares[w]...)
 		}
 	}
-	e.pieces, e.bytes = e.pieces[:0], 0
+	e.parts, e.bytes = e.parts[:0], 0
 }
 
 // Decode returns the text of ids; with skipSpecial set, special tokens such as <s> are left out. Ids that no token has are

@@ -135,7 +135,7 @@ func TestProcessors(t *testing.T) {
 	const seed = 11
 	t.Logf("seed %d", seed)
 	for name, special := range map[string]string{"llama2": "<s>", "opt": "</s>", "llama3": "<|end_of_text|>"} {
-		text := strings.ReplaceAll(longText(seed, 300_000), "<s>", special)
+		text := strings.ReplaceAll(longText(seed, 500_000), "<s>", special) // more than one batch
 		tokenizer := readTokenizer(t, name)
 		before := runtime.GOMAXPROCS(1)
 		want := tokenizer.Encode(text, true)
@@ -160,25 +160,40 @@ func TestProcessors(t *testing.T) {
 	}
 }
 
-// TestCutIsExact catches a place to cut that a merge reaches across: one piece in one heap is the definition.
+// TestCutIsExact catches a place to cut that a merge, or the fusing of unknown characters, reaches across: one piece in one heap
+// is the definition.
 func TestCutIsExact(t *testing.T) {
 	const seed = 12
 	t.Logf("seed %d", seed)
-	tokenizer := readTokenizer(t, "llama2")
-	e := newEncoding(tokenizer.model)
-	cuts := 0
-	for i := range uint64(20) {
-		text := strings.ReplaceAll(longText(seed+i, 20_000), "<s>", "")
-		piece := tokenizer.norm.apply(text)
-		for rest := piece; rest != ""; cuts++ {
-			rest = rest[tokenizer.model.cut(rest):]
-		}
-		if got, want := tokenizer.Encode(text, false), e.merge(nil, piece); !slices.Equal(got, want) {
-			t.Fatalf("text %d: cut in parts it has %d tokens, in one piece %d", i, len(got), len(want))
+	tokenizers := map[string]*Tokenizer{"llama2": readTokenizer(t, "llama2")}
+	for _, c := range readComponents(t, "testdata/components.json") {
+		if strings.HasPrefix(c.Name, "llama2-") {
+			tokenizer, err := ParseTokenizer(c.Tokenizer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tokenizers[c.Name] = tokenizer
 		}
 	}
-	if cuts < 1000 {
-		t.Errorf("only %d parts; the test would not see a wrong cut", cuts)
+	if len(tokenizers) != 5 {
+		t.Fatalf("%d tokenizers, want 5", len(tokenizers))
+	}
+	for name, tokenizer := range tokenizers {
+		e := newEncoding(tokenizer.model)
+		cuts := 0
+		for i := range uint64(5) {
+			text := strings.ReplaceAll(longText(seed+i, 20_000), "<s>", "日日日本")
+			piece := tokenizer.norm.apply(text)
+			for rest := piece; rest != ""; cuts++ {
+				rest = rest[tokenizer.model.cut(rest):]
+			}
+			if got, want := tokenizer.Encode(text, false), e.merge(nil, piece); !slices.Equal(got, want) {
+				t.Fatalf("%s, text %d: cut in parts it has %d tokens, in one piece %d", name, i, len(got), len(want))
+			}
+		}
+		if cuts < 1000 {
+			t.Errorf("%s: only %d parts; the test would not see a wrong cut", name, cuts)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 
 // queryRows is the height of a block: high enough for Gemm to be at its best, low enough that the corners are a small part
 // of the band.
-const queryRows = 64
+const queryRows = 128
 
 // band is one block: query rows i0 to i1−1 and the keys that they see, from to to−1.
 type band struct{ i0, i1, from, to int }

@@ -10,8 +10,8 @@
 //	CGO_LDFLAGS="-lopenblas -llapacke" go build -tags openblas
 //
 // Work is shared over GOMAXPROCS cores in pieces whose boundaries depend on shapes alone, and no sum is shared between
-// workers. So gonum gives the same bits at every run, on any number of cores. OpenBLAS gives the same bits on the same
-// number of cores.
+// workers. So the same bits come out at every run, on any number of cores. OpenBLAS has other kernels for other processors,
+// and other bits there.
 package cpu
 
 import (

@@ -26,12 +26,15 @@ func (d *Device) CrossEntropy(logits device.Tensor, targets []int32, grad bool, 
 }
 
 func crossEntropy[T float](d *Device, logits block[T], targets []int32, grad bool, losses []T) {
-	buf, free := scratch[T](d, workers()*logits.cols) // a copy of the row, where the row itself must stay
+	width := 0
+	if !grad {
+		width = logits.cols // a copy of the row, for the row itself must stay
+	}
+	buf, free := scratch[T](d, workers()*width)
 	defer free()
 	parallel(logits.rows, rowGrain(logits.cols), func(worker, i0, i1 int) {
 		for i := i0; i < i1; i++ {
-			spare := buf[worker*logits.cols:][:logits.cols]
-			losses[i] = T(rowEntropy(logits.row(i), targets[i], grad, spare))
+			losses[i] = T(rowEntropy(logits.row(i), targets[i], grad, buf[worker*width:][:width]))
 		}
 	})
 }

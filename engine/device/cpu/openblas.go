@@ -18,7 +18,7 @@ const (
 	// skipsZeros: OpenBLAS multiplies all there is to multiply.
 	skipsZeros = false
 	// leaf is the order below which triangular matrices go to OpenBLAS whole.
-	leaf = 192
+	leaf = 96
 	// panelRows × panelCols of a product are made by one call. OpenBLAS's own threads are not used: they come from one pool
 	// for the whole process, for which the small products of several attention heads queue up (ten times slower), and they
 	// cut a sum at places that depend on their number.

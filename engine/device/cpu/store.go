@@ -31,10 +31,7 @@ func (s *store) get(size int) unsafe.Pointer {
 	for s.used+s.kept > s.peak {
 		s.dropOldest()
 	}
-	if size == 0 {
-		return unsafe.Pointer(new(byte))
-	}
-	raw := make([]byte, size+alignment)
+	raw := make([]byte, size+2*alignment) // the first element lies within, even where there is none
 	gap := -uintptr(unsafe.Pointer(&raw[0])) % alignment
 	return unsafe.Pointer(&raw[gap])
 }

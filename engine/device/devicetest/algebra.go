@@ -11,7 +11,7 @@ import (
 // edges are sizes at, just below and just above what tiles are made of, and some tall and wide ones.
 var edges = []Shape{
 	{M: 1, N: 1, K: 1}, {M: 31, N: 33, K: 32}, {M: 33, N: 127, K: 65}, {M: 129, N: 63, K: 127}, {M: 64, N: 128, K: 64},
-	{M: 1, N: 300, K: 17}, {M: 300, N: 1, K: 5}, {M: 7, N: 5, K: 600}, {M: 260, N: 520, K: 3}, {M: 3, N: 4, K: 0}, {M: 0, N: 4, K: 3},
+	{M: 1, N: 300, K: 17}, {M: 300, N: 1, K: 5}, {M: 7, N: 5, K: 600}, {M: 130, N: 520, K: 3}, {M: 3, N: 4, K: 0}, {M: 0, N: 4, K: 3},
 }
 
 // plane are the edges without K.
