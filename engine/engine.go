@@ -75,7 +75,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 		return r.stepBack(number, s.LossAfter)
 	}
 	if s.Warning = suspicious(s); s.Warning != "" {
-		r.warn(s.Warning)
+		r.watcher.Warn(s.Warning)
 	}
 	return r.save(s, selection.Kept)
 }

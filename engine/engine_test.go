@@ -14,7 +14,6 @@ import (
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
-	"surgeon/engine/model"
 	"surgeon/engine/prune"
 	"surgeon/engine/report"
 )
@@ -27,7 +26,7 @@ func TestPruneWritesWhatItMeasured(t *testing.T) {
 			t.Run(name+" "+dtype, func(t *testing.T) {
 				dir, text := tiny(t, name)
 				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-				o.DType = dtype
+				o.DType, o.Eval = dtype, []string{text}
 				w := &silent{}
 				r, err := pruneTiny(t, context.Background(), o, w)
 				if err != nil {
@@ -42,14 +41,19 @@ func TestPruneWritesWhatItMeasured(t *testing.T) {
 				}
 				dev := cpu.Open()
 				defer dev.Close()
-				written, windows := reopen(t, dev, o)
-				defer written.Free()
-				losses, err := meanLosses(context.Background(), written, windows, o.Batch, "window", func(int) {})
+				got, err := HeldOutLoss(context.Background(), dev, o.Output, o, w)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := mean(losses); got != r.Final.HeldOutLoss {
+				if got != r.Final.HeldOutLoss {
 					t.Errorf("the written model's held-out loss is %v, the report says %v", got, r.Final.HeldOutLoss)
+				}
+				if len(r.Evaluations) != 2 || !r.Evaluations[0].Calibration || r.Evaluations[0].Perplexity != math.Exp(r.Evaluations[0].Loss) {
+					t.Errorf("evaluations %+v", r.Evaluations)
+				}
+				again, err := Evaluate(context.Background(), dev, EvalOptions{Model: o.Output, Text: []string{text}, Length: o.Length, Batch: 2, Precision: o.Precision}, w)
+				if err != nil || again.Loss != r.Evaluations[1].Loss {
+					t.Errorf("evaluated again: %+v, %v, want %+v", again, err, r.Evaluations[1])
 				}
 				if math.Abs(r.Final.HeldOutLoss-r.Shots[o.Shots-1].LossAfter) > 0.02 {
 					t.Errorf("loss after the last shot %v, as written %v", r.Shots[o.Shots-1].LossAfter, r.Final.HeldOutLoss)
@@ -61,28 +65,6 @@ func TestPruneWritesWhatItMeasured(t *testing.T) {
 			})
 		}
 	}
-}
-
-// reopen loads the written model and draws the held-out windows again.
-func reopen(t *testing.T, dev device.Device, o Options) (*model.Model, [][]int32) {
-	t.Helper()
-	in, err := openModel(o.Output)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	if err := in.readText(o.Text, 0, 0, o.Length); err != nil {
-		t.Fatal(err)
-	}
-	_, heldOut, err := in.windows(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := model.Load(dev, in.model, o.precision())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m, heldOut
 }
 
 // checkFiles looks at what lies beside the weights, and compares the zeros in the weights with the report.

@@ -42,22 +42,63 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return e, err
 	}
-	windows, err := text.PerplexityWindows(in.ids, in.length)
-	if err != nil {
-		return e, refuse("%v: %w", o.Text, err)
-	}
-	if o.Windows > 0 && o.Windows < len(windows) {
-		windows = windows[:o.Windows]
-	}
 	m, err := model.Load(dev, in.model, (&Options{Precision: o.Precision}).precision())
 	if err != nil {
 		return e, &RequestError{err}
 	}
 	defer m.Free()
-	w.Stage("perplexity", len(windows))
-	losses, err := meanLosses(ctx, m, windows, o.Batch, "window", w.Step)
+	return in.perplexity(ctx, m, o.Model, o.Windows, o.Batch, w)
+}
+
+// perplexity measures m, called name, on the text that was read; at most so many windows, 0 = all.
+func (in *inputs) perplexity(ctx context.Context, m *model.Model, name string, most, batch int, w Watcher) (report.Evaluation, error) {
+	windows, err := text.PerplexityWindows(in.ids, in.length)
 	if err != nil {
-		return e, err
+		return report.Evaluation{}, refuse("%s: %w", in.names(), err)
 	}
-	return report.NewEvaluation(o.Model, strings.Join(o.Text, " "), false, in.length, len(windows), mean(losses)), nil
+	if most > 0 && most < len(windows) {
+		windows = windows[:most]
+	}
+	w.Stage("perplexity", len(windows))
+	losses, err := meanLosses(ctx, m, windows, batch, "window", w.Step)
+	m.Release()
+	if err != nil {
+		return report.Evaluation{}, err
+	}
+	return report.NewEvaluation(name, in.names(), false, in.length, len(windows), mean(losses)), nil
+}
+
+// names are the files of the text.
+func (in *inputs) names() string {
+	var paths []string
+	for _, f := range in.corpus.Files {
+		paths = append(paths, f.Path)
+	}
+	return strings.Join(paths, " ")
+}
+
+// readEvaluation reads the text of --eval, if there is one.
+func (r *run) readEvaluation() error {
+	if len(r.options.Eval) == 0 {
+		return nil
+	}
+	r.evaluation = &inputs{model: r.inputs.model, tokenizer: r.inputs.tokenizer}
+	if err := r.evaluation.readText(r.options.Eval, 0, 0, r.options.Length); err != nil {
+		return err
+	}
+	if _, err := text.PerplexityWindows(r.evaluation.ids, r.options.Length); err != nil {
+		return refuse("%s: %w", r.evaluation.names(), err)
+	}
+	return nil
+}
+
+// evaluate adds the perplexity on the text of --eval to the report.
+func (r *run) evaluate(ctx context.Context, name string) error {
+	if r.evaluation == nil {
+		return nil
+	}
+	e, err := r.evaluation.perplexity(ctx, r.model, name, 0, r.options.Batch, r.watcher)
+	e.Calibration = r.evaluation.corpus.SHA256 == r.inputs.corpus.SHA256
+	r.report.Evaluations = append(r.report.Evaluations, e)
+	return err
 }

@@ -32,6 +32,10 @@ func (r *run) finish(ctx context.Context) error {
 		return err
 	}
 
+	if err := r.evaluate(ctx, "pruned"); err != nil {
+		return err
+	}
+
 	r.watcher.Stage("write", 0)
 	if options.Files, err = r.files(); err != nil {
 		return err

@@ -14,12 +14,13 @@ type Options struct {
 	Model string   `arg:"" optional:"" name:"model" yaml:"model" help:"Hugging Face directory or GGUF file."`
 	Text  []string `name:"text" yaml:"text" help:"Calibration text: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several." required:"" placeholder:"FILE" sep:"none" group:"data"`
 
-	TextSkip  int64  `name:"text-skip" yaml:"text-skip" help:"Leave out the first N bytes of the text." default:"0" placeholder:"BYTES" group:"data"`
-	TextLimit int64  `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
-	Samples   int    `name:"samples" yaml:"samples" help:"Calibration windows." default:"128" group:"data"`
-	Length    int    `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
-	HeldOut   int    `name:"held-out" yaml:"held-out" help:"Further windows that are only measured on, to check every shot; 0 = an eighth of the samples." default:"0" placeholder:"WINDOWS" group:"data"`
-	Seed      uint64 `name:"seed" yaml:"seed" help:"Seed of the draw of windows." default:"100" group:"data"`
+	TextSkip  int64    `name:"text-skip" yaml:"text-skip" help:"Leave out the first N bytes of the text." default:"0" placeholder:"BYTES" group:"data"`
+	TextLimit int64    `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
+	Samples   int      `name:"samples" yaml:"samples" help:"Calibration windows." default:"128" group:"data"`
+	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
+	HeldOut   int      `name:"held-out" yaml:"held-out" help:"Further windows that are only measured on, to check every shot; 0 = an eighth of the samples." default:"0" placeholder:"WINDOWS" group:"data"`
+	Seed      uint64   `name:"seed" yaml:"seed" help:"Seed of the draw of windows." default:"100" group:"data"`
+	Eval      []string `name:"eval" yaml:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length." placeholder:"FILE" group:"data"`
 
 	Target    float64       `name:"target" yaml:"target" help:"Share of the weights in the blocks' linear layers to remove, between 0 and 1." required:"" placeholder:"SHARE" group:"pruning"`
 	Shots     int           `name:"shots" yaml:"shots" help:"Steps in which the target is reached." default:"20" group:"pruning"`

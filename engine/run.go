@@ -30,6 +30,7 @@ type run struct {
 	report  *report.Report // everything so far; saved with every shot
 
 	calibration, heldOutWindows [][]int32
+	evaluation                  *inputs // the text of --eval, or nil
 
 	parameters  int // of the whole model
 	next        int // the shot to come
@@ -64,6 +65,9 @@ func (r *run) start(ctx context.Context) error {
 		return err
 	}
 	o.Length = in.length
+	if err := r.readEvaluation(); err != nil {
+		return err
+	}
 	var err error
 	if r.calibration, r.heldOutWindows, err = in.windows(*o); err != nil {
 		return err
@@ -98,9 +102,11 @@ func (r *run) start(ctx context.Context) error {
 	if last, ok := r.journal.Last(); ok {
 		return r.resume(last.Number)
 	}
-	r.report.Dense.HeldOutLoss, err = r.heldOut(ctx, "dense model")
+	if r.report.Dense.HeldOutLoss, err = r.heldOut(ctx, "dense model"); err != nil {
+		return err
+	}
 	r.heldOutLoss = r.report.Dense.HeldOutLoss
-	return err
+	return r.evaluate(ctx, "dense")
 }
 
 func (o *Options) precision() device.Type {
@@ -112,9 +118,13 @@ func (o *Options) precision() device.Type {
 
 // identity is what the bits of the result depend on. A work directory belongs to one identity.
 func (r *run) identity() map[string]any {
-	o := r.options
+	o, evaluated := r.options, ""
+	if r.evaluation != nil {
+		evaluated = r.evaluation.corpus.SHA256
+	}
 	return map[string]any{
-		"model sha256": r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
+		"--eval sha256": evaluated,
+		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
@@ -177,6 +187,7 @@ func (r *run) resume(number int) error {
 		return err
 	}
 	r.report.Dense, r.report.Shots, r.report.Warnings = s.Report.Dense, s.Report.Shots, s.Report.Warnings
+	r.report.Evaluations = s.Report.Evaluations
 	r.report.ResumedFrom = append(s.Report.ResumedFrom, number)
 	r.heldOutLoss, r.next = s.HeldOutLoss, number+1
 	r.watcher.Say(fmt.Sprintf("going on after shot %d of %d", number, r.options.Shots))
@@ -259,7 +270,7 @@ func (r *run) raised(list []prune.Raised) []report.Damping {
 			continue
 		}
 		all = append(all, report.Damping{Layer: d.Layer, Side: d.Factor, Share: d.Share})
-		r.warn(fmt.Sprintf("layer %s: the factor %s is not positive definite with the damping asked for; it was raised to %g times the mean diagonal", d.Layer, d.Factor, d.Share))
+		r.watcher.Warn(fmt.Sprintf("layer %s: the factor %s is not positive definite with the damping asked for; it was raised to %g times the mean diagonal", d.Layer, d.Factor, d.Share))
 	}
 	return all
 }
