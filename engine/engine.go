@@ -44,7 +44,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 	s := report.Shot{Number: number, Target: target, LossBefore: r.heldOutLoss, Seconds: map[string]float64{}}
 	r.clock = s.Seconds
 
-	factors, err := r.measure(ctx, number)
+	factors, err := r.measure(ctx)
 	if err != nil {
 		return err
 	}
@@ -66,9 +66,9 @@ func (r *run) shot(ctx context.Context, number int) error {
 		s.PredictedIncrease = &predicted
 	}
 	s.Reached = float64(selection.Removed) / float64(selection.Total)
-	s.Reduction = float64(selection.Removed) / float64(r.parameters)
+	s.Reduction = float64(selection.Removed) / float64(r.report.Model.Parameters)
 	s.DampingsRaised = r.raised(append(raised, more...))
-	if s.LossAfter, err = r.heldOut(ctx, fmt.Sprintf("check after shot %d", number)); err != nil {
+	if s.LossAfter, err = r.heldOut(ctx, r.stageName("check")); err != nil {
 		return err
 	}
 	if r.options.MaxLoss > 0 && s.LossAfter > r.options.MaxLoss {
@@ -82,12 +82,12 @@ func (r *run) shot(ctx context.Context, number int) error {
 
 // measure runs the calibration windows through the model. Without curvature, for the magnitude baseline, there is nothing
 // to measure.
-func (r *run) measure(ctx context.Context, number int) (*curvature.Factors, error) {
+func (r *run) measure(ctx context.Context) (*curvature.Factors, error) {
 	if r.options.Cost == prune.Magnitude {
 		return nil, nil
 	}
 	defer r.time("curvature")()
-	r.watcher.Stage(fmt.Sprintf("shot %d of %d: curvature", number, r.options.Shots), len(r.calibration))
+	r.stage("curvature", len(r.calibration))
 	factors, _, err := curvature.Collect(ctx, r.model, r.calibration, r.options.Batch, r.watcher.Step)
 	r.model.Release()
 	return factors, err
@@ -97,7 +97,7 @@ func (r *run) measure(ctx context.Context, number int) (*curvature.Factors, erro
 func (r *run) costs(ctx context.Context, factors *curvature.Factors) ([]prune.LayerCosts, []prune.Raised, error) {
 	defer r.time("costs")()
 	layers := r.model.Linears()
-	r.watcher.Stage("costs", len(layers))
+	r.stage("costs", len(layers))
 	all := make([]prune.LayerCosts, len(layers))
 	var raised []prune.Raised
 	for i := range layers {
@@ -131,7 +131,7 @@ func (r *run) threshold(costs []prune.LayerCosts, target float64) (prune.Selecti
 func (r *run) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection) (float64, []prune.Raised, error) {
 	defer r.time("update")()
 	layers := r.model.Linears()
-	r.watcher.Stage("update", len(layers))
+	r.stage("update", len(layers))
 	var predicted float64
 	var raised []prune.Raised
 	for i, linear := range layers {
@@ -193,6 +193,13 @@ func (r *run) layer(factors *curvature.Factors, i int) prune.Layer {
 		l.A, l.G = factors.Of(i)
 	}
 	return l
+}
+
+// stage tells the watcher that a stage of the coming shot begins.
+func (r *run) stage(name string, steps int) { r.watcher.Stage(r.stageName(name), steps) }
+
+func (r *run) stageName(name string) string {
+	return fmt.Sprintf("shot %d of %d: %s", r.next, r.options.Shots, name)
 }
 
 func (r *run) damping() prune.Damping { return prune.Damping{G: r.options.DampG, A: r.options.DampA} }

@@ -75,7 +75,7 @@ func (r *run) propagateDead() error {
 		removed += l.Rows*l.Inputs() - kept[i].Weights()
 	}
 	r.report.Final.Sparsity = float64(removed) / float64(total)
-	r.report.Final.Reduction = float64(removed) / float64(r.parameters)
+	r.report.Final.Reduction = float64(removed) / float64(r.report.Model.Parameters)
 	return r.dev.Sync()
 }
 

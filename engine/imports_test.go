@@ -20,6 +20,8 @@ func TestImportRules(t *testing.T) {
 		"engine/checkpoint/internal/mapped": nil,
 		"engine/checkpoint/safetensors":     {"engine/checkpoint/internal/mapped"},
 		"engine/checkpoint/gguf":            {"engine/checkpoint/internal/mapped"},
+		"engine/checkpoint/gguf/gguftest":   {"engine/checkpoint/gguf"},
+		"engine/internal/golden":            {"engine/checkpoint/safetensors"},
 		"engine/checkpoint":                 {"engine/checkpoint/internal/mapped", "engine/checkpoint/safetensors", "engine/checkpoint/gguf"},
 		"engine/text":                       {"engine/checkpoint/gguf"},
 		"engine/journal":                    {"engine/checkpoint/safetensors"},

@@ -104,7 +104,7 @@ const reportName = "report.json"
 func (in *inputs) windows(o Options) (calibration, heldOut [][]int32, err error) {
 	calibration, heldOut, err = text.CalibrationWindows(in.ids, in.length, o.Samples, o.HeldOut, o.Seed)
 	if err != nil {
-		return nil, nil, refuse("%v: %w", o.Text, err)
+		return nil, nil, refuse("%s: %w", in.names(), err)
 	}
 	return calibration, heldOut, nil
 }

@@ -11,35 +11,35 @@ import (
 // Options are what a pruning run is asked to do. The tags give each option its one name, for flags, YAML files and the
 // journal, with its default and its explanation.
 type Options struct {
-	Model string   `arg:"" optional:"" name:"model" yaml:"model" help:"Hugging Face directory or GGUF file."`
-	Text  []string `name:"text" yaml:"text" help:"Calibration text: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several." required:"" placeholder:"FILE" sep:"none" group:"data"`
+	Model string   `arg:"" optional:"" name:"model" yaml:"model" json:"model" help:"Hugging Face directory or GGUF file."`
+	Text  []string `name:"text" yaml:"text" json:"text" help:"Calibration text: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several." required:"" placeholder:"FILE" sep:"none" group:"data"`
 
-	TextSkip  int64    `name:"text-skip" yaml:"text-skip" help:"Leave out the first N bytes of the text." default:"0" placeholder:"BYTES" group:"data"`
-	TextLimit int64    `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
-	Samples   int      `name:"samples" yaml:"samples" help:"Calibration windows." default:"128" group:"data"`
-	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
-	HeldOut   int      `name:"held-out" yaml:"held-out" help:"Further windows that are only measured on, to check every shot; 0 = an eighth of the samples." default:"0" placeholder:"WINDOWS" group:"data"`
-	Seed      uint64   `name:"seed" yaml:"seed" help:"Seed of the draw of windows." default:"100" group:"data"`
-	Eval      []string `name:"eval" yaml:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length." placeholder:"FILE" group:"data"`
+	TextSkip  int64    `name:"text-skip" yaml:"text-skip" json:"text-skip" help:"Leave out the first N bytes of the text." default:"0" placeholder:"BYTES" group:"data"`
+	TextLimit int64    `name:"text-limit" yaml:"text-limit" json:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
+	Samples   int      `name:"samples" yaml:"samples" json:"samples" help:"Calibration windows." default:"128" group:"data"`
+	Length    int      `name:"length" yaml:"length" json:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
+	HeldOut   int      `name:"held-out" yaml:"held-out" json:"held-out" help:"Further windows that are only measured on, to check every shot; 0 = an eighth of the samples." default:"0" placeholder:"WINDOWS" group:"data"`
+	Seed      uint64   `name:"seed" yaml:"seed" json:"seed" help:"Seed of the draw of windows." default:"100" group:"data"`
+	Eval      []string `name:"eval" yaml:"eval" json:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length." placeholder:"FILE" sep:"none" group:"data"`
 
-	Target    float64       `name:"target" yaml:"target" help:"Share of the weights in the blocks' linear layers to remove, between 0 and 1." required:"" placeholder:"SHARE" group:"pruning"`
-	Shots     int           `name:"shots" yaml:"shots" help:"Steps in which the target is reached." default:"20" group:"pruning"`
-	StepLimit float64       `name:"step-limit" yaml:"step-limit" help:"Largest share of its rows, or columns, that a matrix loses in one shot; 1 = the paper's rule." default:"0.2" placeholder:"SHARE" group:"pruning"`
-	Rank      prune.Ranking `name:"rank" yaml:"rank" help:"What rows and columns are ranked by: cost, cost-per-weight." enum:"cost,cost-per-weight" default:"cost" group:"pruning"`
-	Cost      prune.Cost    `name:"cost" yaml:"cost" help:"Cost of a row or column: obs, obd, magnitude." enum:"obs,obd,magnitude" default:"obs" group:"pruning"`
-	Update    prune.Update  `name:"update" yaml:"update" help:"How the weights that stay are re-fitted: joint, sum, none." enum:"joint,sum,none" default:"joint" group:"pruning"`
-	DampG     float64       `name:"damp-g" yaml:"damp-g" help:"Damping of the gradient factors, as a share of their mean diagonal." default:"0.01" placeholder:"SHARE" group:"pruning"`
-	DampA     float64       `name:"damp-a" yaml:"damp-a" help:"Damping of the input factors, as a share of their mean diagonal." default:"0.01" placeholder:"SHARE" group:"pruning"`
-	MaxLoss   float64       `name:"max-loss" yaml:"max-loss" help:"Stop before the shot after which the held-out loss would be above this, in nats; 0 = never." default:"0" placeholder:"NATS" group:"pruning"`
+	Target    float64       `name:"target" yaml:"target" json:"target" help:"Share of the weights in the blocks' linear layers to remove, between 0 and 1." required:"" placeholder:"SHARE" group:"pruning"`
+	Shots     int           `name:"shots" yaml:"shots" json:"shots" help:"Steps in which the target is reached." default:"20" group:"pruning"`
+	StepLimit float64       `name:"step-limit" yaml:"step-limit" json:"step-limit" help:"Largest share of its rows, or columns, that a matrix loses in one shot; 1 = the paper's rule." default:"0.2" placeholder:"SHARE" group:"pruning"`
+	Rank      prune.Ranking `name:"rank" yaml:"rank" json:"rank" help:"What rows and columns are ranked by: cost, cost-per-weight." enum:"cost,cost-per-weight" default:"cost" group:"pruning"`
+	Cost      prune.Cost    `name:"cost" yaml:"cost" json:"cost" help:"Cost of a row or column: obs, obd, magnitude." enum:"obs,obd,magnitude" default:"obs" group:"pruning"`
+	Update    prune.Update  `name:"update" yaml:"update" json:"update" help:"How the weights that stay are re-fitted: joint, sum, none." enum:"joint,sum,none" default:"joint" group:"pruning"`
+	DampG     float64       `name:"damp-g" yaml:"damp-g" json:"damp-g" help:"Damping of the gradient factors, as a share of their mean diagonal." default:"0.01" placeholder:"SHARE" group:"pruning"`
+	DampA     float64       `name:"damp-a" yaml:"damp-a" json:"damp-a" help:"Damping of the input factors, as a share of their mean diagonal." default:"0.01" placeholder:"SHARE" group:"pruning"`
+	MaxLoss   float64       `name:"max-loss" yaml:"max-loss" json:"max-loss" help:"Stop before the shot after which the held-out loss would be above this, in nats; 0 = never." default:"0" placeholder:"NATS" group:"pruning"`
 
-	Output    string `name:"output" short:"o" yaml:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
-	DType     string `name:"dtype" yaml:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
-	Force     bool   `name:"force" yaml:"force" help:"Replace an output directory that is there." group:"output"`
-	Work      string `name:"work" yaml:"work" help:"Directory that makes a stopped run go on; default OUTPUT.work, removed when the run is complete." placeholder:"DIR" group:"output"`
-	KeepShots bool   `name:"keep-shots" yaml:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
+	Output    string `name:"output" short:"o" yaml:"output" json:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
+	DType     string `name:"dtype" yaml:"dtype" json:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
+	Force     bool   `name:"force" yaml:"force" json:"force" help:"Replace an output directory that is there." group:"output"`
+	Work      string `name:"work" yaml:"work" json:"work" help:"Directory that makes a stopped run go on; default OUTPUT.work, removed when the run is complete." placeholder:"DIR" group:"output"`
+	KeepShots bool   `name:"keep-shots" yaml:"keep-shots" json:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
 
-	Batch     int    `name:"batch" yaml:"batch" help:"Windows that go through the model at one time." default:"1" placeholder:"WINDOWS" group:"device"`
-	Precision string `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32 or float64." enum:"float32,float64" default:"float32" placeholder:"TYPE" group:"device"`
+	Batch     int    `name:"batch" yaml:"batch" json:"batch" help:"Windows that go through the model at one time." default:"1" placeholder:"WINDOWS" group:"device"`
+	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32 or float64." enum:"float32,float64" default:"float32" placeholder:"TYPE" group:"device"`
 
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
 	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report

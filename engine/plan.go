@@ -49,24 +49,12 @@ const hostBytes = 150 << 20
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some two
 // seconds on the device with random weights of those shapes. The model's weights are not loaded and nothing is written.
 func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanReport, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
-	if err := checkOutput(o.Output, o.Force, ""); err != nil {
-		return nil, err
-	}
-	in, err := openModel(o.Model)
+	r, err := prepare(dev, o, w)
 	if err != nil {
 		return nil, err
 	}
-	defer in.Close()
-	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
-		return nil, err
-	}
-	o.Length = in.length
-	if _, _, err := in.windows(o); err != nil {
-		return nil, err
-	}
+	defer r.close()
+	in, o := r.inputs, r.options
 	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Length: o.Length}
 	p.planMemory(in, o)
 	w.Stage("measuring", 0)
@@ -75,9 +63,6 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 		return nil, err
 	}
 	p.planTime(in.model.Config, o, rates)
-	if warning := scarce(in.model.Config, o.Samples*o.Length); warning != "" {
-		w.Warn(warning)
-	}
 	return p, nil
 }
 

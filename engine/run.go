@@ -32,7 +32,6 @@ type run struct {
 	calibration, heldOutWindows [][]int32
 	evaluation                  *inputs // the text of --eval, or nil
 
-	parameters  int // of the whole model
 	next        int // the shot to come
 	heldOutLoss float64
 	started     time.Time
@@ -41,6 +40,19 @@ type run struct {
 
 // open refuses what can be refused, takes the work directory, and brings the model to where the run goes on.
 func open(ctx context.Context, dev device.Device, o Options, w Watcher) (*run, error) {
+	r, err := prepare(dev, o, w)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.start(ctx); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// prepare opens model and text and refuses what can be refused. It writes nothing.
+func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -52,14 +64,15 @@ func open(ctx context.Context, dev device.Device, o Options, w Watcher) (*run, e
 		return nil, err
 	}
 	r := &run{options: o, dev: dev, watcher: w, inputs: in, next: 1, clock: map[string]float64{}, started: time.Now()}
-	if err := r.start(ctx); err != nil {
+	if err := r.read(); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *run) start(ctx context.Context) error {
+// read draws the windows and names the run.
+func (r *run) read() error {
 	o, in := &r.options, r.inputs
 	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return err
@@ -74,20 +87,29 @@ func (r *run) start(ctx context.Context) error {
 	}
 	hash, err := in.model.Hash()
 	if err != nil {
-		return refuse("%w", err)
-	}
-	if r.model, err = model.Load(r.dev, in.model, o.precision()); err != nil {
 		return &RequestError{err}
 	}
-	r.parameters = r.model.Parameters()
 	if err := r.describe(hash); err != nil {
 		return err
 	}
 	if err := checkOutput(o.Output, o.Force, r.report.Run); err != nil {
 		return err
 	}
+	if err := journal.Check(o.Work, r.identity()); err != nil {
+		return &RequestError{err}
+	}
 	if warning := scarce(in.model.Config, len(r.calibration)*in.length); warning != "" && o.Cost != prune.Magnitude {
 		r.warn(warning)
+	}
+	return nil
+}
+
+// start takes the work directory and loads the model.
+func (r *run) start(ctx context.Context) error {
+	o := r.options
+	var err error
+	if r.model, err = model.Load(r.dev, r.inputs.model, o.precision()); err != nil {
+		return &RequestError{err}
 	}
 	if r.journal, err = journal.Open(o.Work, r.identity(), journal.Settings{KeepShots: o.KeepShots, Hooks: o.hooks}); err != nil {
 		var refusal *journal.Refusal
@@ -186,7 +208,12 @@ func (r *run) resume(number int) error {
 	if err := r.restore(number, &s); err != nil {
 		return err
 	}
-	r.report.Dense, r.report.Shots, r.report.Warnings = s.Report.Dense, s.Report.Shots, s.Report.Warnings
+	r.report.Dense, r.report.Shots = s.Report.Dense, s.Report.Shots
+	for _, warning := range s.Report.Warnings {
+		if !slices.Contains(r.report.Warnings, warning) {
+			r.report.Warnings = append(r.report.Warnings, warning)
+		}
+	}
 	r.report.Evaluations = s.Report.Evaluations
 	r.report.ResumedFrom = append(s.Report.ResumedFrom, number)
 	r.heldOutLoss, r.next = s.HeldOutLoss, number+1
@@ -284,14 +311,12 @@ func (r *run) warn(sentence string) {
 // describe begins the report.
 func (r *run) describe(modelHash string) error {
 	o, in := r.options, r.inputs
+	all, prunable := counts(in.model.Config)
 	r.report = &report.Report{
 		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
 		Seeds: map[string]uint64{"windows": o.Seed}, Started: r.started.UTC(),
-		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: int64(r.parameters)},
+		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: all, Prunable: prunable},
 		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, HeldOut: len(r.heldOutWindows)},
-	}
-	for _, l := range r.model.Linears() {
-		r.report.Model.Prunable += int64(l.Rows * l.Inputs())
 	}
 	for _, f := range in.corpus.Files {
 		r.report.Data.Files = append(r.report.Data.Files, report.File{Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})

@@ -126,6 +126,9 @@ const (
 	blocksMax = 4096
 )
 
+// Families are the values of model_type that are supported, in alphabetical order.
+func Families() []string { return slices.Sorted(maps.Keys(families)) }
+
 // ParseConfig resolves the text of a config.json. Anything that would make the model compute something this program does
 // not is an error that names the key, its value and what is supported.
 func ParseConfig(text []byte) (Config, error) {
@@ -141,7 +144,7 @@ func ParseConfig(text []byte) (Config, error) {
 }
 
 func (f *fields) config() (Config, error) {
-	known := strings.Join(slices.Sorted(maps.Keys(families)), ", ")
+	known := strings.Join(Families(), ", ")
 	kind := f.text("model_type", "")
 	fam, ok := families[kind]
 	switch {

@@ -99,6 +99,25 @@ func Open(dir string, options any, s Settings) (*Journal, error) {
 	return j, nil
 }
 
+// Check is the Refusal that Open would give for the options, or nil; it changes nothing and takes no lock.
+func Check(dir string, options any) error {
+	here, err := encodeOptions(options)
+	if err != nil {
+		return err
+	}
+	if err := refuseForeign(dir); err != nil {
+		return err
+	}
+	there, err := os.ReadFile(filepath.Join(dir, optionsName))
+	if errors.Is(err, fs.ErrNotExist) || bytes.Equal(here, there) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking into the work directory: %w", err)
+	}
+	return compareOptions(dir, there, here)
+}
+
 // open does what Open does once it has the lock.
 func (j *Journal) open(here []byte) error {
 	// Again: another process may have been here between the first look and the lock.

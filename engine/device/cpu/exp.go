@@ -13,7 +13,7 @@ func exp[T float](x T) T {
 	return T(math.Exp(float64(x)))
 }
 
-// exp32 is e^x for float32, about four times as fast as by math.Exp. With k the integer nearest to 32·x/ln 2 and r what
+// exp32 is e^x for float32, more than twice as fast as by math.Exp. With k the integer nearest to 32·x/ln 2 and r what
 // is left of it,
 //
 //	e^x = 2^(k div 32) · 2^((k mod 32)/32) · e^r,  |r| ≤ ln 2/64,
@@ -52,11 +52,9 @@ var exp2Table = func() (t [32]uint64) {
 	return t
 }()
 
-// expSum is x_i ← e^(x_i − shift), and the sum of the results.
+// expSum is x_i ← e^(x_i − shift), and the sum of the results. Writing exp32 out in this loop, so that nothing is called,
+// makes it a fifth faster: 1 % of a forward and backward pass, and not worth saying it twice.
 func expSum[T float](x []T, shift T) float64 {
-	if unsafe.Sizeof(shift) == 4 {
-		return expSum32(unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(x))), len(x)), float32(shift))
-	}
 	var sum float64
 	for i, v := range x {
 		e := exp(v - shift)
@@ -64,25 +62,4 @@ func expSum[T float](x []T, shift T) float64 {
 		sum += float64(e)
 	}
 	return sum
-}
-
-// expSum32 has exp32 written out in the loop, where a call would cost as much as the arithmetic.
-func expSum32(x []float32, shift float32) float64 {
-	var sum [2]float64
-	for i, v := range x {
-		v -= shift
-		var e float32
-		if v > expMin && v < expMax {
-			k := float64(v)*(32/math.Ln2) + roundBias
-			n := math.Float64bits(k)
-			r := float64(v) - (k-roundBias)*(math.Ln2/32)
-			p := 1 + r*(1+r*(1./2+r*(1./6)))
-			e = float32(math.Float64frombits(exp2Table[n&31]+n>>5<<52) * p)
-		} else {
-			e = exp32(v)
-		}
-		x[i] = e
-		sum[i&1] += float64(e)
-	}
-	return sum[0] + sum[1]
 }

@@ -10,10 +10,6 @@ func TestExp32(t *testing.T) {
 	worst := 0.
 	check := func(x float32) {
 		got, want := exp32(x), math.Exp(float64(x))
-		row := []float32{x + 1}
-		if sum := expSum(row, 1); x+1-1 == x && (math.Float32bits(row[0]) != math.Float32bits(got) || float32(sum) != got) {
-			t.Fatalf("expSum of %v gives %v with sum %v, exp32 %v", x, row[0], sum, got)
-		}
 		if w := float32(want); math.IsInf(float64(w), 0) || w == 0 {
 			if got != w {
 				t.Fatalf("exp32(%v) is %v, want %v", x, got, w)

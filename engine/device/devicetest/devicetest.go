@@ -39,10 +39,11 @@ type Shape struct {
 func (s Shape) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d", s.M)
-	for _, n := range []int{s.N, s.K} {
-		if n != 0 || s.Heads == (device.Heads{}) {
-			fmt.Fprintf(&b, "×%d", n)
-		}
+	if s.N != 0 || s.K != 0 {
+		fmt.Fprintf(&b, "×%d", s.N)
+	}
+	if s.K != 0 {
+		fmt.Fprintf(&b, "×%d", s.K)
 	}
 	if h := s.Heads; h != (device.Heads{}) {
 		fmt.Fprintf(&b, " T%d H%d/%d d%d w%d", h.Length, h.Query, h.KeyValue, h.Dim, h.Window)
