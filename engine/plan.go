@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/sha256"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -43,8 +44,13 @@ type PlanStage struct {
 const measureSeconds = 2
 
 // hostBytes is what the program itself takes: code, tokenizer, the runtime's own memory. Measured on SmolLM2 as what is
-// resident beyond tensors, files and text.
-const hostBytes = 150 << 20
+// resident before the model is loaded.
+const hostBytes = 100 << 20
+
+// GCPercent is the setting of Go's collector that plans count with: garbage waits until it is this share of what is in
+// use. Nearly all memory is tensors, which hold no pointers, so a collection costs little, while Go's default of 100 would
+// let the process grow to twice what its tensors need.
+const GCPercent = 20
 
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some two
 // seconds on the device with random weights of those shapes. The model's weights are not loaded and nothing is written.
@@ -58,7 +64,7 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Length: o.Length}
 	p.planMemory(in, o)
 	w.Stage("measuring", 0)
-	rates, err := measure(ctx, dev, in.model.Config, o)
+	rates, err := measure(ctx, dev, in, o)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +80,7 @@ func (p *PlanReport) planMemory(in *inputs, o Options) {
 		p.Memory = append(p.Memory, PlanPart{Name: name, Phase: phase, Bytes: bytes})
 	}
 	add("program and text", "", hostBytes+int64(len(in.corpus.Text))+4*int64(len(in.ids)))
+	add("model files, mapped", "", in.model.Bytes())
 	add("weights", "", weights*int64(t.Size()))
 	const measuring, pruning, writing = "curvature", "costs and update", "writing"
 	if o.Cost != prune.Magnitude {
@@ -104,6 +111,9 @@ func (p *PlanReport) planMemory(in *inputs, o Options) {
 	for _, bytes := range phases {
 		p.PeakBytes = max(p.PeakBytes, always+bytes)
 	}
+	garbage := (p.PeakBytes - hostBytes - in.model.Bytes()) * GCPercent / 100
+	p.Memory = append(p.Memory, PlanPart{Name: "garbage that waits for collection", Bytes: garbage})
+	p.PeakBytes += garbage
 }
 
 // counts are the numbers of all weights and of those of the pruned layers.
@@ -174,27 +184,23 @@ func keptAfterShot(rows, cols int, share float64) prune.Kept {
 	return prune.Kept{Rows: mark(rows), Cols: mark(cols)}
 }
 
-// measure times the passes on models of one and of two blocks – the difference is one more block – and costs and updates
-// on one layer.
-func measure(ctx context.Context, dev device.Device, cfg checkpoint.Config, o Options) (rates, error) {
+// measureVocab is the vocabulary that passes and head are measured with; the head's time grows in proportion.
+const measureVocab = 4096
+
+// measure times the passes on models of one and of two blocks – the difference is one more block – with a small head, then
+// the head, loading, and costs and updates on one layer.
+func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rates, error) {
 	var r rates
+	cfg := in.model.Config
 	n := windowToMeasure(dev, cfg, o)
+	small := cfg
+	small.Vocab = min(cfg.Vocab, measureVocab/16)
 	var passes [2]passTimes
-	for i := range passes {
-		small := cfg
-		small.Blocks, small.Window = i+1, cfg.Window[:min(i+1, len(cfg.Window))]
-		if cfg.Blocks == 1 && i == 1 {
-			passes[1] = passes[0]
-			break
-		}
-		start := time.Now()
+	for i := range min(2, cfg.Blocks) {
+		small.Blocks, small.Window = i+1, cfg.Window[:i+1]
 		m, err := model.Random(dev, small, o.precision(), 1)
 		if err != nil {
 			return r, err
-		}
-		if i == 1 {
-			all, _ := counts(cfg)
-			r.load = time.Since(start).Seconds() * float64(all) / float64(m.Parameters())
 		}
 		passes[i], err = timePasses(ctx, m, n)
 		m.Free()
@@ -202,10 +208,13 @@ func measure(ctx context.Context, dev device.Device, cfg checkpoint.Config, o Op
 			return r, err
 		}
 	}
-	scale := float64(o.Length) / float64(n)
-	blocks := float64(cfg.Blocks - 1)
-	r.curvature = scale * (passes[0].curvature + blocks*max(0, passes[1].curvature-passes[0].curvature))
-	r.forward = scale * (passes[0].forward + blocks*max(0, passes[1].forward-passes[0].forward))
+	scale, blocks := float64(o.Length)/float64(n), float64(cfg.Blocks-1)
+	forward, both := timeHead(dev, cfg, n, o)
+	r.curvature = scale * (passes[0].curvature + blocks*max(0, passes[1].curvature-passes[0].curvature) + both)
+	r.forward = scale * (passes[0].forward + blocks*max(0, passes[1].forward-passes[0].forward) + forward)
+	if err := timeLoad(dev, in, o, &r); err != nil {
+		return r, err
+	}
 	if err := timePruning(dev, cfg, &r); err != nil {
 		return r, err
 	}
@@ -216,25 +225,68 @@ func measure(ctx context.Context, dev device.Device, cfg checkpoint.Config, o Op
 	return r, dev.Sync()
 }
 
-// windowToMeasure is the number of tokens whose passes through two blocks take about a third of the time there is.
+// windowToMeasure is the number of tokens whose passes, all tries of them, take about a third of the time there is.
 func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 	const side = 384
-	x := dev.Alloc(side, side, o.precision())
-	y := dev.Alloc(side, side, o.precision())
+	x, y := dev.Alloc(side, side, o.precision()), dev.Alloc(side, side, o.precision())
+	defer dev.Free(x, y)
 	dev.Zero(x)
-	dev.Gemm(false, false, 1, x, x, 0, y)
-	start := time.Now()
-	dev.Gemm(false, false, 1, x, x, 0, y)
-	dev.Sync()
-	rate := 2 * float64(side*side*side) / time.Since(start).Seconds()
-	dev.Free(x, y)
+	var rate float64
+	for range 2 {
+		start := time.Now()
+		dev.Gemm(false, true, 1, x, x, 0, y)
+		dev.Sync()
+		rate = 2 * float64(side*side*side) / time.Since(start).Seconds()
+	}
 	_, prunable := counts(cfg)
-	perToken := 3*6*float64(prunable)/float64(cfg.Blocks) + 2*4*float64(cfg.Vocab)*float64(cfg.Width)
-	n := 32
+	factors := curvature.Bytes(linears(cfg), device.F32) / 4
+	perToken := 2 * 3 * float64(6*prunable+2*factors) / float64(cfg.Blocks) // two tries of one block and of two
+	n := 16
 	for n*2 <= o.Length && float64(n*2)*perToken < rate*measureSeconds/3 {
 		n *= 2
 	}
 	return min(n, o.Length)
+}
+
+// timeHead is the seconds that the head takes for n tokens, forward only and forward and backward.
+func timeHead(dev device.Device, cfg checkpoint.Config, n int, o Options) (forward, both float64) {
+	v := min(cfg.Vocab, measureVocab)
+	t := o.precision()
+	x, head, logits, dx := dev.Alloc(n, cfg.Width, t), dev.Alloc(v, cfg.Width, t), dev.Alloc(n, v, t), dev.Alloc(n, cfg.Width, t)
+	losses := dev.Alloc(1, n, t)
+	defer dev.Free(x, head, logits, dx, losses)
+	dev.Zero(x)
+	dev.Zero(head)
+	targets := make([]int32, n)
+	forward, both = math.Inf(1), math.Inf(1)
+	for range 2 {
+		start := time.Now()
+		dev.Gemm(false, true, 1, x, head, 0, logits)
+		dev.CrossEntropy(logits, targets, true, losses)
+		dev.Sync()
+		forward = min(forward, time.Since(start).Seconds())
+		dev.Gemm(false, false, 1, logits, head, 0, dx)
+		dev.Sync()
+		both = min(both, time.Since(start).Seconds())
+	}
+	scale := float64(cfg.Vocab) / float64(v)
+	return scale * forward, scale * both
+}
+
+// timeLoad times one layer and takes it for all weights.
+func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
+	l := in.model.Config.Linears()[0]
+	start := time.Now()
+	values := make([]float32, l.Rows*l.Cols)
+	if err := in.model.Read(l.WeightName(), values); err != nil {
+		return &RequestError{err}
+	}
+	x := device.NewFrom(dev, values, l.Rows, l.Cols, o.precision())
+	dev.Sync()
+	dev.Free(x)
+	all, _ := counts(in.model.Config)
+	r.load = time.Since(start).Seconds() * float64(all) / float64(len(values))
+	return nil
 }
 
 type passTimes struct{ curvature, forward float64 }
@@ -247,7 +299,7 @@ func timePasses(ctx context.Context, m *model.Model, n int) (passTimes, error) {
 		ids[i] = int32(rng.IntN(m.Config.Vocab))
 	}
 	batch := [][]int32{ids}
-	best := passTimes{curvature: 1e9, forward: 1e9}
+	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1)}
 	for range 2 {
 		start := time.Now()
 		f, _, err := curvature.Collect(ctx, m, batch, 1, nil)

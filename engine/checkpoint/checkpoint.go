@@ -109,6 +109,17 @@ func (c *Checkpoint) Close() error {
 	return errors.Join(errs...)
 }
 
+// Bytes is the size of the weight files.
+func (c *Checkpoint) Bytes() int64 {
+	var n int64
+	for _, path := range c.files {
+		if info, err := os.Stat(path); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
 // Names lists the model's tensors: embedding, blocks, final norm, head. Buffers and the copy of a tied head are not among them.
 func (c *Checkpoint) Names() []string { return slices.Clone(c.names) }
 
