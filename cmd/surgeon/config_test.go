@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+
+	"surgeon/engine"
+)
+
+// What would be caught: a file that beats the command line, a default that beats the file, a value that gets lost on its
+// way through the file.
+func TestConfigPrecedence(t *testing.T) {
+	tiny(t)
+	writeFile(t, "run.yaml", `# a run
+model: model
+text:
+  - text.txt
+samples: 9     # beats the default
+seed: 18446744073709551615
+shots: 3       # beaten by the flag
+target: 0.1
+rank: cost-per-weight
+keep-shots: true
+dtype: F16
+damp-g: 1
+length: 32
+output: out
+threads: 1
+`)
+	code, stdout, stderr := invoke("prune", "--config", "run.yaml", "--shots", "2", "--json", "--quiet")
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	var report struct {
+		Options json.RawMessage
+		Machine struct{ Device string }
+	}
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
+		t.Fatal(err)
+	}
+	options := strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(string(report.Options)))
+	var got map[string]any
+	if err := json.Unmarshal([]byte(options), &got); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]any{"model": "model", "samples": 9.0, "shots": 2.0, "target": 0.1, "rank": "costperweight",
+		"keepshots": true, "dtype": "f16", "dampg": 1.0, "dampa": 0.01, "output": "out"} {
+		if !reflect.DeepEqual(got[name], want) {
+			t.Errorf("%s is %v, want %v", name, got[name], want)
+		}
+	}
+	if !strings.Contains(options, "18446744073709551615") {
+		t.Errorf("the seed was rounded: %s", options)
+	}
+	if !strings.Contains(report.Machine.Device, "1 thread") {
+		t.Errorf("threads of the file are not used: %s", report.Machine.Device)
+	}
+}
+
+// What would be caught: a value of a wrong type that is converted in silence, and a sentence that points elsewhere.
+func TestConfigRefuses(t *testing.T) {
+	for _, c := range []struct{ yaml, want string }{
+		{"shots: three", `1:8: shots is the text "three"; a whole number is expected`},
+		{"shots: 2.5", "1:8: shots is 2.5; a whole number is expected"},
+		{"samples:", "1:10: samples is empty; a whole number is expected"},
+		{`target: "0.3"`, `1:9: target is the text "0.3"; a number is expected`},
+		{"seed: -1", "1:7: seed is -1; a whole number, not negative, is expected"},
+		{"model: 3", "1:8: model is 3; a text is expected"},
+		{"force: yes", `1:8: force is the text "yes"; true or false is expected`},
+		{"text: a.txt", `1:7: text is the text "a.txt"; a list, as in [a.txt, b.txt], is expected`},
+		{"text: [1]", "1:8: text holds 1; texts are expected"},
+		{"text: {a: b}", "1:7: text is a mapping; a list, as in [a.txt, b.txt], is expected"},
+		{"rank: best", `1:7: rank: "best" is none of cost, cost-per-weight`},
+		{"dtype: F8", `1:8: dtype is the text "F8"; one of F32, F16, BF16 is expected`},
+		{"shots: 3\nshots: 4", `2:1: mapping key "shots" already defined at [1:1]`},
+		{"text: [a", "1:7: sequence end token ']' not found"},
+		{"- a", `1:1: lines of the form "name: value" are expected`},
+		{"Version: x", `1:1: unknown key "Version"; the keys are the names of the options in surgeon prune --help`},
+		{"config: x", `1:1: unknown key "config"; the keys are the names of the options in surgeon prune --help`},
+	} {
+		path := t.TempDir() + "/run.yaml"
+		writeFile(t, path, c.yaml)
+		_, err := readConfig(path)
+		if err == nil {
+			t.Errorf("%q is taken", c.yaml)
+			continue
+		}
+		sentence, source, _ := strings.Cut(err.Error(), "\n")
+		if want := path + ":" + c.want; sentence != want {
+			t.Errorf("%q:\n got %s\nwant %s", c.yaml, sentence, want)
+		}
+		if !strings.Contains(source, "^") {
+			t.Errorf("%q: no caret in %q", c.yaml, source)
+		}
+	}
+	for _, empty := range []string{"", "\n", "# nothing\n", "---\n"} {
+		if values, err := parseConfig([]byte(empty)); err != nil || len(values) != 0 {
+			t.Errorf("%q: %v, %v", empty, values, err)
+		}
+	}
+}
+
+// What would be caught: an option whose name in files differs from its flag, or that a file cannot hold.
+func TestConfigKnowsEveryOption(t *testing.T) {
+	flags := map[string]bool{}
+	for _, c := range completions(testParser(t).Model) {
+		if c.name == "prune" {
+			for _, f := range c.flags {
+				flags[f.long] = true
+			}
+		}
+	}
+	fields := configFields(reflect.TypeFor[runFile]())
+	for name := range fields {
+		if !flags[name] && name != "model" {
+			t.Errorf("%s may stand in a file, and there is no such flag", name)
+		}
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[engine.Options]()) {
+		if name := f.Tag.Get("name"); name != "" && fields[name].Name != f.Name {
+			t.Errorf("--%s cannot stand in a file", name)
+		}
+	}
+}
+
+// What would be caught: a file that makes the reader crash, or hang.
+func FuzzConfig(f *testing.F) {
+	for _, seed := range []string{"model: m\ntext: [a, b]\ntarget: 0.3\n", "shots: &a 3\nsamples: *a\n", "{a: b}", "? a", "<<: 3", "!!int shots: 3", "a: |\n  b\n", "\"", "---\n...\n---\n", "text:\n- a\n- - b\n", "\t", "%YAML 1.2\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		values, err := parseConfig(data)
+		if err == nil && values == nil {
+			t.Error("neither values nor an error")
+		}
+		for name, v := range values {
+			if v == nil {
+				t.Errorf("%s is nil, which the parser of the command line takes for absent", name)
+			}
+		}
+	})
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"surgeon/engine"
+)
+
+// stopError is the end of a run that a signal asked for. It is what the context of the run is cancelled with.
+type stopError struct {
+	signal string
+	after  string   // where the run goes on; "" where there is nothing to go on with
+	resume []string // the command with which it goes on
+}
+
+func (e *stopError) Error() string {
+	if e.resume == nil {
+		return "stopped by " + e.signal
+	}
+	return fmt.Sprintf("stopped by %s; the same command goes on %s:\n\n    %s", e.signal, e.after, shellWords(e.resume))
+}
+
+// bugError is a panic: of the device, which is told so about shapes that do not fit, or of anything else.
+type bugError struct {
+	value any
+	stack []byte
+}
+
+func (e *bugError) Error() string {
+	return fmt.Sprintf("this is a bug in surgeon, please report it with the command and the output of the same command with --verbose: %v", e.value)
+}
+
+// refuse makes an error of the kind that the engine refuses wrong requests with.
+func refuse(format string, args ...any) error {
+	return &engine.RequestError{Err: fmt.Errorf(format, args...)}
+}
+
+// fail tells an error to the user, in one sentence, and is the exit code that goes with it.
+func (s *session) fail(err error) int {
+	if s.watcher != nil {
+		s.watcher.End()
+	}
+	code, sentence := s.judge(err)
+	fmt.Fprintf(s.stderr, "surgeon: %s\n", sentence)
+	if bug, ok := errors.AsType[*bugError](err); ok && s.common.Verbose {
+		fmt.Fprintf(s.stderr, "\n%s", bug.stack)
+	}
+	if s.json {
+		writeJSON(s.stdout, struct {
+			Error string `json:"error"`
+			Code  int    `json:"exit_code"`
+		}{sentence, code})
+	}
+	return code
+}
+
+func (s *session) judge(err error) (code int, sentence string) {
+	if stop, ok := errors.AsType[*stopError](err); ok {
+		return exitStopped, stop.Error()
+	}
+	if stop, ok := errors.AsType[*stopError](context.Cause(s.ctx)); ok && errors.Is(err, context.Canceled) {
+		return exitStopped, stop.Error()
+	}
+	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
+		if request, ok := errors.AsType[*engine.RequestError](err); ok { // of a flag's own check, such as --config
+			return exitRequest, request.Error()
+		}
+		return exitRequest, parseSentence(parse)
+	}
+	if _, ok := errors.AsType[*engine.RequestError](err); ok {
+		return exitRequest, err.Error()
+	}
+	return exitFailed, err.Error()
+}
+
+// parseSentence adds to what the parser says what to do about it.
+func parseSentence(err *kong.ParseError) string {
+	sentence := strings.ReplaceAll(err.Error(), " (string)", "") // a Go type
+	command, help := "", "surgeon --help"
+	if err.Context != nil && err.Context.Selected() != nil {
+		command = err.Context.Selected().Name
+		help = "surgeon " + command + " --help"
+	}
+	if rest, ok := strings.CutPrefix(sentence, "unexpected argument "); ok && strings.Contains(" prune eval plan ", " "+command+" ") {
+		return fmt.Sprintf("unexpected argument %s; several texts need --text before each of them, or quotes around a pattern", rest)
+	}
+	return fmt.Sprintf("%s; see %s", sentence, help)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// shellWords writes a command such that a shell reads the same words.
+func shellWords(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = w
+		plain := func(r rune) bool {
+			return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./=:,+@%", r)
+		}
+		if w == "" || strings.IndexFunc(w, func(r rune) bool { return !plain(r) }) >= 0 {
+			quoted[i] = quote(w)
+		}
+	}
+	return strings.Join(quoted, " ")
+}

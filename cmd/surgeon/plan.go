@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"surgeon/engine"
+	"surgeon/engine/device"
+)
+
+type planCommand struct {
+	runFlags `embed:""`
+}
+
+// Help stands below the summary in --help.
+func (*planCommand) Help() string {
+	return `Takes the arguments of prune and measures for some seconds on the device, with random weights of the model's shapes. Nothing is written.`
+}
+
+func (c *planCommand) Run(s *session) error {
+	o := c.options(s)
+	if o.Output == "" { // a plan may be asked for before there is a name
+		o.Output = strings.TrimSuffix(filepath.Clean(o.Model), ".gguf") + "-pruned"
+	}
+	return plan(s, c.runFlags, o, false)
+}
+
+// plan tells what a run would need and, for a dry run, what it would write. Everything that prune would refuse before it
+// begins is refused here.
+func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
+	dev, err := s.open(flags.common, 0)
+	if err != nil {
+		return err
+	}
+	p, err := engine.Plan(s.ctx, dev, o, s.watcher)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	if flags.JSON {
+		if err := writeJSON(&b, p); err != nil {
+			return fmt.Errorf("the plan: %w", err)
+		}
+		return s.print(b.String())
+	}
+	planText(&b, p, dev.Memory(), o.Shots)
+	if dry {
+		work := o.Work
+		if work == "" {
+			work = o.Output + ".work"
+		}
+		fmt.Fprintf(&b, "\nEverything is in order, and nothing was written. The run would write the directory %s, and keep its shots in %s until it is done.\n", o.Output, work)
+	}
+	return s.print(b.String())
+}
+
+func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, shots int) {
+	fmt.Fprintf(b, "%s, %s and %d held out, of %d tokens, on %s\n\n", counted(shots, "shot"), counted(p.Windows, "window"), p.HeldOut, p.Length, p.Device)
+	fmt.Fprintf(b, "%-52s%12s\n", "memory", "MiB")
+	for _, part := range p.Memory {
+		name := part.Name
+		if part.Phase != "" {
+			name += ", during " + part.Phase
+		}
+		fmt.Fprintf(b, "  %-50s%12.1f\n", name, float64(part.Bytes)/(1<<20))
+	}
+	fmt.Fprintf(b, "  %-50s%12.1f\n", "at most at one time", float64(p.PeakBytes)/(1<<20))
+	if m.Total > 0 && p.PeakBytes > m.Total {
+		fmt.Fprintf(b, "  This is more than the %s of this machine.\n", gibibytes(m.Total))
+	}
+	fmt.Fprintf(b, "\n%-52s%12s\n", "time", "")
+	for _, stage := range p.Stages {
+		fmt.Fprintf(b, "  %-50s%12s\n", stage.Name, spell(seconds(stage.Seconds)))
+	}
+	fmt.Fprintf(b, "  %-50s%12s\n", "all", spell(seconds(p.Seconds)))
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

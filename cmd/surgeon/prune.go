@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"surgeon/engine"
+	"surgeon/engine/report"
+)
+
+// runFlags are the flags of a pruning run, and of its plan.
+type runFlags struct {
+	engine.Options `embed:""`
+
+	Config configFile `help:"YAML file with values for these options, by the same names; what the command line says goes first." placeholder:"FILE" group:"general"`
+	JSON   bool       `help:"Print the report, or the error, as JSON on standard output." group:"general"`
+
+	common `embed:""`
+}
+
+type pruneCommand struct {
+	runFlags `embed:""`
+
+	DryRun bool `help:"Open and check everything and tell what would be done; write nothing." group:"general"`
+}
+
+// Help stands below the summary in --help.
+func (*pruneCommand) Help() string {
+	return `The model is pruned in shots. A shot measures the curvature of the loss on the calibration text, removes what costs least, and re-fits the weights that stay. Nothing of the input is changed. A run that was stopped goes on when the same command is given again.
+
+For example:
+
+	surgeon prune SmolLM2-135M --text wiki.txt --target 0.3 -o SmolLM2-135M-30`
+}
+
+func (c *pruneCommand) Run(s *session) error {
+	o := c.options(s)
+	if c.DryRun {
+		return plan(s, c.runFlags, o, true)
+	}
+	dev, err := s.open(c.common, o.Shots)
+	if err != nil {
+		return err
+	}
+	result, err := engine.Prune(s.ctx, dev, o, s.watcher)
+	if err != nil {
+		return s.stopped(err, result)
+	}
+	if c.JSON {
+		doc, err := result.JSON()
+		if err != nil {
+			return fmt.Errorf("the report: %w", err)
+		}
+		return s.print(string(doc))
+	}
+	return s.print(summary(result, o.Output))
+}
+
+// options are the options of the run: those of the flags, and the model from the YAML file where the command line names
+// none.
+func (c *runFlags) options(s *session) engine.Options {
+	o := c.Options
+	if model, ok := s.config["model"].(string); ok && o.Model == "" {
+		o.Model = model
+	}
+	o.Version, o.Command = programVersion(), s.command()
+	return o
+}
+
+// stopped adds to the end of a run that a signal asked for how to go on.
+func (s *session) stopped(err error, r *report.Report) error {
+	stop, ok := errors.AsType[*stopError](context.Cause(s.ctx))
+	if !ok || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	after := "from the beginning, because no shot was complete"
+	if r != nil && len(r.Shots) > 0 {
+		after = fmt.Sprintf("after shot %d", r.Shots[len(r.Shots)-1].Number)
+	}
+	return &stopError{signal: stop.signal, after: after, resume: s.command()}
+}
+
+// summary is what came out of a run.
+func summary(r *report.Report, output string) string {
+	var b strings.Builder
+	f := r.Final
+	fmt.Fprintf(&b, "%s written: %s of the weights in the blocks' linear layers removed (zeros in place), %s of the whole model.\n", output, percent(f.Sparsity), percent(f.Reduction))
+	if f.StoppedEarly != "" {
+		fmt.Fprintf(&b, "Stopped early: %s.\n", f.StoppedEarly)
+	}
+	fmt.Fprintf(&b, "Loss on %s of %d tokens: %.4f before, %.4f after, in nats per token; perplexity there %.2f and %.2f.\n",
+		counted(r.Data.HeldOut, "held-out window"), r.Data.Length, r.Dense.HeldOutLoss, f.HeldOutLoss, math.Exp(r.Dense.HeldOutLoss), math.Exp(f.HeldOutLoss))
+	for _, e := range r.Evaluations {
+		fmt.Fprintf(&b, "%s model: %s\n", e.Of, perplexityText(e))
+	}
+	if len(r.Evaluations) == 0 {
+		fmt.Fprintf(&b, "These windows are of the calibration text; measure on another with: surgeon eval %s --text FILE\n", shellWords([]string{output}))
+	}
+	return b.String()
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"charm.land/lipgloss/v2"
+
+	"surgeon/engine/report"
+)
+
+// shotColumns are the columns of the table of shots. It grows by a row whenever a shot is complete, so their widths are
+// fixed.
+var shotColumns = []struct {
+	title string
+	width int
+	cell  func(s report.Shot, shots int) string
+}{
+	{"shot", 7, func(s report.Shot, shots int) string { return fmt.Sprintf("%d/%d", s.Number, shots) }},
+	{"target", 9, func(s report.Shot, _ int) string { return percent(s.Target) }},
+	{"removed", 9, func(s report.Shot, _ int) string { return percent(s.Reached) }},
+	{"loss before", 13, func(s report.Shot, _ int) string { return fmt.Sprintf("%.4f", s.LossBefore) }},
+	{"after", 9, func(s report.Shot, _ int) string { return fmt.Sprintf("%.4f", s.LossAfter) }},
+	{"increase", 10, func(s report.Shot, _ int) string { return fmt.Sprintf("%+.4f", s.LossAfter-s.LossBefore) }},
+	{"predicted", 11, func(s report.Shot, _ int) string {
+		if s.PredictedIncrease == nil {
+			return "–"
+		}
+		return fmt.Sprintf("%+.4f", *s.PredictedIncrease)
+	}},
+	{"time", 12, func(s report.Shot, _ int) string { return spell(shotTime(s)) }},
+}
+
+// shotHeader is the first line of the table. Losses are means on the held-out windows, in nats per token.
+func shotHeader() string {
+	var b strings.Builder
+	for _, c := range shotColumns {
+		b.WriteString(lipgloss.NewStyle().Bold(true).Width(c.width).Align(lipgloss.Right).Render(c.title))
+	}
+	return b.String()
+}
+
+// shotRow is the row of a shot, yellow where the shot is suspicious.
+func shotRow(s report.Shot, shots int) string {
+	var b strings.Builder
+	for _, c := range shotColumns {
+		style := lipgloss.NewStyle().Width(c.width).Align(lipgloss.Right)
+		if s.Warning != "" {
+			style = style.Foreground(lipgloss.Yellow)
+		}
+		b.WriteString(style.Render(c.cell(s, shots)))
+	}
+	return b.String()
+}
+
+func shotTime(s report.Shot) time.Duration {
+	var seconds float64
+	for _, x := range s.Seconds {
+		seconds += x
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.2f %%", 100*share) }
+
+// tabled shows the table of shots on out and leaves the rest to the watcher.
+type tabled struct {
+	watcher
+	out   io.Writer
+	shots int
+}
+
+func (t *tabled) Shot(s report.Shot) {
+	if s.Number == 1 {
+		lipgloss.Fprintln(t.out, shotHeader())
+	}
+	lipgloss.Fprintln(t.out, shotRow(s, t.shots))
+}
