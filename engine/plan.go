@@ -47,10 +47,11 @@ const measureSeconds = 2
 // resident before the model is loaded.
 const hostBytes = 100 << 20
 
-// GCPercent is the setting of Go's collector that plans count with: garbage waits until it is this share of what is in
-// use. Nearly all memory is tensors, which hold no pointers, so a collection costs little, while Go's default of 100 would
-// let the process grow to twice what its tensors need.
-const GCPercent = 20
+// GCPercent is how much garbage may lie beside what is in use, in percent of it, before Go collects it; plans count with it
+// and cmd sets it. What is in use are large matrices without pointers, and it costs next to nothing to look through them.
+// Measured on SmolLM2-135M (OpenBLAS, 1 shot, 8 windows of 512 tokens): with Go's 100 the process takes 3.2 GB at most and
+// 105 s of processor time, with 25 it takes 2.2 GB and 107 s.
+const GCPercent = 25
 
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some two
 // seconds on the device with random weights of those shapes. The model's weights are not loaded and nothing is written.

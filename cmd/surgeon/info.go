@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/device/cpu"
 	"surgeon/engine/report"
 )
@@ -52,7 +53,7 @@ func (c *infoCommand) Run(s *session) error {
 	f := facts{
 		Program: report.ThisProgram(programVersion()), Machine: report.ThisMachine(dev.Name()),
 		Devices: []deviceFacts{{dev.Name(), dev.Memory().Total}},
-		Formats: formats, Models: architectures,
+		Formats: formats, Models: checkpoint.Families(),
 	}
 	var b strings.Builder
 	if c.JSON {
@@ -90,14 +91,11 @@ func (c *infoCommand) Run(s *session) error {
 	return s.print(b.String())
 }
 
-// What the program reads, for people. A test holds the list of architectures against the reader.
-var (
-	formats = []string{
-		"Hugging Face directories: config.json, tokenizer.json, safetensors (one file or shards; F32, F16, BF16)",
-		"GGUF files: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0",
-	}
-	architectures = []string{"llama", "mistral", "opt", "qwen2", "qwen3"}
-)
+// formats are what the program reads, for people.
+var formats = []string{
+	"Hugging Face directories: config.json, tokenizer.json, safetensors (one file or shards; F32, F16, BF16)",
+	"GGUF files: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0",
+}
 
 func known(s string) string {
 	if s == "" {

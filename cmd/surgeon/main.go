@@ -28,6 +28,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"surgeon/engine"
 )
 
 const (
@@ -37,15 +39,9 @@ const (
 	exitStopped = 130 // what shells give for SIGINT
 )
 
-// heapGrowth is how much garbage may lie beside what is in use, in percent of it, before it is collected. What is in use
-// are a few large matrices, and it costs next to nothing to look through them. Measured on SmolLM2-135M (OpenBLAS, 1 shot,
-// 8 windows of 512 tokens): with Go's 100 the process takes 3.2 GB at most and 105 s of processor time, with 25 it
-// takes 2.2 GB and 107 s.
-const heapGrowth = 25
-
 func main() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(heapGrowth)
+		debug.SetGCPercent(engine.GCPercent)
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }

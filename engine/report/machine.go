@@ -2,6 +2,8 @@ package report
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"io"
 	"os"
 	"runtime"
@@ -13,6 +15,7 @@ import (
 // Program is the program that made the run.
 type Program struct {
 	Version  string `json:"version"`
+	SHA256   string `json:"sha256"`   // of the executable, "" where it cannot be read
 	Commit   string `json:"commit"`   // of the source, "" where the build does not know it
 	Modified bool   `json:"modified"` // the source differs from the commit
 	Go       string `json:"go_version"`
@@ -22,6 +25,7 @@ type Program struct {
 // ThisProgram is the program that is running, as its build recorded it.
 func ThisProgram(version string) Program {
 	p := Program{Version: version, Go: runtime.Version()}
+	p.SHA256 = hashOfExecutable()
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return p
@@ -37,6 +41,23 @@ func ThisProgram(version string) Program {
 		}
 	}
 	return p
+}
+
+func hashOfExecutable() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return ""
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // Machine is where the run was made.

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func sample() *Report {
 	predicted := 0.0312
 	return &Report{
-		Program: Program{Version: "0.1.0", Commit: "0123456789abcdef", Modified: true, Go: "go1.26.0", Tags: "openblas"},
+		Program: Program{Version: "0.1.0", SHA256: "e1f0", Commit: "0123456789abcdef", Modified: true, Go: "go1.26.0", Tags: "openblas"},
 		Machine: Machine{OS: "linux/amd64", CPU: "Example CPU @ 2.00GHz", Cores: 2, MemoryBytes: 16 << 30, Device: "cpu (gonum, 2 threads)"},
 		Command: []string{"surgeon", "prune", "models/tiny llama", "--text", "calibration.txt", "--target", "0.3", "--shots", "2", "-o", "it's pruned"},
 		Run:     "5e1f",
