@@ -169,9 +169,9 @@ func allFinite[T float](x []T) bool {
 	return s0+s1+s2+s3 == 0
 }
 
-// gramRows is how many rows of the triangle are made by one product. The part of that product above the diagonal is made
-// in vain: with n = 1536 a twelfth of the work.
-const gramRows = 128
+// gramTile is the side of the pieces that the triangle is made of. Smaller ones would balance better between cores, larger
+// ones let Gemm pack less for each product.
+const gramTile = 192
 
 // Gram is s ← α·xᵀx + β·s.
 func (d *Device) Gram(alpha float64, x device.Tensor, beta float64, s device.Sym) {
@@ -188,30 +188,35 @@ func (d *Device) Gram(alpha float64, x device.Tensor, beta float64, s device.Sym
 	}
 }
 
-// gram makes the triangle by strips of rows, rows i0 to i1−1 from one product:
+// gram makes the triangle tile by tile. Tiles on the diagonal are made by Syrk, which leaves out what is above it, the
+// others by Gemm, each by one core:
 //
-//	      0      i0   i1
-//	      ▄
-//	      ███▄
-//	i0    ███████▒▒▒▒          strip ← α · x[:, i0:i1]ᵀ · x[:, 0:i1]
-//	      ██████████▒          █ goes to s, ▒ is not used
-//	i1    ███████████
+//	      0      192    384
+//	  0   ◣
+//	      ████◣
+//	192   ███████◣             tile (i, j) ← α · x[:, i]ᵀ · x[:, j], added to the packed rows of s
+//	      ██████████◣
+//	384   █████████████◣
 func gram[T float](d *Device, alpha float64, x device.Tensor, beta float64, s device.Sym) {
 	xs, packed := whole[T](d, x), elements[T](d, s.Packed)
 	n := x.Cols
-	buf, free := scratch[T](d, min(n, gramRows)*n)
+	side := (n + gramTile - 1) / gramTile
+	buf, free := scratch[T](d, max(n, workers()*gramTile*gramTile))
 	defer free()
-	for i0 := 0; i0 < n; i0 += gramRows {
-		i1 := min(n, i0+gramRows)
-		strip := block[T]{i1 - i0, i1, i1, buf[:(i1-i0)*i1]}
-		product(true, false, T(alpha), xs.part(0, x.Rows, i0, i1), xs.part(0, x.Rows, 0, i1), 0, strip)
-		parallel(i1-i0, rowGrain(i1), func(_, a, b int) {
-			for r := a; r < b; r++ {
-				i := i0 + r
-				accumulate(strip.row(r)[:i+1], T(beta), packed[device.PackedLen(i):device.PackedLen(i)+i+1])
-			}
-		})
-	}
+	parallel(device.PackedLen(side), 1, func(worker, task, _ int) {
+		i0, j0 := gramTileAt(side, task)
+		i1, j1 := min(n, i0+gramTile), min(n, j0+gramTile)
+		tile := block[T]{i1 - i0, j1 - j0, j1 - j0, buf[worker*gramTile*gramTile:][:(i1-i0)*(j1-j0)]}
+		if i0 == j0 {
+			syrk(T(alpha), xs.part(0, x.Rows, i0, i1), tile)
+		} else {
+			gemm(true, false, T(alpha), xs.part(0, x.Rows, i0, i1), xs.part(0, x.Rows, j0, j1), 0, tile)
+		}
+		for i := i0; i < i1; i++ {
+			end := min(j1, i+1)
+			accumulate(tile.row(i - i0)[:end-j0], T(beta), packed[device.PackedLen(i)+j0:device.PackedLen(i)+end])
+		}
+	})
 	if s.N == n { // no constant 1
 		return
 	}
@@ -226,6 +231,41 @@ func gram[T float](d *Device, alpha float64, x device.Tensor, beta float64, s de
 	row := packed[device.PackedLen(n):]
 	accumulate(last, T(beta), row[:n])
 	accumulate([]T{T(alpha * float64(x.Rows))}, T(beta), row[n:])
+}
+
+// gramTileAt is where a tile begins. Those below the diagonal come first: they take twice as long as those on it, and the
+// last ones are what a core may be left alone with.
+func gramTileAt(side, task int) (i0, j0 int) {
+	if below := side * (side - 1) / 2; task >= below {
+		return (task - below) * gramTile, (task - below) * gramTile
+	}
+	i := 1
+	for task >= i {
+		task -= i
+		i++
+	}
+	return i * gramTile, task * gramTile
+}
+
+// syrk is the lower triangle of c ← α·aᵀ·a, by one call.
+func syrk[T float](alpha T, a, c block[T]) {
+	if c.rows == 0 {
+		return
+	}
+	scale(0, c) // gonum multiplies the old content by 0, which leaves a NaN
+	if a.rows == 0 {
+		return
+	}
+	if unsafe.Sizeof(alpha) == 4 {
+		g := general32(c)
+		blas32.Syrk(blas.Trans, float32(alpha), general32(a), 0, blas32.Symmetric{N: g.Rows, Stride: g.Stride, Data: g.Data, Uplo: blas.Lower})
+	} else {
+		g := general64(c)
+		blas64.Syrk(blas.Trans, float64(alpha), general64(a), 0, blas64.Symmetric{N: g.Rows, Stride: g.Stride, Data: g.Data, Uplo: blas.Lower})
+	}
+	if skipsZeros && alpha != 0 {
+		restoreNaN(true, false, alpha, a, a, c)
+	}
 }
 
 // accumulate is y ← x + β·y, not reading y where β is 0.
