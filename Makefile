@@ -3,7 +3,7 @@
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
-BLAS      = CGO_ENABLED=1 CGO_LDFLAGS="-lopenblas -llapacke"
+BLAS      = CGO_ENABLED=1
 
 # TEXT is what `make smollm2` calibrates on (its beginning) and measures on (its rest).
 TEXT     ?= $(shell $(GO) env GOROOT)/src/testdata/Isaac.Newton-Opticks.txt

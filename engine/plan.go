@@ -343,22 +343,25 @@ func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
 	l := prune.Layer{Name: "measured", W: random(rows, cols, device.F64), A: factor(cols), G: factor(rows)}
 	defer dev.Free(l.W, l.A.Packed, l.G.Packed)
 	damp := prune.Damping{G: 0.1, A: 0.1}
-	start := time.Now()
-	alive, err := prune.Alive(dev, l)
-	if err != nil {
-		return err
-	}
-	if _, _, err := prune.Costs(dev, l, alive, prune.OBS, damp); err != nil {
-		return err
-	}
-	r.costs = time.Since(start).Seconds() / prune.CostFLOP(rows, cols)
 	kept := keptAfterShot(rows, cols, 1./16)
-	start = time.Now()
-	result, err := prune.Apply(dev, l, alive, kept, prune.Joint, damp)
-	if err != nil {
-		return err
+	r.costs, r.update = math.Inf(1), math.Inf(1)
+	for range 2 { // the first time memory is new
+		start := time.Now()
+		alive, err := prune.Alive(dev, l)
+		if err != nil {
+			return err
+		}
+		if _, _, err := prune.Costs(dev, l, alive, prune.OBS, damp); err != nil {
+			return err
+		}
+		r.costs = min(r.costs, time.Since(start).Seconds()/prune.CostFLOP(rows, cols))
+		start = time.Now()
+		result, err := prune.Apply(dev, l, alive, kept, prune.Joint, damp)
+		if err != nil {
+			return err
+		}
+		dev.Free(result.W)
+		r.update = min(r.update, time.Since(start).Seconds()/prune.ApplyFLOP(rows, cols, kept))
 	}
-	dev.Free(result.W)
-	r.update = time.Since(start).Seconds() / prune.ApplyFLOP(rows, cols, kept)
 	return nil
 }

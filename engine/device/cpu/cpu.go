@@ -5,9 +5,7 @@
 // tensors, worked on, and stored rounding to nearest even (widen.go): slow, but there is one place where it can be wrong.
 //
 // All products go through gonum's blas32, blas64 and lapack64. The build tag openblas puts OpenBLAS behind them and changes
-// nothing else; it needs its headers and libraries, and
-//
-//	CGO_LDFLAGS="-lopenblas -llapacke" go build -tags openblas
+// nothing else; it needs a C compiler and the headers and libraries of OpenBLAS and LAPACKE.
 //
 // Work is shared over GOMAXPROCS cores in pieces whose boundaries depend on shapes alone, and no sum is shared between
 // workers. So the same bits come out at every run, on any number of cores. OpenBLAS has other kernels for other processors,

@@ -2,6 +2,7 @@
 
 package cpu
 
+// #cgo LDFLAGS: -lopenblas -llapacke
 // void openblas_set_num_threads(int);
 import "C"
 
