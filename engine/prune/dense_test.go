@@ -280,3 +280,24 @@ func TestPropagateDead(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: a layer that loses nothing and is changed, or costs something.
+func TestApplyWithNothingToRemove(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	p := newProblem(dev, rand.New(rand.NewPCG(2, 0)))
+	all := Kept{Rows: ones(p.r), Cols: ones(p.c)}
+	got, err := Apply(dev, p.layer, all, all, Joint, Damping{G: 0.01, A: 0.01})
+	if err != nil || got.Predicted != 0 {
+		t.Errorf("predicted %v, %v", got.Predicted, err)
+	}
+	golden.Near(t, "W", device.DownloadSlice[float64](dev, got.W), p.w.RawMatrix().Data, 0)
+	dead := Kept{Rows: ones(p.r), Cols: ones(p.c)}
+	dead.Rows[0] = false // dead before the shot: it becomes zero, and nothing else changes
+	if got, err = Apply(dev, p.layer, dead, dead, Joint, Damping{G: 0.01, A: 0.01}); err != nil || got.Predicted != 0 {
+		t.Errorf("predicted %v, %v", got.Predicted, err)
+	}
+	want := append([]float64{}, p.w.RawMatrix().Data...)
+	clear(want[:p.c])
+	golden.Near(t, "W without a dead row", device.DownloadSlice[float64](dev, got.W), want, 0)
+}

@@ -39,6 +39,9 @@ type Result struct {
 // with s = n−q, so it never pays where no factor is kept from the costs; keeping those would double the memory of factors.
 func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping) (Result, error) {
 	p := newPartition(alive, kept)
+	if len(p.q) == 0 && len(p.u) == 0 { // the step is zero, and so is what it costs
+		return Result{W: Restrict(d, l.W, alive)}, nil
+	}
 	w := d.Alloc(len(p.rows), len(p.cols), device.F64)
 	d.Gather(l.W, p.rows, p.cols, w)
 	defer d.Free(w)
