@@ -9,6 +9,7 @@ import (
 
 	"surgeon/engine/device"
 	"surgeon/engine/device/devicetest"
+	"surgeon/engine/enginetest"
 )
 
 // gpu opens a GPU with these options. Without one the test is left out aloud, or fails where REQUIRE_CUDA is set.
@@ -54,8 +55,13 @@ func TestTransfers(t *testing.T) {
 
 // What would be caught: any operation that differs from the definition of package cpu (see devicetest.Run).
 func TestParity(t *testing.T) {
-	devicetest.Run(t, func(t *testing.T) device.Device {
-		d := gpu(t, Options{})
-		return d
-	}, devicetest.Options{})
+	devicetest.Run(t, onGPU, devicetest.Options{})
 }
+
+func onGPU(t *testing.T) device.Device { return gpu(t, Options{}) }
+
+// See package enginetest.
+func TestGoldenPasses(t *testing.T)          { enginetest.Passes(t, onGPU) }
+func TestGoldenCostsAndUpdates(t *testing.T) { enginetest.CostsAndUpdates(t, onGPU) }
+func TestTwoShots(t *testing.T)              { enginetest.TwoShots(t, onGPU) }
+func TestRuns(t *testing.T)                  { enginetest.Runs(t, onGPU) }
