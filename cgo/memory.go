@@ -2,9 +2,6 @@
 
 package cuda
 
-// #include "kernels.h"
-import "C"
-
 import (
 	"fmt"
 	"slices"
@@ -51,7 +48,7 @@ func (d *Device) startMemory(limit int64) error {
 	}
 	m := &d.memory
 	*m = pool{limit: free - reserved, granularity: granularity, slack: slack}
-	if C.surgeon_emulated() != 0 { // so that AddressSanitizer sees the end of every tensor
+	if isEmulated() { // so that AddressSanitizer sees the end of every tensor
 		m.limit, m.granularity, m.slack = free, 1, 0
 	}
 	if limit > 0 && limit > m.limit {

@@ -23,6 +23,9 @@ const (
 	oldestDriver     = 13000 // the CUDA that the kernels are built with
 )
 
+// isEmulated says whether kernels run on the CPU (kernels/emu).
+func isEmulated() bool { return C.surgeon_emulated() != 0 }
+
 // ready is an error where there is no driver to work with. Every call of the driver comes after it.
 func ready() error {
 	if C.surgeon_interface() != C.SURGEON_INTERFACE {

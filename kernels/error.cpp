@@ -14,7 +14,7 @@ extern "C" int surgeon_interface(void) { return SURGEON_INTERFACE; }
 #ifdef SURGEON_EMU
 
 extern "C" int surgeon_emulated(void) { return 1; }
-extern "C" const char *surgeon_error(int) { return "emulated failure"; }
+extern "C" const char *surgeon_error(int code) { return code == 719 ? "unspecified launch failure" : "emulated failure"; }
 
 #else
 

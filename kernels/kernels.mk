@@ -88,7 +88,7 @@ build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_dr
 
 LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/emu $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
 # Go does not free what it gives to C at the end, and handles faults itself.
-RUN_EMU  = ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
+RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
 test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
 	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...

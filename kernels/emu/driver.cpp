@@ -2,7 +2,7 @@
 // is one device. Everything else answers "not supported".
 //
 // SURGEON_EMU_MEMORY is the memory of the device in bytes, SURGEON_EMU_DEVICES the number of devices, and
-// SURGEON_EMU_CAPABILITY its compute capability, for example 75: they let tests see a full, a missing and an old GPU.
+// SURGEON_EMU_CAPABILITY its compute capability, for example 75, SURGEON_EMU_DRIVER the version of the driver: they let tests see a full, a missing and an old GPU.
 #include "../driver/driver.h"
 
 #include <cuda.h>
@@ -26,7 +26,7 @@ size_t number(const char *name, size_t otherwise) {
 size_t total() { return number("SURGEON_EMU_MEMORY", (size_t)4 << 30); }
 
 CUresult init(unsigned) { return CUDA_SUCCESS; }
-CUresult version(int *v) { *v = 13000; return CUDA_SUCCESS; }
+CUresult version(int *v) { *v = (int)number("SURGEON_EMU_DRIVER", 13000); return CUDA_SUCCESS; }
 CUresult count(int *n) { *n = (int)number("SURGEON_EMU_DEVICES", 1); return CUDA_SUCCESS; }
 CUresult device(CUdevice *d, int i) { *d = i; return i < (int)number("SURGEON_EMU_DEVICES", 1) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE; }
 CUresult name(char *s, int n, CUdevice) { snprintf(s, n, "emulated"); return CUDA_SUCCESS; }
@@ -36,8 +36,8 @@ CUresult attribute(int *v, CUdevice_attribute a, CUdevice) {
 	*v = a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? capability / 10 : a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? capability % 10 : 0;
 	return CUDA_SUCCESS;
 }
-CUresult createContext(CUcontext *c, unsigned, CUdevice) { *c = (CUcontext)&used; return CUDA_SUCCESS; }
-CUresult destroyContext(CUcontext) { return CUDA_SUCCESS; }
+CUresult retainContext(CUcontext *c, CUdevice) { *c = (CUcontext)&used; return CUDA_SUCCESS; }
+CUresult releaseContext(CUdevice) { return CUDA_SUCCESS; }
 CUresult setContext(CUcontext) { return CUDA_SUCCESS; }
 CUresult getContext(CUcontext *c) { *c = (CUcontext)&used; return CUDA_SUCCESS; }
 CUresult popContext(CUcontext *c) { *c = (CUcontext)&used; return CUDA_SUCCESS; }
@@ -78,24 +78,28 @@ CUresult elapsed(float *ms, CUevent, CUevent) { *ms = 0; return CUDA_SUCCESS; }
 CUresult errorName(CUresult e, const char **s) { *s = e == CUDA_ERROR_OUT_OF_MEMORY ? "out of memory" : "emulated error"; return CUDA_SUCCESS; }
 CUresult unsupported() { return CUDA_ERROR_NOT_SUPPORTED; }
 
-const std::map<std::string_view, void *> functions = {
-	{"cuInit", (void *)init}, {"cuDriverGetVersion", (void *)version}, {"cuDeviceGetCount", (void *)count}, {"cuDeviceGet", (void *)device},
-	{"cuDeviceGetName", (void *)name}, {"cuDeviceTotalMem_v2", (void *)totalMemory}, {"cuDeviceGetAttribute", (void *)attribute},
-	{"cuCtxCreate_v2", (void *)createContext}, {"cuCtxDestroy_v2", (void *)destroyContext}, {"cuCtxSetCurrent", (void *)setContext},
-	{"cuCtxGetCurrent", (void *)getContext}, {"cuCtxPopCurrent_v2", (void *)popContext}, {"cuCtxSynchronize", (void *)synchronize},
-	{"cuMemAlloc_v2", (void *)alloc}, {"cuMemFree_v2", (void *)freeMemory}, {"cuMemGetInfo_v2", (void *)info},
-	{"cuMemcpyHtoDAsync_v2", (void *)toDevice}, {"cuMemcpyDtoHAsync_v2", (void *)toHost}, {"cuMemcpyDtoDAsync_v2", (void *)within},
-	{"cuMemsetD8Async", (void *)set8}, {"cuStreamCreate", (void *)createStream}, {"cuStreamSynchronize", (void *)streamOk},
-	{"cuStreamDestroy_v2", (void *)streamOk}, {"cuEventCreate", (void *)createEvent}, {"cuEventDestroy_v2", (void *)eventOk},
-	{"cuEventRecord", (void *)record}, {"cuEventSynchronize", (void *)eventOk}, {"cuEventElapsedTime", (void *)elapsed},
-	{"cuEventElapsedTime_v2", (void *)elapsed}, {"cuGetErrorName", (void *)errorName},
-};
+// A variable of the function, because it is asked for before the variables of this file are made.
+const std::map<std::string_view, void *> &functions() {
+	static const std::map<std::string_view, void *> all = {
+		{"cuInit", (void *)init}, {"cuDriverGetVersion", (void *)version}, {"cuDeviceGetCount", (void *)count}, {"cuDeviceGet", (void *)device},
+		{"cuDeviceGetName", (void *)name}, {"cuDeviceTotalMem_v2", (void *)totalMemory}, {"cuDeviceGetAttribute", (void *)attribute},
+		{"cuDevicePrimaryCtxRetain", (void *)retainContext}, {"cuDevicePrimaryCtxRelease_v2", (void *)releaseContext}, {"cuCtxSetCurrent", (void *)setContext},
+		{"cuCtxGetCurrent", (void *)getContext}, {"cuCtxPopCurrent_v2", (void *)popContext}, {"cuCtxSynchronize", (void *)synchronize},
+		{"cuMemAlloc_v2", (void *)alloc}, {"cuMemFree_v2", (void *)freeMemory}, {"cuMemGetInfo_v2", (void *)info},
+		{"cuMemcpyHtoDAsync_v2", (void *)toDevice}, {"cuMemcpyDtoHAsync_v2", (void *)toHost}, {"cuMemcpyDtoDAsync_v2", (void *)within},
+		{"cuMemsetD8Async", (void *)set8}, {"cuStreamCreate", (void *)createStream}, {"cuStreamSynchronize", (void *)streamOk},
+		{"cuStreamDestroy_v2", (void *)streamOk}, {"cuEventCreate", (void *)createEvent}, {"cuEventDestroy_v2", (void *)eventOk},
+		{"cuEventRecord", (void *)record}, {"cuEventSynchronize", (void *)eventOk}, {"cuEventElapsedTime", (void *)elapsed},
+		{"cuEventElapsedTime_v2", (void *)elapsed}, {"cuGetErrorName", (void *)errorName},
+	};
+	return all;
+}
 
 } // namespace
 
 extern "C" const char *surgeon_driver_open(void) { return nullptr; }
 
 extern "C" void *surgeon_driver_find(const char *name) {
-	auto f = functions.find(name);
-	return f != functions.end() ? f->second : (void *)unsupported;
+	auto f = functions().find(name);
+	return f != functions().end() ? f->second : (void *)unsupported;
 }

@@ -83,10 +83,10 @@ void toThread(int t) {
 }
 
 // toScheduler lets others run.
-void toScheduler(bool last = false) {
+void toScheduler() {
 	Thread &x = B.threads[B.self];
 #ifdef __SANITIZE_ADDRESS__
-	__sanitizer_start_switch_fiber(last ? nullptr : &x.fakeStack, B.schedulerStack, B.schedulerStackBytes);
+	__sanitizer_start_switch_fiber(&x.fakeStack, B.schedulerStack, B.schedulerStackBytes);
 #endif
 	ctx::transfer_t back = ctx::jump_fcontext(B.scheduler, nullptr);
 	B.scheduler = back.fctx;
@@ -114,22 +114,26 @@ void releaseBlock() {
 			B.threads[t].state = ready;
 }
 
+// threadMain runs one thread after the other on a fiber: a fiber that ended would leave its stack as AddressSanitizer
+// remembers it.
 void threadMain(ctx::transfer_t from) {
 	B.scheduler = from.fctx;
 #ifdef __SANITIZE_ADDRESS__
 	__sanitizer_finish_switch_fiber(nullptr, &B.schedulerStack, &B.schedulerStackBytes);
 #endif
-	(*B.body)();
-	Thread &x = B.threads[B.self];
-	for (auto &group : x.copies)
-		if (!group.empty())
-			die("a thread ended before its asynchronous copies were waited for");
-	x.state = ended;
-	B.alive--;
-	B.warps[B.self / 32].alive--;
-	releaseWarp(B.self / 32);
-	releaseBlock();
-	toScheduler(true);
+	for (;;) {
+		(*B.body)();
+		Thread &x = B.threads[B.self];
+		for (auto &group : x.copies)
+			if (!group.empty())
+				die("a thread ended before its asynchronous copies were waited for");
+		x.state = ended;
+		B.alive--;
+		B.warps[B.self / 32].alive--;
+		releaseWarp(B.self / 32);
+		releaseBlock();
+		toScheduler();
+	}
 }
 
 void prepareThreads(int n) {
@@ -142,6 +146,7 @@ void prepareThreads(int n) {
 			if (p == MAP_FAILED)
 				die("no memory for the stack of a thread");
 			B.threads[t].stack = (char *)p;
+			B.threads[t].context = ctx::make_fcontext(B.threads[t].stack + stackBytes, stackBytes, threadMain);
 		}
 }
 
@@ -160,7 +165,6 @@ void runBlock(dim3 block, size_t sharedBytes) {
 	}
 	for (int t = 0; t < B.count; t++) {
 		Thread &x = B.threads[t];
-		x.context = ctx::make_fcontext(x.stack + stackBytes, stackBytes, threadMain);
 		x.state = ready;
 		x.copies.clear();
 		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
@@ -180,7 +184,17 @@ void runBlock(dim3 block, size_t sharedBytes) {
 
 } // namespace
 
+// lost says whether the device is lost: from launch number SURGEON_EMU_FAIL_AT on, counted from when that was set.
+static bool lost() {
+	static uint64_t launches;
+	const char *at = getenv("SURGEON_EMU_FAIL_AT");
+	launches = at ? launches + 1 : 0;
+	return at && launches >= strtoull(at, nullptr, 10);
+}
+
 int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body) {
+	if (lost())
+		return 719; // cudaErrorLaunchFailure
 	if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > 227 << 10)
 		return 9; // cudaErrorInvalidConfiguration
 	if (!B.seeded) {

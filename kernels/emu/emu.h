@@ -6,6 +6,8 @@
 // (SURGEON_EMU_SEED, default 1): a barrier that is missing lets a thread read what nobody has written yet. Blocks run one
 // after the other. Shared memory is new for every block, full of NaN, and of exactly the size that was asked for.
 //
+// SURGEON_EMU_FAIL_AT=n makes the n-th launch and all after it fail, as on a GPU that is lost.
+//
 // What this proves is index arithmetic, barriers within a block and results; not speed, nor races between blocks.
 #ifndef SURGEON_EMU_H
 #define SURGEON_EMU_H
