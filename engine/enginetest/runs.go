@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"surgeon/engine"
@@ -24,21 +25,14 @@ func options(model, text, dir string) engine.Options {
 		DampG: 0.01, DampA: 0.01, Output: filepath.Join(dir, "out"), Work: filepath.Join(dir, "work"), KeepShots: true, Batch: 2, Precision: "float32", Version: "test"}
 }
 
-// watcher keeps nothing; after cancelAfter shots it stops the run.
-type watcher struct {
-	shots, cancelAfter int
-	cancel             func()
-}
+// watcher calls at with the number of each shot that is done.
+type watcher struct{ at func(shot int) }
 
-func (*watcher) Stage(string, int) {}
-func (*watcher) Step(int)          {}
-func (*watcher) Say(string)        {}
-func (*watcher) Warn(string)       {}
-func (w *watcher) Shot(report.Shot) {
-	if w.shots++; w.shots == w.cancelAfter {
-		w.cancel()
-	}
-}
+func (*watcher) Stage(string, int)    {}
+func (*watcher) Step(int)             {}
+func (*watcher) Say(string)           {}
+func (*watcher) Warn(string)          {}
+func (w *watcher) Shot(s report.Shot) { w.at(s.Number) }
 
 // run prunes on a new device, at most so many shots before it is stopped; 0 = to the end.
 func run(t *testing.T, open func(*testing.T) device.Device, o engine.Options, shots int) *report.Report {
@@ -47,7 +41,11 @@ func run(t *testing.T, open func(*testing.T) device.Device, o engine.Options, sh
 	defer dev.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	r, err := engine.Prune(ctx, dev, o, &watcher{cancelAfter: shots, cancel: cancel})
+	r, err := engine.Prune(ctx, dev, o, &watcher{func(shot int) {
+		if shot == shots {
+			cancel()
+		}
+	}})
 	if shots > 0 && !errors.Is(err, context.Canceled) || shots == 0 && err != nil {
 		t.Fatal(err)
 	}
@@ -75,16 +73,40 @@ func Runs(t *testing.T, open func(*testing.T) device.Device) {
 			stopped := options(model, text, t.TempDir())
 			run(t, open, stopped, 1)
 			run(t, open, stopped, 0)
-			a, errA := os.ReadFile(filepath.Join(o.Output, "model.safetensors"))
-			b, errB := os.ReadFile(filepath.Join(stopped.Output, "model.safetensors"))
-			if err := errors.Join(errA, errB); err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(a, b) {
-				t.Error("stopped after a shot, the run ends in other bits")
-			}
+			sameBits(t, stopped, o, "stopped after a shot")
 		})
 	}
+}
+
+// sameBits compares what two runs wrote.
+func sameBits(t *testing.T, got, want engine.Options, how string) {
+	t.Helper()
+	a, errA := os.ReadFile(filepath.Join(got.Output, "model.safetensors"))
+	b, errB := os.ReadFile(filepath.Join(want.Output, "model.safetensors"))
+	if err := errors.Join(errA, errB); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(a, b) {
+		t.Errorf("%s, the run ends in other bits", how)
+	}
+}
+
+// LostDevice has the device fail after the first shot, by calling fail(true), and then goes on with a new one. It would
+// catch: a failure that is not told with its stage, a work directory that is not good after it.
+func LostDevice(t *testing.T, open func(*testing.T) device.Device, fail func(bool)) {
+	model, text := golden.TinyRun(t, "tiny-llama")
+	whole, lost := options(model, text, t.TempDir()), options(model, text, t.TempDir())
+	run(t, open, whole, 0)
+	dev := open(t)
+	_, err := engine.Prune(context.Background(), dev, lost, &watcher{func(int) { fail(true) }})
+	fail(false)
+	dev.Close()
+	if err == nil || !strings.Contains(err.Error(), "shot 2: ") {
+		t.Fatalf("a device lost in the second shot: %v", err)
+	}
+	t.Logf("told as: %v", err)
+	run(t, open, lost, 0)
+	sameBits(t, lost, whole, "after a lost device")
 }
 
 // sameStructures compares the places of the zeros of two files of float32 weights.
