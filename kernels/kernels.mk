@@ -86,7 +86,7 @@ build/emu/libsurgeon_kernels.a: $(KERNELS:%=build/emu/%.o) $(LIBRARIES:%=build/e
 build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/emu $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
 # Go does not free what it gives to C at the end, and handles faults itself.
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
@@ -96,3 +96,8 @@ test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
 build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
 	$(LINK_CUDA) $(GO) test -tags cuda -c -o $@ ./cgo
+
+# Faults planted in the kernels one by one, each of which the emulated device has to catch.
+.PHONY: test-faults
+test-faults: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
+	@EMU_COMPILE="$(CXX) $(EMUFLAGS)" kernels/emu/faults.sh build/emu '$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 20m -run "$$RUN" ./cgo'
