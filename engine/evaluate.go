@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"surgeon/engine/device"
@@ -19,7 +20,7 @@ type EvalOptions struct {
 	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
 	Windows   int      `name:"windows" yaml:"windows" help:"Measure the first N windows only; 0 = all." default:"0" group:"data"`
 	Batch     int      `name:"batch" yaml:"batch" help:"Windows that go through the model at one time." default:"1" placeholder:"WINDOWS" group:"device"`
-	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32 or float64." enum:"float32,float64" default:"float32" placeholder:"TYPE" group:"device"`
+	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs: half the memory, and faster there." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
 }
 
 // Evaluate measures perplexity: the text is tokenised once, cut into non-overlapping windows, the tail dropped; the mean
@@ -42,9 +43,9 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return e, err
 	}
-	m, err := model.Load(dev, in.model, (&Options{Precision: o.Precision}).precision())
+	m, err := loadModel(dev, in.model, o.Precision)
 	if err != nil {
-		return e, &RequestError{err}
+		return e, err
 	}
 	defer m.Free()
 	return in.perplexity(ctx, m, o.Model, o.Windows, o.Batch, w)
@@ -98,7 +99,10 @@ func (r *run) evaluate(ctx context.Context, name string) error {
 		return nil
 	}
 	e, err := r.evaluation.perplexity(ctx, r.model, name, 0, r.options.Batch, r.watcher)
+	if err != nil {
+		return fmt.Errorf("perplexity of the %s model: %w", name, err)
+	}
 	e.Calibration = r.evaluation.corpus.SHA256 == r.inputs.corpus.SHA256
 	r.report.Evaluations = append(r.report.Evaluations, e)
-	return err
+	return nil
 }

@@ -75,7 +75,7 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 
 // planMemory adds up what the run allocates.
 func (p *PlanReport) planMemory(in *inputs, o Options) {
-	cfg, t := in.model.Config, o.precision()
+	cfg, t := in.model.Config, typeOf(o.Precision)
 	weights, _ := counts(cfg)
 	add := func(name, phase string, bytes int64) {
 		p.Memory = append(p.Memory, PlanPart{Name: name, Phase: phase, Bytes: bytes})
@@ -199,7 +199,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	var passes [2]passTimes
 	for i := range min(2, cfg.Blocks) {
 		small.Blocks, small.Window = i+1, cfg.Window[:i+1]
-		m, err := model.Random(dev, small, o.precision(), 1)
+		m, err := model.Random(dev, small, typeOf(o.Precision), 1)
 		if err != nil {
 			return r, err
 		}
@@ -229,7 +229,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 // windowToMeasure is the number of tokens whose passes, all tries of them, take about a third of the time there is.
 func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 	const side = 384
-	x, y := dev.Alloc(side, side, o.precision()), dev.Alloc(side, side, o.precision())
+	x, y := dev.Alloc(side, side, typeOf(o.Precision)), dev.Alloc(side, side, typeOf(o.Precision))
 	defer dev.Free(x, y)
 	dev.Zero(x)
 	var rate float64
@@ -252,10 +252,15 @@ func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 // timeHead is the seconds that the head takes for n tokens, forward only and forward and backward.
 func timeHead(dev device.Device, cfg checkpoint.Config, n int, o Options) (forward, both float64) {
 	v := min(cfg.Vocab, measureVocab)
-	t := o.precision()
-	x, head, logits, dx := dev.Alloc(n, cfg.Width, t), dev.Alloc(v, cfg.Width, t), dev.Alloc(n, v, t), dev.Alloc(n, cfg.Width, t)
-	losses := dev.Alloc(1, n, t)
-	defer dev.Free(x, head, logits, dx, losses)
+	t := typeOf(o.Precision)
+	x, head, dx := dev.Alloc(n, cfg.Width, t), dev.Alloc(v, cfg.Width, t), dev.Alloc(n, cfg.Width, t)
+	logits, losses := dev.Alloc(n, v, t.Acc()), dev.Alloc(1, n, t.Acc())
+	defer dev.Free(x, head, dx, logits, losses)
+	dlogits := logits
+	if t != t.Acc() {
+		dlogits = dev.Alloc(n, v, t)
+		defer dev.Free(dlogits)
+	}
 	dev.Zero(x)
 	dev.Zero(head)
 	targets := make([]int32, n)
@@ -266,7 +271,10 @@ func timeHead(dev device.Device, cfg checkpoint.Config, n int, o Options) (forwa
 		dev.CrossEntropy(logits, targets, true, losses)
 		dev.Sync()
 		forward = min(forward, time.Since(start).Seconds())
-		dev.Gemm(false, false, 1, logits, head, 0, dx)
+		if dlogits != logits {
+			dev.Copy(logits, dlogits)
+		}
+		dev.Gemm(false, false, 1, dlogits, head, 0, dx)
 		dev.Sync()
 		both = min(both, time.Since(start).Seconds())
 	}
@@ -282,7 +290,7 @@ func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
 	if err := in.model.Read(l.WeightName(), values); err != nil {
 		return &RequestError{err}
 	}
-	x := device.NewFrom(dev, values, l.Rows, l.Cols, o.precision())
+	x := device.NewFrom(dev, values, l.Rows, l.Cols, typeOf(o.Precision))
 	dev.Sync()
 	dev.Free(x)
 	all, _ := counts(in.model.Config)

@@ -31,7 +31,7 @@ var sources = []struct {
 // What would be caught: any error in a forward or backward pass, of any of the architectures, and in the sums of the
 // factors: sign, scale, order of heads, RoPE, windows, biases, the constant input, the last position.
 func TestGoldenFloat64(t *testing.T) {
-	for _, name := range []string{"tiny-llama", "tiny-llama3", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"} {
+	for _, name := range families {
 		t.Run(name, func(t *testing.T) {
 			dev := cpu.Open()
 			defer dev.Close()
