@@ -124,6 +124,7 @@ func (r *run) prunes(name string) bool {
 // files go beside the weights: the report, the model card, and a tokenizer.json where the input had none.
 func (r *run) files() (map[string][]byte, error) {
 	r.report.PeakResidentBytes, r.report.PeakDeviceBytes = report.PeakResident(), r.dev.Memory().Peak
+	r.report.PlannedDeviceBytes, _ = peak(runParts(r.inputs.model.Config, r.options))
 	r.report.Seconds = time.Since(r.started).Seconds()
 	doc, err := r.report.JSON()
 	if err != nil {

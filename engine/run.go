@@ -85,6 +85,9 @@ func (r *run) read() error {
 	if r.calibration, r.heldOutWindows, err = in.windows(*o); err != nil {
 		return err
 	}
+	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
+		return err
+	}
 	hash, err := in.model.Hash()
 	if err != nil {
 		return &RequestError{err}
@@ -317,7 +320,7 @@ func (r *run) describe(modelHash string) error {
 		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
 		Seeds: map[string]uint64{"windows": o.Seed}, Started: r.started.UTC(),
 		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: all, Prunable: prunable},
-		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, HeldOut: len(r.heldOutWindows)},
+		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, Batch: o.Batch, HeldOut: len(r.heldOutWindows)},
 	}
 	for _, f := range in.corpus.Files {
 		r.report.Data.Files = append(r.report.Data.Files, report.File{Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
