@@ -25,15 +25,18 @@ func (r *run) finish(ctx context.Context) error {
 	source := r.inputs.model
 	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: r.changed}
 	err := r.model.Round(func(name string, values []float32) error {
-		if !r.prunes(name) { // written from the source, so not the bfloat16 of it that may be on the device is to be rounded
+		if !r.prunes(name) { // the file gets it from the source, and a bfloat16 model holds it rounded already
 			if err := source.Read(name, values); err != nil {
 				return err
 			}
 		}
 		return checkpoint.Round(values, source.OutputDType(name, options))
 	})
+	if failure := r.dev.Sync(); failure != nil {
+		err = failure
+	}
 	if err != nil {
-		return fmt.Errorf("rounding to %s: %w", r.options.DType, err)
+		return fmt.Errorf("rounding to the type of the file: %w", err)
 	}
 	if r.report.Final.HeldOutLoss, err = r.heldOut(ctx, "check of the model as written"); err != nil {
 		return fmt.Errorf("check of the model as written: %w", err)
