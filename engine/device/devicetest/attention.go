@@ -79,7 +79,7 @@ func attention(lse bool) Op {
 	if !lse {
 		name = "Attention without lse"
 	}
-	return Op{Name: name, Spreads: true, Shapes: heads, Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Spreads: true, Shapes: heads, Case: func(s Shape, _ *rand.Rand) Case {
 		h := s.Heads
 		n := s.M * h.Length
 		c := Case{
@@ -115,7 +115,7 @@ func attention(lse bool) Op {
 // attentionBackward is given the out and lse of numbers other than q, k and v: it must use them, and not make its own. As
 // bfloat16 they could not be right in any case.
 func attentionBackward() Op {
-	return Op{Name: "AttentionBackward", Spreads: true, Shapes: heads, Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: "AttentionBackward", Spreads: true, Shapes: heads, Case: func(s Shape, _ *rand.Rand) Case {
 		h := s.Heads
 		n, wide, narrow := s.M*h.Length, h.Query*h.Dim, h.KeyValue*h.Dim
 		positive := func(r *rand.Rand, _ bool, x []float64) { // so that p stays small

@@ -58,7 +58,7 @@ func factor(n int, a []float64) bool {
 
 // cholesky: two matrices, of orders M and M+1, in one call.
 func cholesky() Op {
-	return Op{Name: "Cholesky", Types: double, Shapes: orders, Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: "Cholesky", Types: double, Shapes: orders, Case: func(s Shape, _ *rand.Rand) Case {
 		n := []int{s.M, s.M + 1}
 		return Case{
 			Operands: []Operand{inOut("a0", n[0], n[0]).filled(definite(n[0])), inOut("a1", n[1], n[1]).filled(definite(n[1]))},
@@ -130,7 +130,7 @@ func solve(side device.Side) Op {
 		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
 	}
 	name := map[device.Side]string{device.Left: "CholeskySolve left", device.Right: "CholeskySolve right"}[side]
-	return Op{Name: name, Types: double, Shapes: shapes, Bench: []Shape{{M: 576, N: 576}, {M: 1536, N: 576}, {M: 4096, N: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Types: double, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
 		n, m := s.M, s.N
 		b := inOut("b", n, m)
 		at := func(i, c int) int { return i*m + c } // element i of right side c
@@ -193,7 +193,7 @@ func solve(side device.Side) Op {
 // inverseDiagonal: two factors, of orders M and M+1, in one call.
 func inverseDiagonal() Op {
 	// A NaN in l may go through products with the zeros of l⁻¹. The l of a Cholesky that was ok holds none.
-	return Op{Name: "CholeskyInverseDiag", Types: double, Spreads: true, Shapes: orders, Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: "CholeskyInverseDiag", Types: double, Spreads: true, Shapes: orders, Case: func(s Shape, _ *rand.Rand) Case {
 		n := []int{s.M, s.M + 1}
 		return Case{
 			Operands: []Operand{in("l0", n[0], n[0]).filled(definite(n[0])), in("l1", n[1], n[1]).filled(definite(n[1])), out("d0", 1, n[0]), out("d1", 1, n[1])},
