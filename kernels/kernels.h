@@ -38,7 +38,9 @@ int surgeon_convert(int from, int to, int64_t n, const void *x, void *y, void *s
 
 /* vector.cu: sums and maxima of rows and columns */
 
-/* gram.cu */
+/* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes. */
+int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
+int surgeon_gram(int type, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream);
 
 /* pack.cu: packed triangles, index lists. A list is of int32, NULL for all indices; stride is the columns of the matrix that
  * the lists point into, m×n the shape of the other one. */

@@ -66,7 +66,7 @@ int moveAny(int type, int64_t m, int64_t n, const void *x, const int32_t *rows, 
 // memory, where it is above the diagonal its neighbours below are. So a tile is read twice, by warps that lie along its
 // rows and by warps that lie along its columns, each time what is contiguous in that direction; both meet in shared memory.
 // Lists need not ascend for the result, only for the speed.
-const int side = 32, extractWarps = 8;
+const int side = 32, extractWarps = 8, turns = side / extractWarps;
 
 template <class To> struct ExtractTile {
 	To at[side][side + 1]; // one more, so that a column lies in 32 banks
@@ -79,23 +79,34 @@ __global__ void __launch_bounds__(32 * extractWarps) extract(const From *s, int6
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 	// The indices of row i0+lane and of column j0+lane; −1 beyond the edge.
 	int64_t row = i0 + lane < m ? at(rows, i0 + lane) : -1, col = j0 + lane < n ? at(cols, j0 + lane) : -1;
+	From alongRow[turns], alongCol[turns];
+	bool inRow[turns], inCol[turns];
 #pragma unroll
-	for (int k = warp; k < side; k += extractWarps) {
-		int64_t r = __shfl_sync(allLanes, row, k);
-		if (col >= 0 && col <= r)
-			tile.at[k][lane] = (To)s[packedLength(r) + col];
+	for (int u = 0; u < turns; u++) { // all on their way before one is used
+		int k = warp + u * extractWarps;
+		int64_t r = __shfl_sync(allLanes, row, k), c = __shfl_sync(allLanes, col, k);
+		inRow[u] = col >= 0 && col <= r;
+		inCol[u] = row >= 0 && row < c;
+		if (inRow[u])
+			alongRow[u] = s[packedLength(r) + col];
+		if (inCol[u])
+			alongCol[u] = s[packedLength(c) + row];
 	}
 #pragma unroll
-	for (int k = warp; k < side; k += extractWarps) {
-		int64_t c = __shfl_sync(allLanes, col, k);
-		if (row >= 0 && row < c)
-			tile.at[lane][k] = (To)s[packedLength(c) + row];
+	for (int u = 0; u < turns; u++) {
+		int k = warp + u * extractWarps;
+		if (inRow[u])
+			tile.at[k][lane] = (To)alongRow[u];
+		if (inCol[u])
+			tile.at[lane][k] = (To)alongCol[u];
 	}
 	__syncthreads();
 #pragma unroll
-	for (int k = warp; k < side; k += extractWarps)
+	for (int u = 0; u < turns; u++) {
+		int k = warp + u * extractWarps;
 		if (i0 + k < m && j0 + lane < n)
 			y[(i0 + k) * n + j0 + lane] = tile.at[k][lane];
+	}
 }
 
 template <class T> __global__ void addDiagonal(int64_t n, Acc<T> lambda, T *a) {
