@@ -116,6 +116,7 @@ const int rowFragments = warpSide / 16, colFragments = warpSide / 8;
 struct Stage {
 	bf16 panel[3][depth * panelSide];
 };
+const int stageLength = 3 * depth * panelSide;
 __device__ __forceinline__ int placed(int token, int c) { return token * panelSide + (c ^ token % 8) * chunk; }
 
 const int outStride = tileCols + 8; // float32; with 8 more the fragments' rows begin in different banks
@@ -207,10 +208,10 @@ __host__ __device__ Place tileAt(int t, int rowBlocks) {
 }
 
 // tileEnd is the number of elements of row i that a tile beginning in column j0 has in the lower triangle.
-__device__ __forceinline__ int tileEnd(int64_t i, int64_t j0) { return (int)(i + 1 - j0 < tileCols ? i + 1 - j0 : tileCols); }
+__device__ __forceinline__ int tileEnd(int i, int j0) { return i + 1 - j0 < tileCols ? i + 1 - j0 : tileCols; }
 
 __global__ void __launch_bounds__(tensorThreads, 1)
-gramTensor(Plan plan, int64_t tokens, int64_t n, float alpha, const bf16 *x, float beta, float *s, float *partial) {
+gramTensor(Plan plan, int64_t tokens, int n, float alpha, const bf16 *x, float beta, float *s, float *partial) {
 	auto &memory = shared<TensorTile>();
 	int number = blockIdx.x, part = 0;
 	bool whole = number < plan.whole;
@@ -222,65 +223,58 @@ gramTensor(Plan plan, int64_t tokens, int64_t n, float alpha, const bf16 *x, flo
 		t1 = t0 + plan.partTokens < tokens ? t0 + plan.partTokens : tokens;
 	}
 	Place place = tileAt(number, plan.rowBlocks);
-	int64_t i0 = (int64_t)place.i * tileRows, j0 = (int64_t)place.j * tileCols;
+	int i0 = place.i * tileRows, j0 = place.j * tileCols;
 	int steps = (int)ceilDiv(t1 - t0, depth);
 
-	// Panels: 0 for the rows, 1 and 2 for the columns.
+	// Panels: 0 for the rows, 1 and 2 for the columns. On the diagonal the rows' one is among the columns'; where that is panel 1
+	// all of panel 2 is above the diagonal.
 	int rowsPanel = i0 == j0 ? 1 : i0 == j0 + panelSide ? 2 : 0;
 
 	// What this thread copies: chunk `across` of tokens `down`, down+16, down+32, down+48 of each panel.
-	int across = threadIdx.x % (panelSide / chunk), down = threadIdx.x / (panelSide / chunk);
-	int to = placed(down, across); // tokens 16 apart have the same swizzle
-	const bf16 *from = x + (t0 + down) * n + j0 + across * chunk;
-	int64_t rowsFrom = i0 - j0;
-	bool inRows = i0 + across * chunk < n, inCols[2] = {j0 + across * chunk < n, j0 + panelSide + across * chunk < n};
+	int across = threadIdx.x % (panelSide / chunk) * chunk, down = threadIdx.x / (panelSide / chunk);
+	int to = placed(down, across / chunk); // tokens 16 apart have the same swizzle
+	const bf16 *from = x + (t0 + down) * n + across;
 	int tokensLeft = (int)(t1 - t0) - down; // from the thread's first token of the step that is copied next
 
-	// copyPanel begins the copies of a panel; the last of a step moves on to the next.
+	// copyPanel begins the copies of a panel for one step; copied ends those of a step.
 	auto copyPanel = [&](int stage, int panel) {
-		bool needed = panel == 0 ? rowsPanel == 0 : panel == 1 || i0 > j0;
-		if (needed && tokensLeft > -down) {
-			bool inside = panel == 0 ? inRows : inCols[panel - 1];
-			const bf16 *at = from + (panel == 0 ? rowsFrom : (panel - 1) * panelSide);
+		int col = panel == 0 ? i0 : j0 + (panel - 1) * panelSide;
+		if (panel == 0 ? rowsPanel != 0 : panel == 2 && rowsPanel == 1)
+			return;
+		bf16 *at = &memory.stage[stage].panel[panel][to];
 #pragma unroll
-			for (int u = 0; u < depth / rowsAtOnce; u++) {
-				bool valid = inside && u * rowsAtOnce < tokensLeft;
-				copyAsync(&memory.stage[stage].panel[panel][to + u * rowsAtOnce * panelSide], valid ? at + u * rowsAtOnce * n : x, valid);
-			}
-		}
+		for (int u = 0; u < depth / rowsAtOnce; u++)
+			copyAsync(at + u * rowsAtOnce * panelSide, from + col + u * rowsAtOnce * (int64_t)n, col + across < n && u * rowsAtOnce < tokensLeft);
 	};
 	auto copied = [&] {
 		copyCommit();
-		from += depth * n;
+		from += depth * (int64_t)n;
 		tokensLeft -= depth;
 	};
 
 	// What this thread loads for its warp: see loadMatrix4Transposed for the order of lanes, mma for that of fragments. A
-	// fragment of rows is 16 columns of x × 16 tokens; its four matrices follow one another along the columns, then the tokens. Two
-	// fragments of columns are 16 columns × 16 tokens, along the tokens first.
+	// fragment of rows is 16 columns of x × 16 tokens; its four matrices follow one another along the columns, then along the
+	// tokens. Two fragments of columns are 16 columns × 16 tokens too, along the tokens first. The next 16 columns are two chunks
+	// on, and as the chunk is even but for its last bit and the swizzle an exclusive or, so is the way there.
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	int warpRow = warp % 2 * warpSide, warpCol = warp / 2 * warpSide;
 	bool works = j0 + warpCol < i0 + warpRow + warpSide; // not above the diagonal
-	int rowsAt[rowFragments], colsAt[colFragments / 2];
-#pragma unroll
-	for (int m = 0; m < rowFragments; m++)
-		rowsAt[m] = rowsPanel * depth * panelSide + placed(lane / 16 * 8 + lane % 8, warpRow / chunk + 2 * m + lane / 8 % 2);
-#pragma unroll
-	for (int m = 0; m < colFragments / 2; m++)
-		colsAt[m] = (1 + warpCol / panelSide) * depth * panelSide + placed(lane / 8 % 2 * 8 + lane % 8, warpCol % panelSide / chunk + 2 * m + lane / 16);
+	int rowsAt = rowsPanel * depth * panelSide + placed(lane / 16 * 8 + lane % 8, warpRow / chunk + lane / 8 % 2);
+	int colsAt = (1 + warpCol / panelSide) * depth * panelSide + placed(lane / 8 % 2 * 8 + lane % 8, warpCol % panelSide / chunk + lane / 16);
 
 	float sum[rowFragments][colFragments][4] = {};
 	uint32_t a[2][rowFragments][4], b[2][colFragments][2];
 	auto load = [&](int buffer, int stage, int k) {
 		if (!works)
 			return;
-		const bf16 *at = memory.stage[stage].panel[0] + k * 16 * panelSide;
+		const bf16 *first = memory.stage[0].panel[0] + k * 16 * panelSide;
+		int rows = stage * stageLength + rowsAt, cols = stage * stageLength + colsAt;
 #pragma unroll
 		for (int m = 0; m < rowFragments; m++)
-			loadMatrix4Transposed(a[buffer][m], at + rowsAt[m]);
+			loadMatrix4Transposed(a[buffer][m], first + (rows ^ m * 2 * chunk));
 #pragma unroll
 		for (int m = 0; m < colFragments / 2; m++)
-			loadMatrix4Transposed(b[buffer][2 * m], at + colsAt[m]);
+			loadMatrix4Transposed(b[buffer][2 * m], first + (cols ^ m * 2 * chunk));
 	};
 	auto multiply = [&](int buffer) {
 		if (!works)
@@ -294,7 +288,7 @@ gramTensor(Plan plan, int64_t tokens, int64_t n, float alpha, const bf16 *x, flo
 
 	// While a step is worked on the next is there, and the one after it is on its way. Fragments are loaded one product ahead.
 	for (int stage = 0; stage < stages - 1; stage++) {
-		for (int panel = 0; panel < 3; panel++)
+		for (int panel = 0; panel < 3 && stage < steps; panel++)
 			copyPanel(stage, panel);
 		copied();
 	}
@@ -303,14 +297,18 @@ gramTensor(Plan plan, int64_t tokens, int64_t n, float alpha, const bf16 *x, flo
 	load(0, 0, 0);
 	int now = 0, later = stages - 1; // the stages that are worked on and copied to
 	for (int step = 0; step < steps; step++) {
+		bool more = step + stages - 1 < steps;
 		load(1, now, 1);
-		copyPanel(later, 0); // all warps are done with that stage: they passed the barrier of the step before
+		if (more)
+			copyPanel(later, 0); // all warps are done with that stage: they passed the barrier of the step before
 		multiply(0);
 		load(0, now, 2);
-		copyPanel(later, 1);
+		if (more)
+			copyPanel(later, 1);
 		multiply(1);
 		load(1, now, 3);
-		copyPanel(later, 2);
+		if (more)
+			copyPanel(later, 2);
 		copied();
 		multiply(0);
 		now = now + 1 < stages ? now + 1 : 0;
@@ -352,13 +350,14 @@ gramTensor(Plan plan, int64_t tokens, int64_t n, float alpha, const bf16 *x, flo
 
 // gramRest adds up the parts of the tiles that were made in parts: 8 rows of a tile by a block, a column by a thread.
 const int restRows = 8;
-__global__ void __launch_bounds__(tileCols) gramRest(Plan plan, int64_t n, float alpha, const float *partial, float beta, float *s) {
+__global__ void __launch_bounds__(tileCols) gramRest(Plan plan, int n, float alpha, const float *partial, float beta, float *s) {
 	int number = blockIdx.x / (tileRows / restRows);
 	Place place = tileAt(plan.whole + number, plan.rowBlocks);
-	int64_t j0 = (int64_t)place.j * tileCols, between = (int64_t)plan.rest * tileRows * tileCols;
+	int j0 = place.j * tileCols;
+	int64_t between = (int64_t)plan.rest * tileRows * tileCols;
 	int first = blockIdx.x % (tileRows / restRows) * restRows;
 	for (int row = first; row < first + restRows; row++) {
-		int64_t i = (int64_t)place.i * tileRows + row;
+		int i = place.i * tileRows + row;
 		if (i >= n || (int)threadIdx.x >= tileEnd(i, j0))
 			continue;
 		const float *from = partial + ((int64_t)number * tileRows + row) * tileCols + threadIdx.x;
