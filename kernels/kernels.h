@@ -38,9 +38,20 @@ int surgeon_convert(int from, int to, int64_t n, const void *x, void *y, void *s
 
 /* vector.cu: sums and maxima of rows and columns */
 
-/* gram.cu */
+/* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes. */
+int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
+int surgeon_gram(int type, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream);
 
-/* pack.cu: packed triangles, index lists */
+/* pack.cu: packed triangles, index lists. A list is of int32, NULL for all indices; stride is the columns of the matrix that
+ * the lists point into, m×n the shape of the other one. */
+int surgeon_gather(int type, int64_t m, int64_t n, const void *x, int64_t stride, const int32_t *rows, const int32_t *cols, void *y, void *stream);
+int surgeon_scatter(int type, int64_t m, int64_t n, const void *x, const int32_t *rows, const int32_t *cols, int64_t stride, void *y, void *stream);
+int surgeon_extract(int from, int to, const void *s, int64_t m, const int32_t *rows, int64_t n, const int32_t *cols, void *y, void *stream);
+int surgeon_add_diagonal(int type, int64_t n, double lambda, void *a, void *stream);
+int surgeon_diagonal(int type, int64_t n, const void *s, double *d, void *stream);
+/* smallest: one number on the device, the smallest tag of a matrix with a diagonal that is not finite, INT64_MAX for none. */
+int surgeon_watch_finite(int type, int64_t n, const void *s, int64_t tag, int64_t *smallest, void *stream);
+int surgeon_watch_forget(int64_t *smallest, void *stream);
 
 /* embed.cu */
 
