@@ -28,6 +28,7 @@ type Device struct {
 
 	memory    pool
 	transfers transfers
+	library   library
 	timer     *timer // nil without SURGEON_CUDA_SYNC
 }
 
@@ -104,6 +105,7 @@ func (d *Device) Close() error {
 	}
 	err := d.Sync()
 	d.err = nil // what can be freed is freed, also after a failure
+	d.closeLibrary()
 	d.closeTransfers()
 	d.closeMemory()
 	d.do("Close", func() error { return d.stream.Destroy() })
