@@ -28,7 +28,8 @@ type Device struct {
 
 	memory    pool
 	transfers transfers
-	watched   block  // the smallest tag that WatchFinite remembers
+	watched   block // the smallest tag that WatchFinite remembers
+	library   library
 	timer     *timer // nil without SURGEON_CUDA_SYNC
 }
 
@@ -106,6 +107,7 @@ func (d *Device) Close() error {
 	err := d.Sync()
 	d.err = nil // what can be freed is freed, also after a failure
 	d.closeWatch()
+	d.closeLibrary()
 	d.closeTransfers()
 	d.closeMemory()
 	d.do("Close", func() error { return d.stream.Destroy() })

@@ -65,11 +65,41 @@ int surgeon_watch_forget(int64_t *smallest, void *stream);
 
 /* attention.cu */
 
-/* library.cpp: cuBLAS and cuSOLVER */
+/* library.cpp: cuBLAS and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
+int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library);
+int surgeon_library_close(void *library);
+/* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size; cType is type, or float32 where type is bfloat16. */
+int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int64_t m, int64_t n, int64_t k, double alpha, const void *a, const void *b,
+                 double beta, void *c, void *stream);
+/* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
+int surgeon_cholesky_workspace(void *library, int64_t n, int64_t *bytes);
+int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);
+/* b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. */
+int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b);
+/* d_j ← [(l·lᵀ)⁻¹]_jj for j0 ≤ j < j1. scratch has room for (n−j0)·(j1−j0) numbers and surgeon_squares_partials(n−j0, j1−j0) more. */
+int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, int64_t j0, int64_t j1, const double *l, double *scratch, double *d, void *stream);
 
-/* costs.cu */
+/* scale.cu: x ← β·x, n elements; β = 0 does not read x. */
+int surgeon_scale(int type, int64_t n, double beta, void *x, void *stream);
 
-/* update.cu */
+/* cholesky.cu: float64 */
+typedef struct {
+	int64_t n; /* order */
+	double *a;
+	int *info; /* 0 where the factorisation went well */
+} surgeon_matrix;
+
+enum { SURGEON_CHOLESKY_SMALL = 512 }; /* the largest order that one block of threads factors */
+
+/* a = l·lᵀ for count matrices on the device, none of a larger order than largest; info is set. */
+int surgeon_cholesky_small(int64_t count, const surgeon_matrix *matrices, int64_t largest, void *stream);
+/* info ← 1 where it is not 0 or the diagonal of a is not finite. */
+int surgeon_cholesky_verdict(int64_t count, const surgeon_matrix *matrices, void *stream);
+/* x ← the first w columns of the identity, x m×w. */
+int surgeon_identity(int64_t m, int64_t w, double *x, void *stream);
+/* d_j ← Σ_i x_ij², x m×w; partials has room for surgeon_squares_partials(m, w) numbers. */
+int64_t surgeon_squares_partials(int64_t m, int64_t w);
+int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, double *d, void *stream);
 
 /* eigh.cu */
 
