@@ -35,6 +35,11 @@ type File struct {
 
 const betweenDocuments = "\n\n"
 
+// textBytesMax is the most text that a corpus may have, and the most that one file may hold after decompression: a few
+// kilobytes of .gz, .zst or .parquet can stand for any amount, and that must end in a sentence, not in a machine without
+// memory. It is 2,000 times what 128 windows of 2048 tokens need.
+const textBytesMax = 4 << 30
+
 // ReadCorpus reads the files that patterns name: paths, or globs as filepath.Match knows them. Patterns are taken in the order
 // given, the files of a glob in alphabetical order, and a file named twice is read once. A name that exists is never taken
 // for a glob.
@@ -44,8 +49,12 @@ const betweenDocuments = "\n\n"
 //	other     text
 //
 // Each may be compressed, with .gz or .zst behind its name. It is an error if a file or a glob's match is missing, damaged, not
-// valid UTF-8, contains NUL, or if there is no text at all.
-func ReadCorpus(patterns []string) (*Corpus, error) {
+// valid UTF-8, contains NUL, if there is no text at all, or more than 4 GiB.
+func ReadCorpus(patterns []string) (*Corpus, error) { return readCorpus(patterns, textBytesMax) }
+
+// readCorpus is ReadCorpus with a limit to the bytes of text. Whatever the files say, the memory it takes is a small
+// multiple of that limit and of their size on the disk.
+func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 	paths, err := expand(patterns)
 	if err != nil {
 		return nil, fmt.Errorf("corpus: %w", err)
@@ -54,11 +63,15 @@ func ReadCorpus(patterns []string) (*Corpus, error) {
 	var text strings.Builder
 	documents := 0
 	for _, path := range paths {
-		file, err := readFile(path, func(document string) {
+		file, err := readFile(path, bytesMax, func(document string) error {
 			if documents++; documents > 1 {
 				text.WriteString(betweenDocuments)
 			}
+			if int64(text.Len()) > bytesMax-int64(len(document)) {
+				return tooLong(bytesMax)
+			}
 			text.WriteString(document)
+			return nil
 		})
 		if err != nil {
 			return nil, fmt.Errorf("corpus: %s: %w", path, err)
@@ -141,20 +154,28 @@ func expand(patterns []string) ([]string, error) {
 	return paths, nil
 }
 
+// tooLong refuses a text of more than bytesMax bytes.
+func tooLong(bytesMax int64) error {
+	return fmt.Errorf("the text is longer than %d bytes, the most that is read; give fewer files or a part of the text", bytesMax)
+}
+
 // readFile hands the documents of a file to add, in order.
-func readFile(path string, add func(document string)) (File, error) {
+func readFile(path string, bytesMax int64, add func(document string) error) (File, error) {
+	name := strings.ToLower(path)
+	if info, err := os.Stat(path); err == nil && !isPacked(name) && info.Size() > bytesMax {
+		return File{}, tooLong(bytesMax)
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return File{}, err
 	}
 	file := File{Path: path, Bytes: int64(len(data)), SHA256: sum(data)}
-	name := strings.ToLower(path)
 	switch filepath.Ext(name) {
 	case ".gz":
-		data, err = gunzip(data)
+		data, err = gunzip(data, bytesMax)
 		name = strings.TrimSuffix(name, ".gz")
 	case ".zst":
-		data, err = unzstd(data)
+		data, err = unzstd(data, bytesMax)
 		name = strings.TrimSuffix(name, ".zst")
 	}
 	if err != nil {
@@ -164,39 +185,64 @@ func readFile(path string, add func(document string)) (File, error) {
 	case ".jsonl":
 		return file, readLines(data, add)
 	case ".parquet":
-		return file, readParquet(data, add)
+		return file, readParquet(data, bytesMax, add)
 	}
 	text := string(data)
 	if err := checkText(text); err != nil {
 		return File{}, err
 	}
-	add(text)
-	return file, nil
+	return file, add(text)
 }
 
-func gunzip(data []byte) ([]byte, error) {
+// isPacked tells from a file's name that the text in it can be longer than the file.
+func isPacked(name string) bool {
+	switch filepath.Ext(name) {
+	case ".gz", ".zst", ".parquet":
+		return true
+	}
+	return false
+}
+
+func gunzip(data []byte, bytesMax int64) ([]byte, error) {
 	in, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("the file is no gzip data or is cut off: %w", err)
 	}
-	out, err := io.ReadAll(in)
+	out, err := readAll(in, bytesMax)
+	if errors.Is(err, errTooLong) {
+		return nil, tooLong(bytesMax)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the gzip data are damaged or cut off after %d bytes of text: %w", len(out), err)
 	}
 	return out, nil
 }
 
-func unzstd(data []byte) ([]byte, error) {
+func unzstd(data []byte, bytesMax int64) ([]byte, error) {
 	in, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, fmt.Errorf("the file is no zstandard data: %w", err)
 	}
 	defer in.Close()
-	out, err := io.ReadAll(in)
+	out, err := readAll(in, bytesMax)
+	if errors.Is(err, errTooLong) {
+		return nil, tooLong(bytesMax)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the zstandard data are damaged or cut off after %d bytes of text: %w", len(out), err)
 	}
 	return out, nil
+}
+
+var errTooLong = errors.New("longer than its limit")
+
+// readAll reads at most bytesMax bytes; where there is more the error is errTooLong.
+func readAll(in io.Reader, bytesMax int64) ([]byte, error) {
+	out, err := io.ReadAll(io.LimitReader(in, bytesMax+1))
+	if err == nil && int64(len(out)) > bytesMax {
+		return nil, errTooLong
+	}
+	return out, err
 }
 
 // checkText finds what shows that a file is no text.
