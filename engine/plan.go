@@ -54,7 +54,8 @@ const hostBytes = 100 << 20
 const GCPercent = 25
 
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some two
-// seconds on the device with random weights of those shapes. The model's weights are not loaded and nothing is written.
+// seconds on the device with random weights of those shapes. It refuses what Prune would refuse before it begins, weights
+// that are not finite included, which takes one look at all of them. Nothing is written.
 func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanReport, error) {
 	r, err := prepare(dev, o, w)
 	if err != nil {
@@ -62,6 +63,9 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	}
 	defer r.close()
 	in, o := r.inputs, r.options
+	if err := in.model.CheckFinite(); err != nil {
+		return nil, &RequestError{err}
+	}
 	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Length: o.Length}
 	p.planMemory(in, o)
 	w.Stage("measuring", 0)

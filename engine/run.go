@@ -56,7 +56,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := checkOutput(o.Output, o.Force, ""); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, ""); err != nil {
 		return nil, err
 	}
 	in, err := openModel(o.Model)
@@ -92,7 +92,7 @@ func (r *run) read() error {
 	if err := r.describe(hash); err != nil {
 		return err
 	}
-	if err := checkOutput(o.Output, o.Force, r.report.Run); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, r.report.Run); err != nil {
 		return err
 	}
 	if err := journal.Check(o.Work, r.identity()); err != nil {

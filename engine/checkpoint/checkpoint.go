@@ -163,6 +163,23 @@ func (c *Checkpoint) Read(name string, dst []float32) error {
 	return nil
 }
 
+// CheckFinite decodes every tensor and refuses NaN and Inf, as Read does.
+func (c *Checkpoint) CheckFinite() error {
+	var values []float32
+	for _, name := range c.names {
+		t := c.tensors[name]
+		if t.dtype != "" && !readable(t.dtype) {
+			continue // carried over as it is
+		}
+		n := elements(t.shape)
+		values = slices.Grow(values[:0], n)
+		if err := c.Read(name, values[:n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Raw is a tensor's type and bytes as safetensors would store them, for copying without conversion; read-only, valid until
 // Close. ok is false where the tensor is quantised or there is none of this name.
 func (c *Checkpoint) Raw(name string) (t safetensors.DType, data []byte, ok bool) {
