@@ -203,46 +203,47 @@ func isPacked(name string) bool {
 	return false
 }
 
-func gunzip(data []byte, bytesMax int64) ([]byte, error) {
-	in, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		return nil, fmt.Errorf("the file is no gzip data or is cut off: %w", err)
+// unpack decompresses data: once to see how long the text is and that it is within bytesMax, and again into memory of just
+// that size. Growing memory as the text comes would take more than twice as much, of a text that is refused too.
+func unpack(kind string, bytesMax int64, open func() (io.ReadCloser, error)) ([]byte, error) {
+	read := func(to io.Writer) (int64, error) {
+		in, err := open()
+		if err != nil {
+			return 0, fmt.Errorf("the file is no %s data or is cut off: %w", kind, err)
+		}
+		defer in.Close()
+		n, err := io.Copy(to, io.LimitReader(in, bytesMax+1))
+		if err != nil {
+			return n, fmt.Errorf("the %s data are damaged or cut off after %d bytes of text: %w", kind, n, err)
+		}
+		return n, nil
 	}
-	out, err := readAll(in, bytesMax)
-	if errors.Is(err, errTooLong) {
+	n, err := read(io.Discard)
+	if err != nil {
+		return nil, err
+	}
+	if n > bytesMax {
 		return nil, tooLong(bytesMax)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("the gzip data are damaged or cut off after %d bytes of text: %w", len(out), err)
+	out := bytes.NewBuffer(make([]byte, 0, n))
+	if _, err := read(struct{ io.Writer }{out}); err != nil { // without Buffer.ReadFrom, which wants room for more
+		return nil, err
 	}
-	return out, nil
+	return out.Bytes(), nil
+}
+
+func gunzip(data []byte, bytesMax int64) ([]byte, error) {
+	return unpack("gzip", bytesMax, func() (io.ReadCloser, error) { return gzip.NewReader(bytes.NewReader(data)) })
 }
 
 func unzstd(data []byte, bytesMax int64) ([]byte, error) {
-	in, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("the file is no zstandard data: %w", err)
-	}
-	defer in.Close()
-	out, err := readAll(in, bytesMax)
-	if errors.Is(err, errTooLong) {
-		return nil, tooLong(bytesMax)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the zstandard data are damaged or cut off after %d bytes of text: %w", len(out), err)
-	}
-	return out, nil
-}
-
-var errTooLong = errors.New("longer than its limit")
-
-// readAll reads at most bytesMax bytes; where there is more the error is errTooLong.
-func readAll(in io.Reader, bytesMax int64) ([]byte, error) {
-	out, err := io.ReadAll(io.LimitReader(in, bytesMax+1))
-	if err == nil && int64(len(out)) > bytesMax {
-		return nil, errTooLong
-	}
-	return out, err
+	return unpack("zstandard", bytesMax, func() (io.ReadCloser, error) {
+		in, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		return in.IOReadCloser(), nil
+	})
 }
 
 // checkText finds what shows that a file is no text.
