@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
@@ -36,11 +37,11 @@ func zst(t *testing.T, data string) string {
 	return string(w.EncodeAll([]byte(data), nil))
 }
 
-func parquetOf[T any](t *testing.T, rows ...T) string {
+func parquetOf[T any](t testing.TB, rows ...T) string {
 	return parquetBy(t, &parquet.Snappy, 2, rows...)
 }
 
-func parquetBy[T any](t *testing.T, codec compress.Codec, groupRows int64, rows ...T) string {
+func parquetBy[T any](t testing.TB, codec compress.Codec, groupRows int64, rows ...T) string {
 	var out bytes.Buffer
 	w := parquet.NewGenericWriter[T](&out, parquet.MaxRowsPerRowGroup(groupRows), parquet.Compression(codec))
 	if _, err := w.Write(rows); err != nil {
@@ -149,6 +150,7 @@ func TestReadCorpusErrors(t *testing.T) {
 		"kind.parquet": parquetOf(t, struct {
 			Text int64 `parquet:"text"`
 		}{5}),
+		"footer.parquet":  good[:len(good)-8] + "\xff\xff\xff\xff" + good[len(good)-4:],
 		"binary.parquet":  parquetOf(t, textRow{1, "fine"}, textRow{2, "a\xff"}),
 		"damaged.parquet": good[:60] + strings.Repeat("\xff", 40) + good[100:],
 	})
@@ -160,6 +162,7 @@ func TestReadCorpusErrors(t *testing.T) {
 		{"list.jsonl", "line 1 is not a JSON object"}, {"nul.jsonl", "NUL"}, {"utf8.jsonl", "line 2: byte 9"},
 		{"column.parquet", `no column "text"; the columns are body`}, {"no.parquet", "no Parquet file"}, {"cut.parquet", "Parquet"}, {"null.parquet", "row 0 has no"},
 		{"kind.parquet", "want one string"}, {"binary.parquet", "row 1: byte 1"}, {"damaged.parquet", ""},
+		{"footer.parquet", "promises a footer of 4294967295 bytes"},
 	} {
 		_, err := ReadCorpus([]string{filepath.Join(folder, c.pattern)})
 		if err == nil {
@@ -187,7 +190,7 @@ func TestReadCorpusLimit(t *testing.T) {
 	fits := long[:bytesMax]
 	half := long[:bytesMax/2]
 	line := func(s string) string { return `{"text":` + strconv.Quote(s) + "}\n" }
-	many := make([]dictionaryRow, 300_000)
+	many := make([]dictionaryRow, 10_000)
 	for i := range many {
 		many[i].Text = long[:4096]
 	}
@@ -301,4 +304,33 @@ func TestCut(t *testing.T) {
 			t.Errorf("Cut(%d, %d) gives %q, want an error", bad[0], bad[1], cut.Text)
 		}
 	}
+}
+
+// FuzzDocuments looks for .jsonl and .parquet data that end in a panic, or give documents that are no text. What compression does with
+// damaged data is the libraries' matter.
+func FuzzDocuments(f *testing.F) {
+	f.Add([]byte("{\"text\":\"one\"}\n\n{\"text\":\"\\ud800\",\"text\":\"tw\\u00f6\"}"), false)
+	f.Add([]byte("{\"text\":null}\n[]"), false)
+	for _, codec := range []compress.Codec{&parquet.Uncompressed, &parquet.Snappy} {
+		f.Add([]byte(parquetBy(f, codec, 2, textRow{1, "one"}, textRow{2, ""}, textRow{3, "two"})), true)
+		f.Add([]byte(parquetBy(f, codec, 9, dictionaryRow{"one"}, dictionaryRow{"two"}, dictionaryRow{"one"})), true)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, isParquet bool) {
+		const bytesMax = 1 << 16
+		size := 0
+		add := func(document string) error {
+			if size += len(document); size > bytesMax {
+				return tooLong(bytesMax)
+			}
+			if !utf8.ValidString(document) || strings.ContainsRune(document, 0) {
+				t.Errorf("%q is taken for text", document)
+			}
+			return nil
+		}
+		if isParquet {
+			readParquet(data, bytesMax, add)
+		} else {
+			readLines(data, add)
+		}
+	})
 }

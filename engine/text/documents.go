@@ -58,6 +58,9 @@ func readParquet(data []byte, bytesMax int64, add func(string) error) (err error
 			err = fmt.Errorf("the Parquet file is damaged: %v", trouble)
 		}
 	}()
+	if err := checkFooter(data); err != nil {
+		return err
+	}
 	file, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return fmt.Errorf("this is no Parquet file, or it is damaged: %w", err)

@@ -2,6 +2,7 @@ package text
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 
@@ -12,6 +13,19 @@ import (
 	"github.com/parquet-go/parquet-go/format"
 	"github.com/pierrec/lz4/v4"
 )
+
+// checkFooter refuses a Parquet file whose last bytes promise a longer footer than there is room for: the library takes
+// memory for it first, up to 4 GiB. The file ends in the footer, its length in 4 bytes, and "PAR1".
+func checkFooter(data []byte) error {
+	const around = 4 + 4 + 4 // "PAR1" at the beginning, length and "PAR1" at the end
+	if len(data) < around {
+		return fmt.Errorf("this is no Parquet file: it has %d bytes only", len(data))
+	}
+	if said := binary.LittleEndian.Uint32(data[len(data)-8:]); int64(said) > int64(len(data)-around) {
+		return fmt.Errorf("this is no Parquet file, or it is damaged: it promises a footer of %d bytes and has %d in all", said, len(data))
+	}
+	return nil
+}
 
 // checkPages looks through the pages of one column of a Parquet file, and refuses what would take more memory than bytesMax
 // for one page, or more than the file says it does. The library that reads them trusts what a page says of itself and decompresses to
