@@ -80,6 +80,9 @@ type stored struct {
 // tensors that are missing, left over, or shaped differently from what the configuration says.
 func Open(path string) (*Checkpoint, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("opening model: %w; a Hugging Face directory or a GGUF file on this machine is expected, nothing is downloaded", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening model: %w", err)
 	}

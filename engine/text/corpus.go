@@ -80,7 +80,7 @@ func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 	}
 	c.Text = text.String()
 	if strings.TrimSpace(c.Text) == "" {
-		return nil, fmt.Errorf("corpus: %s: %d documents, and no text in them", strings.Join(paths, ", "), documents)
+		return nil, fmt.Errorf("corpus: there is no text in %s", strings.Join(paths, ", "))
 	}
 	c.SHA256 = sum([]byte(c.Text))
 	return c, nil
