@@ -11,6 +11,8 @@ SMOLLM2   = .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: all openblas openblas-there demo test test-openblas race fuzz lint bench smollm2 smollm2-model clean
 
+include kernels/kernels.mk
+
 all:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/surgeon ./cmd/surgeon
 
@@ -56,4 +58,4 @@ smollm2: openblas $(SMOLLM2)
 	bench/smollm2.sh bin/surgeon-openblas $(SMOLLM2) "$(TEXT)"
 
 clean:
-	rm -rf bin
+	rm -rf bin build

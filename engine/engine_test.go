@@ -22,11 +22,11 @@ import (
 // that is not that of the written file.
 func TestPruneWritesWhatItMeasured(t *testing.T) {
 	for _, name := range []string{"tiny-llama", "tiny-llama3", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"} {
-		for _, dtype := range []string{"", "BF16"} {
-			t.Run(name+" "+dtype, func(t *testing.T) {
+		for _, types := range []struct{ precision, written string }{{"float32", ""}, {"float32", "BF16"}, {"bfloat16", ""}, {"bfloat16", "F16"}} {
+			t.Run(name+" in "+types.precision+" "+types.written, func(t *testing.T) {
 				dir, text := tiny(t, name)
 				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-				o.DType, o.Eval = dtype, []string{text}
+				o.Precision, o.DType, o.Eval = types.precision, types.written, []string{text}
 				w := &silent{}
 				r, err := pruneTiny(t, context.Background(), o, w)
 				if err != nil {
@@ -162,7 +162,7 @@ func TestDeadPropagationIsExact(t *testing.T) {
 func countZeros(r *run) int {
 	n := 0
 	for _, l := range r.model.Linears() {
-		for _, v := range device.DownloadSlice[float64](r.dev, l.W) {
+		for _, v := range r.model.Values(l.WeightName()) {
 			if v == 0 {
 				n++
 			}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"surgeon/engine/checkpoint"
+	"surgeon/engine/device"
+	"surgeon/engine/model"
 	"surgeon/engine/report"
 	"surgeon/engine/text"
 )
@@ -38,6 +40,26 @@ func openModel(path string) (*inputs, error) {
 		return nil, refuse("the tokenizer of %s: %w", path, err)
 	}
 	return in, nil
+}
+
+// loadModel brings a model to the device. Weights that cannot be used are a wrong request; a device that fails is not.
+func loadModel(dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
+	m, err := model.Load(dev, c, typeOf(precision))
+	if err != nil && dev.Sync() == nil {
+		err = &RequestError{err}
+	}
+	return m, err
+}
+
+// typeOf is the type that a --precision stands for.
+func typeOf(precision string) device.Type {
+	switch precision {
+	case "float64":
+		return device.F64
+	case "bfloat16":
+		return device.BF16
+	}
+	return device.F32
 }
 
 // tokenizerJSON is the tokenizer.json of a directory, or the one that a GGUF's vocabulary amounts to.

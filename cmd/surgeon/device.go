@@ -22,7 +22,11 @@ func (s *session) open(c common, shots int) (device.Device, error) {
 	}
 	s.watcher = newWatcher(s.stderr, c, shots)
 	s.atEnd(s.watcher.End)
-	dev, choice, err := openDevice(c.Device)
+	limit, err := parseBytes("--gpu-memory", c.GPUMemory)
+	if err != nil {
+		return nil, err
+	}
+	dev, choice, err := openDevice(c.Device, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -34,9 +38,12 @@ func (s *session) open(c common, shots int) (device.Device, error) {
 // cudaName is how a CUDA device is asked for.
 var cudaName = regexp.MustCompile(`^cuda(:\d{1,3})?$`)
 
-// openDevice opens a device by its name, and says in a sentence which it is and why.
-func openDevice(name string) (dev device.Device, choice string, err error) {
+// openDevice opens a device by its name, and says in a sentence which it is and why. gpuMemory is the most bytes of a GPU's
+// memory to use, 0 for all.
+func openDevice(name string, gpuMemory int64) (dev device.Device, choice string, err error) {
 	switch {
+	case gpuMemory > 0 && (name == "auto" || name == "cpu"):
+		return nil, "", refuse("--gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is")
 	case name == "auto":
 		d := cpu.Open()
 		return d, fmt.Sprintf("device: %s; chosen because this build runs on the CPU only", d.Name()), nil

@@ -176,6 +176,9 @@ func TestWrongRequests(t *testing.T) {
 		{pruneArgs("--threads", "-1"), "surgeon: --threads is -1; it is a number of cores, 0 for all"},
 		{pruneArgs("--device", "gpu"), `surgeon: --device is "gpu"; cpu, cuda:N or auto is expected`},
 		{pruneArgs("--device", "cuda:0"), "surgeon: --device is cuda:0; this build runs on the CPU; CUDA comes with the surgeon-cuda binary, which `make cuda` will build once its kernels are written; use --device cpu"},
+		{pruneArgs("--gpu-memory", "40GB"), "surgeon: --gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is"},
+		{pruneArgs("--gpu-memory", "40G"), `surgeon: --gpu-memory is "40G"; the unit g is none of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB`},
+		{pruneArgs("--batch", "-1"), "surgeon: --batch is -1; it cannot be negative"},
 		{pruneArgs("--length", "1000"), "surgeon: --length is 1000 tokens; model has positions for 64"},
 		{pruneArgs("--no-such"), "surgeon: unknown flag --no-such; see surgeon prune --help"},
 		{pruneArgs("--quiet", "--verbose"), "surgeon: --quiet and --verbose can't be used together; see surgeon prune --help"},
@@ -271,7 +274,7 @@ func TestJSON(t *testing.T) {
 	}{
 		{pruneArgs("--json"), 0, []string{"model", "shots", "final", "options", "warnings"}},
 		{[]string{"eval", "out", "--text", "text.txt", "--json"}, 0, []string{"perplexity", "loss", "windows", "window_length", "text", "tokens_per_second"}},
-		{[]string{"plan", "model", "--text", "text.txt", "--target", "0.3", "--samples", "4", "--json"}, 0, []string{"memory", "stages", "seconds", "peak_bytes"}},
+		{[]string{"plan", "model", "--text", "text.txt", "--target", "0.3", "--samples", "4", "--json"}, 0, []string{"memory", "stages", "seconds", "batch", "peak_device_bytes", "peak_host_bytes"}},
 		{[]string{"info", "--json"}, 0, []string{"program", "machine", "devices", "formats", "architectures"}},
 		{pruneArgs("--json", "--target", "2"), exitRequest, []string{"error", "exit_code"}},
 		{[]string{"eval", "--json"}, exitRequest, []string{"error", "exit_code"}},

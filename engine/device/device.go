@@ -57,6 +57,7 @@ type Memory struct {
 	Total int64 // what the device has, or may use where a limit was set
 	Used  int64 // held by tensors now
 	Peak  int64 // the most Used has been
+	Host  bool  // tensors lie in main memory, beside the program; false for a device with memory of its own
 }
 
 // Algebra is the linear algebra of the method (method.md sections 1 to 5).

@@ -55,7 +55,7 @@ func (d *Device) Close() error {
 
 // Memory tells how much tensors hold, scratch tensors of the running operation included.
 func (d *Device) Memory() device.Memory {
-	return device.Memory{Total: machineBytes(), Used: int64(d.store.used), Peak: int64(d.store.peak)}
+	return device.Memory{Total: machineBytes(), Used: int64(d.store.used), Peak: int64(d.store.peak), Host: true}
 }
 
 // Alloc makes a rows×cols tensor. It starts at a multiple of 64 bytes: gonum's kernels sum in an order that depends on the

@@ -1,0 +1,116 @@
+//go:build cuda
+
+package cuda
+
+// #include "kernels.h"
+import "C"
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"gorgonia.org/cu"
+
+	"surgeon/engine/device"
+)
+
+// Device is one GPU. It implements device.Device.
+type Device struct {
+	ordinal int
+	name    string
+	device  cu.Device
+	context cu.CUContext
+	stream  cu.Stream
+	opened  bool // the context is held
+	closed  bool
+	err     error // the first failure
+
+	memory    pool
+	transfers transfers
+	timer     *timer // nil without SURGEON_CUDA_SYNC
+}
+
+var _ device.Device = (*Device)(nil)
+
+// Name is "cuda:0 NVIDIA H100 80GB HBM3".
+func (d *Device) Name() string { return fmt.Sprintf("%s %s", d.id(), d.name) }
+
+func (d *Device) id() string { return fmt.Sprintf("cuda:%d", d.ordinal) }
+
+// run makes a call of the driver or of a launcher, unless the device has failed. f returns 0 or a code.
+func (d *Device) run(op string, f func() C.int) {
+	if d.err != nil {
+		return
+	}
+	runtime.LockOSThread() // the context belongs to a thread
+	defer runtime.UnlockOSThread()
+	if err := cu.SetCurrentContext(d.context); err != nil {
+		d.fail(op, err)
+		return
+	}
+	stop := d.timer.start(op)
+	if code := f(); code != 0 {
+		d.err = &Failure{Device: d.id(), Op: op, Code: int(code), Text: C.GoString(C.surgeon_error(code))}
+		return
+	}
+	if d.timer != nil {
+		d.wait(op)
+		stop()
+	}
+}
+
+// do is run for calls of gorgonia.org/cu.
+func (d *Device) do(op string, f func() error) {
+	d.run(op, func() C.int {
+		if err := f(); err != nil {
+			d.fail(op, err)
+		}
+		return 0
+	})
+}
+
+// wait lets the stream finish, on a thread that has the context.
+func (d *Device) wait(op string) {
+	if err := d.stream.Synchronize(); err != nil && d.err == nil {
+		d.fail(op, err)
+	}
+}
+
+// fail remembers an error of the driver.
+func (d *Device) fail(op string, err error) {
+	if d.err != nil {
+		return
+	}
+	var code int
+	fmt.Sscan(fmt.Sprintf("%d", err), &code) // the driver's errors are numbers
+	d.err = &Failure{Device: d.id(), Op: op, Code: code, Text: err.Error()}
+}
+
+// queue is the stream, for a launcher.
+func (d *Device) queue() unsafe.Pointer { return unsafe.Pointer(d.stream.C()) }
+
+// Sync waits for queued work and reports the first failure there was.
+func (d *Device) Sync() error {
+	d.do("Sync", d.stream.Synchronize)
+	return d.err
+}
+
+// Close frees everything.
+func (d *Device) Close() error {
+	if d.closed || !d.opened {
+		d.closed = true
+		return nil
+	}
+	err := d.Sync()
+	d.err = nil // what can be freed is freed, also after a failure
+	d.closeTransfers()
+	d.closeMemory()
+	d.do("Close", func() error { return d.stream.Destroy() })
+	d.closed = true
+	d.timer.print(d.Name())
+	if e := d.device.ReleasePrimaryCtx(); err == nil && d.err == nil && e != nil {
+		err = fmt.Errorf("%s: %w", d.id(), e)
+	}
+	return err
+}

@@ -1,0 +1,115 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"surgeon/engine/device"
+	"surgeon/engine/enginetest"
+)
+
+// emulated leaves a test out, aloud, on a real GPU: it needs one that can be told to misbehave.
+func emulated(t *testing.T) {
+	t.Helper()
+	if !isEmulated() {
+		t.Skip("needs the emulated device (make test-emu)")
+	}
+}
+
+// What would be caught: a GPU that cannot be used and is opened all the same, or refused in other words.
+func TestUnavailable(t *testing.T) {
+	emulated(t)
+	for _, c := range []struct {
+		name, value string
+		ordinal     int
+		limit       int64
+		want        string
+	}{
+		{"SURGEON_EMU_DEVICES", "0", 0, 0, "no GPU"},
+		{"SURGEON_EMU_CAPABILITY", "75", 0, 0, "compute capability 7.5"},
+		{"SURGEON_EMU_DRIVER", "12040", 0, 0, "driver is for CUDA 12.4"},
+		{"SURGEON_EMU_DEVICES", "1", 7, 0, "no cuda:7"},
+		{"SURGEON_EMU_MEMORY", "8000000", 0, 1 << 40, "--gpu-memory asks for 1024.00 GiB"},
+	} {
+		t.Run(c.want, func(t *testing.T) {
+			t.Setenv(c.name, c.value)
+			d, err := open(c.ordinal, Options{MemoryLimit: c.limit})
+			if err == nil {
+				d.Close()
+				t.Fatal("was opened")
+			}
+			var none *Unavailable
+			if !errors.As(err, &none) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%T %q, want an Unavailable with %q", err, err, c.want)
+			}
+		})
+	}
+}
+
+// What would be caught: an allocation beyond the limit that passes, that ends the process, or after which the device is not
+// quiet; a limit that counts memory given back.
+func TestOutOfMemory(t *testing.T) {
+	d := gpu(t, Options{MemoryLimit: 64 << 20})
+	for range 40 { // far more than the limit in all
+		d.Free(d.Alloc(1, 5<<20, device.F32))
+	}
+	x := d.Alloc(1, 3<<20, device.F64)
+	if err := d.Sync(); err != nil {
+		t.Fatalf("24 MiB of 64: %v", err)
+	}
+	y := d.Alloc(1, 8<<20, device.F64)
+	d.Zero(y)
+	var full *OutOfMemory
+	if err := d.Sync(); !errors.As(err, &full) || full.Asked != 64<<20 {
+		t.Fatalf("64 MiB beside 24 of 64: %v", err)
+	}
+	d.Free(x, y)
+	d.err = nil // so that Close has nothing to tell
+}
+
+// What would be caught: a failure that is forgotten, or reported as another operation's, or that later calls run into.
+func TestFailureIsSticky(t *testing.T) {
+	emulated(t)
+	d := gpu(t, Options{})
+	x := device.NewFrom(d, []float32{1, 2, 3}, 1, 3, device.F32)
+	y := d.Alloc(1, 3, device.F64)
+	t.Setenv("SURGEON_EMU_FAIL_AT", "1")
+	d.Copy(x, y)
+	d.Zero(y)
+	z := d.Alloc(4, 4, device.F32)
+	d.Zero(z)
+	dst := make([]byte, 24)
+	d.Download(y, device.F64, dst)
+	var failed *Failure
+	err := d.Sync()
+	if !errors.As(err, &failed) || failed.Op != "Copy" || failed.Code != 719 {
+		t.Fatalf("%v, want the failure of Copy", err)
+	}
+	if again := d.Sync(); again != err {
+		t.Errorf("then %v", again)
+	}
+	d.err = nil
+	d.Free(x, y)
+}
+
+// What would be caught: a device that is lost in the middle of a run and takes the run with it.
+func TestLostDevice(t *testing.T) {
+	emulated(t)
+	enginetest.LostDevice(t, func(t *testing.T) device.Device {
+		d, err := open(0, Options{}) // not closed by the test's end: a lost device has an error to tell
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}, func(on bool) {
+		if on {
+			os.Setenv("SURGEON_EMU_FAIL_AT", "100")
+		} else {
+			os.Unsetenv("SURGEON_EMU_FAIL_AT")
+		}
+	})
+}

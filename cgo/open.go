@@ -1,0 +1,143 @@
+//go:build cuda
+
+package cuda
+
+// #cgo CFLAGS: -I${SRCDIR}/../kernels
+// #include "kernels.h"
+import "C"
+
+import (
+	"fmt"
+	"runtime"
+
+	"gorgonia.org/cu"
+
+	"surgeon/engine/device"
+)
+
+// Built says whether this build can open a GPU.
+const Built = true
+
+const (
+	oldestCapability = 80    // bfloat16 tensor cores and asynchronous copies
+	oldestDriver     = 13000 // the CUDA that the kernels are built with
+)
+
+// isEmulated says whether kernels run on the CPU (kernels/emu).
+func isEmulated() bool { return C.surgeon_emulated() != 0 }
+
+// ready is an error where there is no driver to work with. Every call of the driver comes after it.
+func ready() error {
+	if C.surgeon_interface() != C.SURGEON_INTERFACE {
+		return &Unavailable{fmt.Sprintf("the kernels are of interface %d, this program needs %d; build both again with `make cuda`", C.surgeon_interface(), C.SURGEON_INTERFACE)}
+	}
+	if problem := C.surgeon_driver_problem(); problem != nil {
+		return &Unavailable{C.GoString(problem)}
+	}
+	if v := cu.Version(); v < oldestDriver {
+		return &Unavailable{fmt.Sprintf("the NVIDIA driver is for CUDA %d.%d; this build needs one for %d.%d or newer (driver 580)", v/1000, v%1000/10, oldestDriver/1000, oldestDriver%1000/10)}
+	}
+	return nil
+}
+
+// Devices lists the GPUs.
+func Devices() ([]Info, error) {
+	if err := ready(); err != nil {
+		return nil, err
+	}
+	n, err := cu.NumDevices()
+	if err != nil {
+		return nil, fmt.Errorf("counting GPUs: %w", err)
+	}
+	all := make([]Info, n)
+	for i := range all {
+		if _, all[i], err = describe(i); err != nil {
+			return nil, fmt.Errorf("cuda:%d: %w", i, err)
+		}
+	}
+	return all, nil
+}
+
+func describe(ordinal int) (cu.Device, Info, error) {
+	info := Info{Ordinal: ordinal}
+	dev, err := cu.GetDevice(ordinal)
+	if err != nil {
+		return dev, info, err
+	}
+	if info.Name, err = dev.Name(); err != nil {
+		return dev, info, err
+	}
+	if info.MemoryBytes, err = dev.TotalMem(); err != nil {
+		return dev, info, err
+	}
+	major, err := dev.Attribute(cu.ComputeCapabilityMajor)
+	if err != nil {
+		return dev, info, err
+	}
+	minor, err := dev.Attribute(cu.ComputeCapabilityMinor)
+	info.Capability = 10*major + minor
+	return dev, info, err
+}
+
+// Open opens the GPU with that number.
+func Open(ordinal int, o Options) (device.Device, error) {
+	d, err := open(ordinal, o)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func open(ordinal int, o Options) (*Device, error) {
+	if err := ready(); err != nil {
+		return nil, err
+	}
+	n, err := cu.NumDevices()
+	if err != nil {
+		return nil, fmt.Errorf("counting GPUs: %w", err)
+	}
+	switch {
+	case n == 0:
+		return nil, &Unavailable{"there is an NVIDIA driver on this machine, but no GPU"}
+	case ordinal >= n:
+		return nil, &Unavailable{fmt.Sprintf("there is no cuda:%d; this machine has %d GPU(s), cuda:0 to cuda:%d", ordinal, n, n-1)}
+	}
+	dev, info, err := describe(ordinal)
+	if err != nil {
+		return nil, fmt.Errorf("cuda:%d: %w", ordinal, err)
+	}
+	if info.Capability < oldestCapability {
+		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has compute capability %d.%d; at least %d.%d is needed (A100 or newer)", ordinal, info.Name,
+			info.Capability/10, info.Capability%10, oldestCapability/10, oldestCapability%10)}
+	}
+	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer()}
+	if err := d.start(o); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)
+	}
+	return d, nil
+}
+
+// start takes what the device works with.
+func (d *Device) start(o Options) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var err error
+	if d.context, err = d.device.RetainPrimaryCtx(); err != nil {
+		return err
+	}
+	d.opened = true
+	if err = cu.SetCurrentContext(d.context); err != nil {
+		return err
+	}
+	if d.stream, err = cu.MakeStream(cu.DefaultStream); err != nil {
+		return err
+	}
+	if err := d.startMemory(o.MemoryLimit); err != nil {
+		return err
+	}
+	if err := d.startTransfers(); err != nil {
+		return err
+	}
+	return d.Sync()
+}

@@ -1,0 +1,48 @@
+package cuda
+
+import "fmt"
+
+// Options of a device.
+type Options struct {
+	// MemoryLimit bounds the bytes of all tensors and scratch memory; 0 is all that is free. A larger card behaves like a
+	// smaller one.
+	MemoryLimit int64
+}
+
+// Info is what can be told about a GPU without opening it.
+type Info struct {
+	Ordinal     int
+	Name        string
+	MemoryBytes int64
+	Capability  int // 90 for compute capability 9.0
+}
+
+// Unavailable is the error of a GPU that cannot be used: none, no driver, too old, a build without CUDA.
+type Unavailable struct{ Reason string }
+
+func (e *Unavailable) Error() string { return e.Reason }
+
+// Failure is the error of a call that failed on the device. Everything after it did nothing.
+type Failure struct {
+	Device string // "cuda:0"
+	Op     string // operation that failed, or that noticed
+	Code   int    // of CUDA; from 10000 on of cuBLAS, from 20000 on of cuSOLVER
+	Text   string
+}
+
+func (e *Failure) Error() string {
+	return fmt.Sprintf("%s: %s failed: %s (code %d); give the same command again to go on after the last complete shot", e.Device, e.Op, e.Text, e.Code)
+}
+
+// OutOfMemory is the error of an allocation that the device, or its limit, has no room for.
+type OutOfMemory struct {
+	Device             string
+	Asked, Used, Limit int64 // bytes
+}
+
+func (e *OutOfMemory) Error() string {
+	return fmt.Sprintf("%s is out of memory: %s were asked for, %s of %s are free; a smaller --batch or --length needs less, and surgeon plan tells how much",
+		e.Device, gibibytes(e.Asked), gibibytes(e.Limit-e.Used), gibibytes(e.Limit))
+}
+
+func gibibytes(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }

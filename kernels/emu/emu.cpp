@@ -1,0 +1,271 @@
+// The scheduler of the emulated device: see emu.h.
+#include "emu.h"
+
+#include <boost/context/detail/fcontext.hpp>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <deque>
+#include <random>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emu {
+namespace {
+
+namespace ctx = boost::context::detail;
+
+const size_t stackBytes = 256 << 10; // reserved, not used: kernels hold some kilobytes of registers
+
+enum State { ready, atBlockBarrier, atWarpBarrier, ended };
+
+struct Copy {
+	void *to;
+	const void *from;
+	bool valid;
+};
+
+struct Thread {
+	ctx::fcontext_t context = nullptr;
+	char *stack = nullptr;
+	void *fakeStack = nullptr;
+	State state = ended;
+	dim3 index;
+	std::deque<std::vector<Copy>> copies; // groups that were committed, then the open one
+};
+
+struct Warp {
+	alignas(16) char lanes[32][64];
+	int alive, waiting;
+};
+
+struct Block {
+	std::vector<Thread> threads;
+	std::vector<Warp> warps;
+	std::vector<int> order;
+	const std::function<void()> *body = nullptr;
+	ctx::fcontext_t scheduler = nullptr;
+	void *schedulerFakeStack = nullptr;
+	const void *schedulerStack = nullptr;
+	size_t schedulerStackBytes = 0;
+	int self = 0, count = 0, alive = 0, waiting = 0;
+	void *sharedMemory = nullptr;
+	std::mt19937_64 random;
+	bool seeded = false;
+};
+
+Block B;
+
+[[noreturn]] void die(const char *what) {
+	fprintf(stderr, "emulated device: %s, in block (%u, %u, %u) of a grid of %u×%u×%u, %d threads\n", what, blockIdx.x, blockIdx.y, blockIdx.z, gridDim.x, gridDim.y, gridDim.z, B.count);
+	abort();
+}
+
+// toThread runs a thread until it waits or ends.
+void toThread(int t) {
+	Thread &x = B.threads[t];
+	B.self = t;
+	threadIdx = x.index;
+#ifdef __SANITIZE_ADDRESS__
+	__sanitizer_start_switch_fiber(&B.schedulerFakeStack, x.stack, stackBytes);
+#endif
+	ctx::transfer_t back = ctx::jump_fcontext(x.context, nullptr);
+#ifdef __SANITIZE_ADDRESS__
+	__sanitizer_finish_switch_fiber(B.schedulerFakeStack, nullptr, nullptr);
+#endif
+	B.threads[B.self].context = back.fctx;
+}
+
+// toScheduler lets others run.
+void toScheduler() {
+	Thread &x = B.threads[B.self];
+#ifdef __SANITIZE_ADDRESS__
+	__sanitizer_start_switch_fiber(&x.fakeStack, B.schedulerStack, B.schedulerStackBytes);
+#endif
+	ctx::transfer_t back = ctx::jump_fcontext(B.scheduler, nullptr);
+	B.scheduler = back.fctx;
+#ifdef __SANITIZE_ADDRESS__
+	__sanitizer_finish_switch_fiber(B.threads[B.self].fakeStack, &B.schedulerStack, &B.schedulerStackBytes);
+#endif
+}
+
+void releaseWarp(int w) {
+	Warp &warp = B.warps[w];
+	if (warp.waiting == 0 || warp.waiting < warp.alive)
+		return;
+	warp.waiting = 0;
+	for (int t = 32 * w; t < 32 * w + 32 && t < B.count; t++)
+		if (B.threads[t].state == atWarpBarrier)
+			B.threads[t].state = ready;
+}
+
+void releaseBlock() {
+	if (B.waiting == 0 || B.waiting < B.alive)
+		return;
+	B.waiting = 0;
+	for (int t = 0; t < B.count; t++)
+		if (B.threads[t].state == atBlockBarrier)
+			B.threads[t].state = ready;
+}
+
+// threadMain runs one thread after the other on a fiber: a fiber that ended would leave its stack as AddressSanitizer
+// remembers it.
+void threadMain(ctx::transfer_t from) {
+	B.scheduler = from.fctx;
+#ifdef __SANITIZE_ADDRESS__
+	__sanitizer_finish_switch_fiber(nullptr, &B.schedulerStack, &B.schedulerStackBytes);
+#endif
+	for (;;) {
+		(*B.body)();
+		Thread &x = B.threads[B.self];
+		for (auto &group : x.copies)
+			if (!group.empty())
+				die("a thread ended before its asynchronous copies were waited for");
+		x.state = ended;
+		B.alive--;
+		B.warps[B.self / 32].alive--;
+		releaseWarp(B.self / 32);
+		releaseBlock();
+		toScheduler();
+	}
+}
+
+void prepareThreads(int n) {
+	if ((int)B.threads.size() < n)
+		B.threads.resize(n);
+	B.warps.resize((n + 31) / 32);
+	for (int t = 0; t < n; t++)
+		if (B.threads[t].stack == nullptr) {
+			void *p = mmap(nullptr, stackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+			if (p == MAP_FAILED)
+				die("no memory for the stack of a thread");
+			B.threads[t].stack = (char *)p;
+			B.threads[t].context = ctx::make_fcontext(B.threads[t].stack + stackBytes, stackBytes, threadMain);
+		}
+}
+
+void runBlock(dim3 block, size_t sharedBytes) {
+	void *memory = nullptr;
+	if (posix_memalign(&memory, 128, sharedBytes + (sharedBytes == 0)) != 0)
+		die("no memory for shared memory");
+	memset(memory, 0xff, sharedBytes);
+	B.sharedMemory = memory;
+	B.alive = B.count;
+	B.waiting = 0;
+	for (size_t w = 0; w < B.warps.size(); w++) {
+		B.warps[w].alive = B.count - 32 * (int)w < 32 ? B.count - 32 * (int)w : 32;
+		B.warps[w].waiting = 0;
+		memset(B.warps[w].lanes, 0xff, sizeof B.warps[w].lanes);
+	}
+	for (int t = 0; t < B.count; t++) {
+		Thread &x = B.threads[t];
+		x.state = ready;
+		x.copies.clear();
+		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
+	}
+	while (B.alive > 0) {
+		bool moved = false;
+		for (int t : B.order)
+			if (B.threads[t].state == ready) {
+				toThread(t);
+				moved = true;
+			}
+		if (!moved)
+			die("deadlock: threads wait at barriers that others do not reach");
+	}
+	free(memory);
+}
+
+} // namespace
+
+// lost says whether the device is lost: from launch number SURGEON_EMU_FAIL_AT on, counted from when that was set.
+static bool lost() {
+	static uint64_t launches;
+	const char *at = getenv("SURGEON_EMU_FAIL_AT");
+	launches = at ? launches + 1 : 0;
+	return at && launches >= strtoull(at, nullptr, 10);
+}
+
+int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body) {
+	if (lost())
+		return 719; // cudaErrorLaunchFailure
+	if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > 227 << 10)
+		return 9; // cudaErrorInvalidConfiguration
+	if (!B.seeded) {
+		const char *seed = getenv("SURGEON_EMU_SEED");
+		B.random.seed(seed ? strtoull(seed, nullptr, 10) : 1);
+		B.seeded = true;
+	}
+	gridDim = grid;
+	blockDim = block;
+	B.count = block.x * block.y * block.z;
+	B.body = &body;
+	prepareThreads(B.count);
+	B.order.resize(B.count);
+	for (int t = 0; t < B.count; t++)
+		B.order[t] = t;
+	for (unsigned z = 0; z < grid.z; z++)
+		for (unsigned y = 0; y < grid.y; y++)
+			for (unsigned x = 0; x < grid.x; x++) {
+				blockIdx = dim3(x, y, z);
+				for (int t = B.count - 1; t > 0; t--)
+					std::swap(B.order[t], B.order[B.random() % (t + 1)]);
+				runBlock(block, sharedBytes);
+			}
+	return 0;
+}
+
+void *sharedMemory() { return B.sharedMemory; }
+
+void blockBarrier() {
+	B.threads[B.self].state = atBlockBarrier;
+	B.waiting++;
+	releaseBlock();
+	toScheduler();
+}
+
+void warpBarrier() {
+	B.threads[B.self].state = atWarpBarrier;
+	B.warps[B.self / 32].waiting++;
+	releaseWarp(B.self / 32);
+	toScheduler();
+}
+
+int lane() { return B.self % 32; }
+void *exchange(int ofLane) { return B.warps[B.self / 32].lanes[ofLane]; }
+
+void copyLater(void *to, const void *from, bool valid) {
+	if ((uintptr_t)to % 16 != 0 || (valid && (uintptr_t)from % 16 != 0))
+		die("an asynchronous copy is not aligned to 16 bytes");
+	Thread &x = B.threads[B.self];
+	if (x.copies.empty())
+		x.copies.emplace_back();
+	x.copies.back().push_back(Copy{to, from, valid});
+}
+
+void copyCommit() {
+	Thread &x = B.threads[B.self];
+	if (x.copies.empty())
+		x.copies.emplace_back();
+	x.copies.emplace_back();
+}
+
+void copyWait(int groupsLeft) {
+	Thread &x = B.threads[B.self];
+	while ((int)x.copies.size() - 1 > groupsLeft) {
+		for (const Copy &c : x.copies.front())
+			if (c.valid)
+				memcpy(c.to, c.from, 16);
+			else
+				memset(c.to, 0, 16);
+		x.copies.pop_front();
+	}
+}
+
+} // namespace emu

@@ -1,0 +1,97 @@
+// CUDA C++ on CPU fibers: what the kernels need of it, so that g++ compiles the same .cu files and runs them anywhere, with
+// AddressSanitizer and UBSan looking on.
+//
+// Every thread of a block is a fiber. A fiber runs until it waits for the others of its block (__syncthreads) or of its warp
+// (shuffles, tensor-core products); then the next one that can run is taken, in an order shuffled by a seed
+// (SURGEON_EMU_SEED, default 1): a barrier that is missing lets a thread read what nobody has written yet. Blocks run one
+// after the other. Shared memory is new for every block, full of NaN, and of exactly the size that was asked for.
+//
+// SURGEON_EMU_FAIL_AT=n makes the n-th launch and all after it fail, as on a GPU that is lost.
+//
+// What this proves is index arithmetic, barriers within a block and results; not speed, nor races between blocks.
+#ifndef SURGEON_EMU_H
+#define SURGEON_EMU_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define __global__ __attribute__((noinline))
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct dim3 {
+	unsigned x, y, z;
+	dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct float2 { float x, y; };
+struct __align__(16) float4 { float x, y, z, w; };
+struct double2 { double x, y; };
+struct uint2 { uint32_t x, y; };
+struct __align__(16) uint4 { uint32_t x, y, z, w; };
+inline float2 make_float2(float x, float y) { return float2{x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return float4{x, y, z, w}; }
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return uint2{x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return uint4{x, y, z, w}; }
+
+enum { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emu {
+
+int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body);
+void *sharedMemory();
+void blockBarrier();
+void warpBarrier();
+int lane();                  // of the running thread in its warp
+void *exchange(int ofLane);  // 64 bytes that belong to a lane of the running thread's warp
+
+// fromLane is the value that another lane of the warp passes at the same place.
+template <class T> T fromLane(T v, int source) {
+	static_assert(sizeof(T) <= 64, "too large for a shuffle");
+	memcpy(exchange(lane()), &v, sizeof v);
+	warpBarrier();
+	memcpy(&v, exchange(source & 31), sizeof v);
+	warpBarrier();
+	return v;
+}
+
+} // namespace emu
+
+inline void __syncthreads() { emu::blockBarrier(); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emu::warpBarrier(); }
+template <class T> T __shfl_sync(unsigned, T v, int source) { return emu::fromLane(v, source); }
+template <class T> T __shfl_xor_sync(unsigned, T v, int mask) { return emu::fromLane(v, emu::lane() ^ mask); }
+template <class T> T __shfl_down_sync(unsigned, T v, int n) { return emu::fromLane(v, emu::lane() + n < 32 ? emu::lane() + n : emu::lane()); }
+template <class T> T __shfl_up_sync(unsigned, T v, int n) { return emu::fromLane(v, emu::lane() >= n ? emu::lane() - n : emu::lane()); }
+inline int __any_sync(unsigned, int p) {
+	int any = 0;
+	for (int i = 0; i < 32; i++)
+		any |= emu::fromLane(p, i);
+	return any != 0;
+}
+
+inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+inline long long __double_as_longlong(double d) { long long u; memcpy(&u, &d, 8); return u; }
+inline double __longlong_as_double(long long u) { double d; memcpy(&d, &u, 8); return d; }
+template <class T> T __ldg(const T *p) { return *p; }
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+inline double rsqrt(double x) { return 1 / sqrt(x); }
+inline float __frcp_rn(float x) { return 1 / x; }
+template <class T> T atomicMin(T *p, T v) { T old = *p; if (v < old) *p = v; return old; }
+template <class T> T atomicMax(T *p, T v) { T old = *p; if (v > old) *p = v; return old; }
+template <class T> T atomicAdd(T *p, T v) { T old = *p; *p = old + v; return old; }
+template <class A, class B> auto max(A a, B b) -> decltype(a + b) { return a > b ? a : b; }
+template <class A, class B> auto min(A a, B b) -> decltype(a + b) { return a < b ? a : b; }
+
+#endif

@@ -1,0 +1,103 @@
+# How the kernels are built: by nvcc for GPUs, or by g++ for the emulated device. Included by the Makefile.
+#
+#   CUDA_HOME   the toolkit: as set, else /usr/local/cuda where that has nvcc 13, else .cuda, which `make toolkit` fills
+
+TOOLKIT    = .cuda/nvidia/cu13
+CUDA_HOME ?= $(if $(shell /usr/local/cuda/bin/nvcc --version 2>/dev/null | grep 'release 13'),/usr/local/cuda,$(CURDIR)/$(TOOLKIT))
+CUDA_LIB   = $(firstword $(wildcard $(CUDA_HOME)/lib64) $(CUDA_HOME)/lib)
+
+# Wheels of the toolkit, without their dependencies: compiler, headers, and the libraries that the program is linked with.
+WHEELS = nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 \
+         nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
+
+.PHONY: toolkit cuda test-emu test-cuda emu-there
+
+toolkit: $(CUDA_HOME)/include/cuda.h
+$(CURDIR)/$(TOOLKIT)/include/cuda.h:
+	@echo "fetching nvcc 13.0, its headers and libraries into .cuda (about 2 GB)"
+	@rm -rf .cuda && python3 -m pip install --quiet --disable-pip-version-check --no-deps --target .cuda $(WHEELS)
+
+KERNELS    = $(basename $(notdir $(wildcard kernels/*.cu)))
+LIBRARIES  = $(basename $(notdir $(wildcard kernels/*.cpp)))
+HEADERS    = $(wildcard kernels/*.h kernels/*.cuh kernels/emu/*.h kernels/driver/*.h)
+
+# sm_80 and sm_90 as machine code, and PTX from which a driver makes code for what comes later.
+NVCC       = $(CUDA_HOME)/bin/nvcc
+ARCHS      = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
+NVCCFLAGS  = -O3 -std=c++17 -lineinfo $(ARCHS) --threads 0 -Xcompiler -fPIC,-Wall -Xptxas -warn-spills -Werror all-warnings
+HOSTFLAGS  = -O2 -std=c++17 -fPIC -Wall -Werror -I$(CUDA_HOME)/include
+
+.DELETE_ON_ERROR:
+
+build/cuda/%.o: kernels/%.cu $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCCFLAGS) -c $< -o $@
+build/cuda/%.o: kernels/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(HOSTFLAGS) -c $< -o $@
+build/cuda/libsurgeon_kernels.a: $(KERNELS:%=build/cuda/%.o) $(LIBRARIES:%=build/cuda/%.o)
+	rm -f $@ && $(AR) rcs $@ $^
+
+# The driver's functions, each a jump through a table that is filled at start: see driver/driver.c.
+build/%/trampolines.S: kernels/driver/trampolines.sh kernels/driver/cuda.h | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	sh kernels/driver/trampolines.sh $(CC) -Ikernels/driver -I$(CUDA_HOME)/include >$@
+build/%/trampolines.o: build/%/trampolines.S
+	$(CC) -c -fPIC $< -o $@
+build/cuda/driver.o build/emu/driver.o: kernels/driver/driver.c $(HEADERS)
+	$(CC) -O2 -fPIC -Wall -Werror -c $< -o $@
+build/cuda/libcuda.o: kernels/driver/libcuda.c $(HEADERS)
+	$(CC) -O2 -fPIC -Wall -Werror -c $< -o $@
+build/cuda/libcuda.a: build/cuda/trampolines.o build/cuda/driver.o build/cuda/libcuda.o
+	rm -f $@ && $(AR) rcs $@ $^
+
+# What cgo needs to compile and link with either.
+CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$(CURDIR)/kernels/driver -I$(CUDA_HOME)/include"
+WHOLE    = -Wl,--whole-archive
+LINK_CUDA = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/cuda -L$(CUDA_LIB) -Wl,-rpath,/usr/local/cuda/lib64 -lsurgeon_kernels $(CUDA_LIB)/libcudart_static.a \
+  -l:libcublas.so.13 -l:libcusolver.so.12 -Wl,-rpath-link,$(CUDA_LIB) -lstdc++ -lrt -lpthread -ldl -lm"
+
+cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+	$(LINK_CUDA) $(GO) build -trimpath -tags cuda -ldflags "$(LDFLAGS)" -o bin/surgeon-cuda ./cmd/surgeon
+
+test-cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+	$(LINK_CUDA) REQUIRE_CUDA=1 $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
+
+# The emulated device. AddressSanitizer and UBSan look at the kernels; Go's own memory is none of their business.
+SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
+EMUFLAGS  = -O1 -g -std=c++17 -fPIC -Wall -Werror -Wno-unknown-pragmas -DSURGEON_EMU -I$(CUDA_HOME)/include $(SANITIZE)
+EMULATION = $(basename $(notdir $(wildcard kernels/emu/*.cpp)))
+
+emu-there:
+	@printf '#include <boost/context/detail/fcontext.hpp>\nint main(){return 0;}\n' | $(CXX) -x c++ - -o /dev/null -fsanitize=address,undefined -lboost_context 2>/dev/null \
+	  || { echo "the emulated device needs g++ with its sanitizers, and Boost.Context: on Debian or Ubuntu the packages g++ libboost-context-dev"; exit 1; }
+
+build/emu/%.o: kernels/%.cu $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(EMUFLAGS) -x c++ -c $< -o $@
+build/emu/%.o: kernels/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(EMUFLAGS) -c $< -o $@
+build/emu/emu_%.o: kernels/emu/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(EMUFLAGS) -Ikernels/driver -c $< -o $@
+build/emu/libsurgeon_kernels.a: $(KERNELS:%=build/emu/%.o) $(LIBRARIES:%=build/emu/%.o) $(EMULATION:%=build/emu/emu_%.o)
+	rm -f $@ && $(AR) rcs $@ $^
+build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
+	rm -f $@ && $(AR) rcs $@ $^
+
+LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+# Go does not free what it gives to C at the end, and handles faults itself.
+RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
+
+test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
+	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
+
+# The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
+build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+	$(LINK_CUDA) $(GO) test -tags cuda -c -o $@ ./cgo
+
+# Faults planted in the kernels one by one, each of which the emulated device has to catch.
+.PHONY: test-faults
+test-faults: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
+	@EMU_COMPILE="$(CXX) $(EMUFLAGS)" kernels/emu/faults.sh build/emu '$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 20m -run "$$RUN" ./cgo'
