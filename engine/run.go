@@ -56,7 +56,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := checkOutput(o.Output, o.Force, ""); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, ""); err != nil {
 		return nil, err
 	}
 	in, err := openModel(o.Model)
@@ -95,7 +95,7 @@ func (r *run) read() error {
 	if err := r.describe(hash); err != nil {
 		return err
 	}
-	if err := checkOutput(o.Output, o.Force, r.report.Run); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, r.report.Run); err != nil {
 		return err
 	}
 	if err := journal.Check(o.Work, r.identity()); err != nil {
@@ -142,11 +142,20 @@ func (r *run) identity() map[string]any {
 	}
 	return map[string]any{
 		"--eval sha256": evaluated,
-		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
+		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": bits(r.dev),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
+}
+
+// bits names what the bits of a device's results depend on, where it says that, so that a run may go on with another number
+// of threads; its name elsewhere.
+func bits(dev device.Device) string {
+	if d, ok := dev.(interface{ Bits() string }); ok {
+		return d.Bits()
+	}
+	return dev.Name()
 }
 
 // state is what a shot's record holds beside the weights: all of the run so far.
