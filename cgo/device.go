@@ -38,6 +38,9 @@ var _ device.Device = (*Device)(nil)
 // Name is "cuda:0 NVIDIA H100 80GB HBM3".
 func (d *Device) Name() string { return fmt.Sprintf("%s %s", d.id(), d.name) }
 
+// Bits is "cuda NVIDIA H100 80GB HBM3": the libraries choose their algorithms by the kind of GPU.
+func (d *Device) Bits() string { return "cuda " + d.name }
+
 func (d *Device) id() string { return fmt.Sprintf("cuda:%d", d.ordinal) }
 
 // run makes a call of the driver or of a launcher, unless the device has failed. f returns 0 or a code.

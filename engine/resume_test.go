@@ -200,8 +200,6 @@ type stubborn struct {
 	left int
 }
 
-func (s *stubborn) Bits() string { return bits(s.Device) }
-
 func (s *stubborn) Cholesky(a ...device.Tensor) []bool {
 	ok := s.Device.Cholesky(a...)
 	if s.left--; s.left < 0 {

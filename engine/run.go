@@ -131,6 +131,13 @@ func (r *run) start(ctx context.Context) error {
 		return fmt.Errorf("dense model: %w", err)
 	}
 	r.heldOutLoss = r.report.Dense.HeldOutLoss
+	if o.MaxLoss > 0 && r.heldOutLoss > o.MaxLoss {
+		if err := r.journal.Remove(); err != nil {
+			return err
+		}
+		r.journal = nil
+		return refuse("--max-loss is %v; the held-out loss of the dense model is %.4f nats already", o.MaxLoss, r.heldOutLoss)
+	}
 	return r.evaluate(ctx, "dense")
 }
 
@@ -142,20 +149,11 @@ func (r *run) identity() map[string]any {
 	}
 	return map[string]any{
 		"--eval sha256": evaluated,
-		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": bits(r.dev),
+		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
-}
-
-// bits names what the bits of a device's results depend on, where it says that, so that a run may go on with another number
-// of threads; its name elsewhere.
-func bits(dev device.Device) string {
-	if d, ok := dev.(interface{ Bits() string }); ok {
-		return d.Bits()
-	}
-	return dev.Name()
 }
 
 // state is what a shot's record holds beside the weights: all of the run so far.
