@@ -63,7 +63,17 @@ int surgeon_watch_forget(int64_t *smallest, void *stream);
 
 /* entropy.cu */
 
-/* attention.cu */
+/* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
+ * scratch is surgeon_attention_scratch bytes, which the backward pass works with. */
+typedef struct {
+	int64_t sequences, length, window; /* window 0: all earlier tokens */
+	int query, key_value, dim;
+	double scale;
+} surgeon_heads;
+int surgeon_attention(int type, surgeon_heads h, const void *q, const void *k, const void *v, void *out, void *lse, void *stream);
+int64_t surgeon_attention_scratch(int type, surgeon_heads h);
+int surgeon_attention_backward(int type, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse, const void *dout,
+                               void *dq, void *dk, void *dv, void *scratch, void *stream);
 
 /* library.cpp: cuBLAS and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
 int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library);
