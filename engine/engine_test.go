@@ -204,6 +204,21 @@ func TestMaxLoss(t *testing.T) {
 	}
 }
 
+// What would be caught: work on a model that is above the limit from the start, or traces of it.
+func TestMaxLossBelowDense(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.MaxLoss = 0.5
+	_, err := pruneTiny(t, context.Background(), o, &silent{})
+	var request *RequestError
+	if !errors.As(err, &request) || !strings.Contains(err.Error(), "dense model") {
+		t.Errorf("%v, want a refusal", err)
+	}
+	if _, err := os.Stat(o.Output + ".work"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the work directory is there: %v", err)
+	}
+}
+
 // What would be caught: baselines that need curvature they do not use, or that change weights that stay.
 func TestBaselines(t *testing.T) {
 	dir, text := tiny(t, "tiny-opt")

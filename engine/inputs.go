@@ -102,16 +102,18 @@ func (in *inputs) readText(patterns []string, skip, limit int64, length int) err
 func (in *inputs) Close() { in.model.Close() }
 
 // checkOutput refuses an output directory that is in use, unless it was written by this run: then the run was stopped
-// between writing and cleaning up. It is asked before any work is done, without the run's name, and when that is known.
-func checkOutput(dir string, force bool, run string) error {
+// between writing and cleaning up. With force it refuses one that must not be replaced. It is asked before any work is done,
+// without the run's name, and when that is known.
+func checkOutput(dir, model string, force bool, run string) error {
 	_, err := os.Lstat(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if force || errors.Is(err, fs.ErrNotExist) {
+		if err := checkpoint.MayWrite(dir, model, force); err != nil {
+			return refuse("the output directory %s: %w", dir, err)
+		}
 		return nil
-	case err != nil:
+	}
+	if err != nil {
 		return refuse("the output directory: %w", err)
-	case force:
-		return nil
 	}
 	if before, err := report.Read(filepath.Join(dir, reportName)); err == nil && (run == "" || before.Run == run) {
 		return nil

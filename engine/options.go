@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"surgeon/engine/journal"
@@ -100,5 +101,19 @@ func (o *Options) check() error {
 	if o.Work == "" {
 		o.Work = strings.TrimRight(o.Output, "/") + ".work"
 	}
+	if inside(o.Work, o.Output) || inside(o.Output, o.Work) {
+		return refuse("--work %s and the output directory %s lie in one another; they must be apart", o.Work, o.Output)
+	}
 	return nil
+}
+
+// inside tells whether path is dir or lies in it, by their names.
+func inside(path, dir string) bool {
+	at, err := filepath.Abs(path)
+	around, err2 := filepath.Abs(dir)
+	if err != nil || err2 != nil {
+		return false
+	}
+	relative, err := filepath.Rel(around, at)
+	return err == nil && relative != ".." && !strings.HasPrefix(relative, ".."+string(filepath.Separator))
 }

@@ -42,7 +42,8 @@ type PlanStage struct {
 const measureSeconds = 2
 
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some two
-// seconds on the device with random weights of those shapes. The model's weights are not loaded and nothing is written.
+// seconds on the device with random weights of those shapes. It refuses what Prune would refuse before it begins, weights
+// that are not finite included, which takes one look at all of them. Nothing is written.
 func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanReport, error) {
 	r, err := prepare(dev, o, w)
 	if err != nil {
@@ -50,6 +51,9 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	}
 	defer r.close()
 	in, o := r.inputs, r.options
+	if err := in.model.CheckFinite(); err != nil {
+		return nil, &RequestError{err}
+	}
 	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Length: o.Length, Batch: o.Batch}
 	p.planMemory(in, o, dev.Memory())
 	w.Stage("measuring", 0)

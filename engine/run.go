@@ -56,7 +56,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := checkOutput(o.Output, o.Force, ""); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, ""); err != nil {
 		return nil, err
 	}
 	in, err := openModel(o.Model)
@@ -95,7 +95,7 @@ func (r *run) read() error {
 	if err := r.describe(hash); err != nil {
 		return err
 	}
-	if err := checkOutput(o.Output, o.Force, r.report.Run); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, r.report.Run); err != nil {
 		return err
 	}
 	if err := journal.Check(o.Work, r.identity()); err != nil {
@@ -131,6 +131,13 @@ func (r *run) start(ctx context.Context) error {
 		return fmt.Errorf("dense model: %w", err)
 	}
 	r.heldOutLoss = r.report.Dense.HeldOutLoss
+	if o.MaxLoss > 0 && r.heldOutLoss > o.MaxLoss {
+		if err := r.journal.Remove(); err != nil {
+			return err
+		}
+		r.journal = nil
+		return refuse("--max-loss is %v; the held-out loss of the dense model is %.4f nats already", o.MaxLoss, r.heldOutLoss)
+	}
 	return r.evaluate(ctx, "dense")
 }
 
@@ -142,7 +149,7 @@ func (r *run) identity() map[string]any {
 	}
 	return map[string]any{
 		"--eval sha256": evaluated,
-		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
+		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,

@@ -83,7 +83,7 @@ func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
-	if err := mayWrite(dir, src.Path, o.Force); err != nil {
+	if err := MayWrite(dir, src.Path, o.Force); err != nil {
 		return err
 	}
 	temporary, err := sibling(dir, "new")

@@ -400,3 +400,31 @@ func TestWriteDiskFull(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: an output that cannot be made, found out only after hours of work.
+func TestMayWrite(t *testing.T) {
+	dir := t.TempDir()
+	closed := filepath.Join(dir, "closed")
+	if err := os.Mkdir(closed, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	refused := "nothing can be written in " + closed
+	if os.Geteuid() == 0 { // root may write everywhere
+		refused = ""
+	}
+	for _, c := range []struct{ dir, want string }{
+		{filepath.Join(dir, "new"), ""},
+		{filepath.Join(dir, "new/deep/out"), ""},
+		{dir, "the directory exists"},
+		{filepath.Join(closed, "out"), refused},
+		{filepath.Join(closed, "deep/out"), refused},
+	} {
+		err := MayWrite(c.dir, filepath.Join(dir, "source"), false)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: error %v, want %q", c.dir, err, c.want)
+		}
+	}
+	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
+		t.Errorf("something was written: %v, %v", list, err)
+	}
+}

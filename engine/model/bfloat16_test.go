@@ -11,18 +11,17 @@ import (
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
+	"surgeon/engine/enginetest"
 	"surgeon/engine/internal/golden"
 	"surgeon/engine/model"
 )
-
-var families = []string{"tiny-llama", "tiny-llama3", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"}
 
 // What would be caught: a tensor of a bfloat16 model that has the wrong type for its operation (the device refuses it), a
 // gradient or a loss that goes missing between types. A bfloat16 has 8 bits, so values are off by up to 2⁻⁹ = 0.2 %, and a
 // few dozen such roundings on the way to a loss make less than 1 %. Gradients of these random models are far more
 // sensitive: their factors are compared with those of the float32 model with the weights rounded, and are off by 4 to 12 %.
 func TestBFloat16IsNear(t *testing.T) {
-	for _, name := range families {
+	for _, name := range enginetest.Tiny {
 		t.Run(name, func(t *testing.T) {
 			dev := cpu.Open()
 			defer dev.Close()
@@ -30,7 +29,7 @@ func TestBFloat16IsNear(t *testing.T) {
 			var losses [2][]float64
 			var factors [2][][]float64
 			for i, typ := range []device.Type{device.F32, device.BF16} {
-				m := load(t, dev, golden.Dir(name), typ)
+				m := enginetest.Load(t, dev, golden.Dir(name), typ)
 				err := m.Round(func(_ string, values []float32) error { return checkpoint.Round(values, safetensors.BF16) })
 				if err != nil {
 					t.Fatal(err)
@@ -47,7 +46,7 @@ func TestBFloat16IsNear(t *testing.T) {
 				}
 				for l := range m.Linears() {
 					a, g := f.Of(l)
-					factors[i] = append(factors[i], full(dev, a), full(dev, g))
+					factors[i] = append(factors[i], enginetest.Full(dev, a), enginetest.Full(dev, g))
 				}
 				if x := m.Logits(tokens[:1]); x.Type != device.F32 {
 					t.Errorf("logits are %v", x.Type)
@@ -85,7 +84,7 @@ func TestSmallStepsAddUp(t *testing.T) {
 	for _, name := range []string{"tiny-llama", "tiny-opt"} { // without and with biases
 		dev := cpu.Open()
 		defer dev.Close()
-		m := load(t, dev, golden.Dir(name), device.BF16)
+		m := enginetest.Load(t, dev, golden.Dir(name), device.BF16)
 		for _, l := range m.Linears() {
 			x := l.Matrix(device.F64)
 			want := device.DownloadSlice[float64](dev, x)
@@ -127,7 +126,7 @@ func TestPassesSeeTheStep(t *testing.T) {
 	dev := cpu.Open()
 	defer dev.Close()
 	tokens := golden.Tokens(t, "tiny-opt")
-	stepped, set := load(t, dev, golden.Dir("tiny-opt"), device.BF16), load(t, dev, golden.Dir("tiny-opt"), device.BF16)
+	stepped, set := enginetest.Load(t, dev, golden.Dir("tiny-opt"), device.BF16), enginetest.Load(t, dev, golden.Dir("tiny-opt"), device.BF16)
 	dense := losses(t, stepped, tokens)
 	for i, l := range stepped.Linears() {
 		x, y := l.Matrix(device.F64), l.Matrix(device.F64)

@@ -39,6 +39,10 @@ func (d *Device) Name() string {
 	return fmt.Sprintf("cpu (%s, %d threads)", blasName, runtime.GOMAXPROCS(0))
 }
 
+// Bits is "cpu (gonum, amd64)", or "cpu (OpenBLAS, Zen)": what the bits of a result depend on. The number of threads is not
+// among it.
+func (d *Device) Bits() string { return fmt.Sprintf("cpu (%s, %s)", blasName, kernels()) }
+
 // Sync has nothing to wait for, and main memory does not fail.
 func (d *Device) Sync() error { return nil }
 
