@@ -1,10 +1,6 @@
 package bench
 
 import (
-	"context"
-	"math"
-	"regexp"
-	"strings"
 	"testing"
 
 	"surgeon/engine/device"
