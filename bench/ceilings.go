@@ -59,9 +59,11 @@ func (c *Ceilings) Copy() (float64, error) {
 const (
 	// largeEnough is how long a call takes that is large: what comes before and after it is nothing beside it. What does not
 	// take so long at the largest scale is timed in rounds of several calls.
-	largeEnough  = 10 * time.Millisecond
-	scaleMost    = 8
-	ceilingTries = 5
+	largeEnough = 10 * time.Millisecond
+	scaleMost   = 8
+	// The fastest of some rounds is taken: of five, or, where they take long, of as many as are done in half a second.
+	triesMost, triesLeast = 5, 2
+	triesFor              = 500 * time.Millisecond
 )
 
 // fastest is the shortest time of a call, in seconds, that is as large as it has to be and as memory allows.
@@ -75,7 +77,8 @@ func (c *Ceilings) fastest(t device.Type, at func(scale int) devicetest.Case) (s
 		once, err := l.Time(1)
 		m := c.d.Memory()
 		last := scale == scaleMost || once >= largeEnough || m.Total > 0 && 8*large.Held(t) > m.Total/4
-		for i := 0; last && err == nil && i < ceilingTries; i++ {
+		start := time.Now()
+		for i := 0; last && err == nil && i < triesMost && (i < triesLeast || time.Since(start) < triesFor); i++ {
 			var round float64
 			if round, err = perCall(l, callsFor(l, once)); seconds == 0 || round < seconds {
 				seconds = round

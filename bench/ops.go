@@ -56,14 +56,14 @@ type OpsOptions struct {
 const (
 	// rowSeconds is about how long a row is measured, and roundsAtLeast how often in any case.
 	rowSeconds    = 0.3
-	roundsAtLeast = 3
+	roundsAtLeast = samples
 	// roundAtLeast makes the wait for the device at the end of a round, some 10 µs, nothing beside it.
 	roundAtLeast = 5 * time.Millisecond
 	// callSeconds is the longest a call may take, going by the ceilings: a table of the shapes of large models is nothing that
 	// a CPU should be kept busy with for an hour.
 	callSeconds = 1
 	// hostBytes bounds the operands of a call in main memory, for the same reason.
-	hostBytes = 256 << 20
+	hostBytes = 320 << 20
 )
 
 // Select are the calls that Ops measures.
@@ -107,18 +107,21 @@ func describe(b devicetest.Benchmark) Row {
 // tooLarge is why the device is not asked for a call, or "".
 func (c *Ceilings) tooLarge(b devicetest.Benchmark) string {
 	call := b.Case()
+	if call.FLOPs > 0 {
+		// An error is the device's, and the next call's as well.
+		if gemm, err := c.Gemm(b.Type); err == nil && call.FLOPs > gemm*callSeconds {
+			return fmt.Sprintf("%.1f GFLOP, and products run at %.1f GFLOP/s here", call.FLOPs/1e9, gemm/1e9)
+		}
+	}
 	m, held := c.d.Memory(), call.Held(b.Type)
 	if b.Library != nil {
 		held = max(held, b.Library(b.Shape).Held(b.Type))
 	}
-	switch {
+	switch free := m.Total - m.Used; {
 	case m.Host && held > hostBytes:
-		return fmt.Sprintf("%.1f GiB of operands are too much for a CPU", float64(held)/(1<<30))
-	case !m.Host && m.Total > 0 && held > (m.Total-m.Used)/10*9/2: // InOut operands are there twice
-		return fmt.Sprintf("%.1f GiB of operands, and %.1f GiB of memory", float64(held)/(1<<30), float64(m.Total)/(1<<30))
-	}
-	if gemm, err := c.Gemm(b.Type); err == nil && call.FLOPs > gemm*callSeconds {
-		return fmt.Sprintf("%.1f GFLOP, and products run at %.1f GFLOP/s here", call.FLOPs/1e9, gemm/1e9)
+		return fmt.Sprintf("%.1f GiB of operands, and nothing that takes over %.1f GiB is timed on a CPU", float64(held)/(1<<30), float64(hostBytes)/(1<<30))
+	case !m.Host && m.Total > 0 && held > free-free/10: // a tenth for what the device needs beside them
+		return fmt.Sprintf("%.1f GiB of operands, and %.1f GiB of memory are free", float64(held)/(1<<30), float64(free)/(1<<30))
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"testing"
 
 	"surgeon/engine/device"
@@ -13,9 +14,11 @@ func BenchmarkOperation(b *testing.B) {
 	dev := cpu.Open()
 	defer dev.Close()
 	c := NewCeilings(dev)
+	left := 0
 	for _, x := range (OpsOptions{Type: device.F32}).Select() {
 		b.Run(x.Name(), func(b *testing.B) {
 			if why := c.tooLarge(x); why != "" {
+				left++
 				b.Skip(why)
 			}
 			t, err := c.start(x)
@@ -36,5 +39,8 @@ func BenchmarkOperation(b *testing.B) {
 				b.ReportMetric(m.value, m.unit)
 			}
 		})
+	}
+	if left > 0 {
+		fmt.Printf("# %d calls are too large for this device and were left out; -v says which, and why\n", left)
 	}
 }

@@ -68,24 +68,28 @@ func (h *Header) Ceilings(c *Ceilings) {
 // types are all types, in the order in which ceilings are told.
 var types = []device.Type{device.BF16, device.F32, device.F64}
 
-// lines are the header as names and values.
+// lines are the header as names and values, without the ceilings.
 func (h Header) lines() [][2]string {
-	all := [][2]string{{"device", h.Device}, {"driver", h.Driver}, {"cpu", h.CPU}, {"commit", h.Commit}, {"go", h.Go}, {"tags", h.Tags}, {"precision", h.Precision}}
-	for _, t := range types {
-		if rate := h.Gemm[t.String()]; rate > 0 {
-			all = append(all, [2]string{"gemm-" + t.String(), fmt.Sprintf("%.1f GFLOP/s", rate/1e9)})
-		}
-	}
-	if h.Copy > 0 {
-		all = append(all, [2]string{"copy", fmt.Sprintf("%.1f GB/s", h.Copy/1e9)})
-	}
 	var known [][2]string
-	for _, l := range all {
+	for _, l := range [][2]string{{"device", h.Device}, {"driver", h.Driver}, {"cpu", h.CPU}, {"commit", h.Commit}, {"go", h.Go}, {"tags", h.Tags}, {"precision", h.Precision}} {
 		if l[1] != "" {
 			known = append(known, l)
 		}
 	}
 	return known
+}
+
+// ceilings are the ceilings by name.
+func (h Header) ceilings() (names []string, values []metric) {
+	for _, t := range types {
+		if rate := h.Gemm[t.String()]; rate > 0 {
+			names, values = append(names, "gemm/"+t.String()), append(values, metric{rate / 1e9, "GFLOP/s"})
+		}
+	}
+	if h.Copy > 0 {
+		names, values = append(names, "copy"), append(values, metric{h.Copy / 1e9, "GB/s"})
+	}
+	return names, values
 }
 
 // Text is the header for people.
@@ -94,15 +98,24 @@ func (h Header) Text() string {
 	for _, l := range h.lines() {
 		fmt.Fprintf(&b, "%-15s%s\n", l[0], l[1])
 	}
+	names, values := h.ceilings()
+	for i, name := range names {
+		fmt.Fprintf(&b, "%-15s%.1f %s\n", name, values[i].value, values[i].unit)
+	}
 	return b.String()
 }
 
-// GoText is the header in the Go benchmark format.
+// GoText is the header in the Go benchmark format. The ceilings, which are never the same twice, are benchmarks in it:
+// benchstat compares only what has equal headers, but for keys named with -ignore.
 func (h Header) GoText() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "goos: %s\ngoarch: %s\npkg: surgeon/bench\n", runtime.GOOS, runtime.GOARCH)
 	for _, l := range h.lines() {
 		fmt.Fprintf(&b, "%s: %s\n", l[0], l[1])
+	}
+	names, values := h.ceilings()
+	for i, name := range names {
+		goLine(&b, "BenchmarkCeiling/"+name, 1, values[i:i+1])
 	}
 	return b.String()
 }
@@ -126,6 +139,20 @@ func (r Row) Text(width int) string {
 	}
 	return fmt.Sprintf(rowFormat, pad(r.Name(), width), fmt.Sprintf("%.4f", r.MinMs), fmt.Sprintf("%.4f", r.MedianMs), fmt.Sprintf("%.1f", rate), unit,
 		fmt.Sprintf("%.2f %s", r.OfCeiling, r.Ceiling), library, fmt.Sprintf("%.6g", r.Checksum))
+}
+
+// LeftOutText says how many of the rows were left out, "" where none was.
+func LeftOutText(rows []Row) string {
+	n := 0
+	for _, r := range rows {
+		if r.LeftOut != "" {
+			n++
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\n%d of %d calls were left out on this device.\n", n, len(rows))
 }
 
 // pad fills up with blanks to a width in characters, not bytes.
@@ -195,14 +222,7 @@ func (r *ShotReport) Text() string {
 	}
 	fmt.Fprintf(&b, "%-52s%12s\n", "memory", "MiB")
 	for _, p := range r.Plan {
-		name := p.Name
-		if p.Phase != "" {
-			name += ", during " + p.Phase
-		}
-		if p.Place == engine.OnHost && !r.DeviceIsInMemory {
-			name += " (main memory)"
-		}
-		line(name, p.Bytes, "")
+		line(r.partName(p), p.Bytes, "")
 	}
 	line("at most at one time, as planned", r.PlannedBytes, "")
 	line("at most at one time, as measured", r.PeakBytes, fmt.Sprintf("   %.3f of what was planned", float64(r.PeakBytes)/float64(r.PlannedBytes)))
@@ -242,11 +262,23 @@ func (r *ShotReport) Text() string {
 	return b.String()
 }
 
+// partName tells a part of the plan: what it is, when it is there, and where, if that is not on the device.
+func (r *ShotReport) partName(p engine.PlanPart) string {
+	name := p.Name
+	if p.Phase != "" {
+		name += ", during " + p.Phase
+	}
+	if p.Place == engine.OnHost && !r.DeviceIsHost {
+		name += " (main memory)"
+	}
+	return name
+}
+
 // GoText is the shot in the Go benchmark format, a line for each stage.
 func (r *ShotReport) GoText() string {
 	var b strings.Builder
 	for _, p := range r.Plan {
-		fmt.Fprintf(&b, "# plan: %s %s, %s: %d bytes\n", p.Name, p.Phase, p.Place, p.Bytes)
+		fmt.Fprintf(&b, "# plan: %d bytes: %s\n", p.Bytes, r.partName(p))
 	}
 	name := fmt.Sprintf("BenchmarkShot/%s/blocks=%d/sequences=%d/length=%d/batch=%d/%s/", r.Shape, r.Layers, r.Sequences, r.Length, r.Batch, r.Precision)
 	for _, s := range r.Stages {

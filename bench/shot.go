@@ -33,18 +33,18 @@ type ShotReport struct {
 	LayersAll  int    `json:"layers_of_the_model"`
 	Parameters int    `json:"parameters"` // of the model as it was made
 	Prunable   int    `json:"prunable"`   // of the layers that are pruned
-	Precision  string `json:"precision"`
+	Precision  string `json:"-"`          // the header has it
 	Sequences  int    `json:"sequences"`
 	Length     int    `json:"length"`
 	Batch      int    `json:"batch"`
 
-	Plan             []engine.PlanPart `json:"plan"`
-	PlannedBytes     int64             `json:"planned_peak_device_bytes"`
-	PeakBytes        int64             `json:"peak_device_bytes"`
-	CurvatureBytes   int64             `json:"peak_device_bytes_of_curvature"`
-	PeakHostBytes    int64             `json:"peak_resident_bytes"` // of the process
-	DeviceBytes      int64             `json:"device_bytes"`        // that the device has, or may use
-	DeviceIsInMemory bool              `json:"device_in_main_memory"`
+	Plan           []engine.PlanPart `json:"plan"`
+	PlannedBytes   int64             `json:"planned_peak_device_bytes"`
+	PeakBytes      int64             `json:"peak_device_bytes"`
+	CurvatureBytes int64             `json:"peak_device_bytes_of_curvature"`
+	PeakHostBytes  int64             `json:"peak_resident_bytes"` // of the process
+	DeviceBytes    int64             `json:"device_bytes"`        // that the device has, or may use
+	DeviceIsHost   bool              `json:"device_in_main_memory"`
 
 	MakeSeconds float64 `json:"make_seconds"` // for the random model
 	Stages      []Stage `json:"stages"`
@@ -90,7 +90,7 @@ func Shot(ctx context.Context, c *Ceilings, o ShotOptions, w engine.Watcher) (*S
 	}
 	r.Batch = options.Batch
 	memory := c.d.Memory()
-	r.DeviceBytes, r.DeviceIsInMemory = memory.Total, memory.Host
+	r.DeviceBytes, r.DeviceIsHost = memory.Total, memory.Host
 
 	w.Stage("random weights", 0)
 	start := time.Now()

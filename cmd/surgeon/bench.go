@@ -24,7 +24,7 @@ type benchForm struct {
 
 type benchOpsCommand struct {
 	Filter  string  `help:"Only calls whose name, operation/shape/type, matches." placeholder:"REGEX" group:"general"`
-	Type    string  `help:"Arithmetic of the model: float32, float64, bfloat16 or bf16; empty = bfloat16 on a GPU, float32 on the CPU. Costs and updates are in float64 whatever it is." enum:",float32,float64,bfloat16,bf16" default:"" placeholder:"TYPE" group:"device"`
+	Type    string  `help:"Arithmetic of the model: float32, float64, bfloat16 or bf16; auto = bfloat16 on a GPU, float32 on the CPU. Costs and updates are in float64 whatever it is." enum:"auto,float32,float64,bfloat16,bf16" default:"auto" placeholder:"TYPE" group:"device"`
 	Seconds float64 `help:"Begin no further call after so many seconds; 0 = never." default:"600" placeholder:"SECONDS" group:"general"`
 
 	benchForm `embed:""`
@@ -73,10 +73,13 @@ func (c *benchOpsCommand) Run(s *session) error {
 		if err := s.print(header.Text() + "\n" + bench.OpsTitle(width)); err != nil {
 			return err
 		}
-		show = func(r bench.Row) error { return s.print(r.Text(width)) }
+		show = func(r bench.Row) error { rows = append(rows, r); return s.print(r.Text(width)) }
 	}
-	if err := bench.Ops(s.ctx, ceilings, o, show); err != nil || !c.JSON {
+	if err := bench.Ops(s.ctx, ceilings, o, show); err != nil {
 		return err
+	}
+	if !c.JSON {
+		return s.print(bench.LeftOutText(rows)) // nothing for --go, which has a line for each of them
 	}
 	return s.printJSON(struct {
 		bench.Header
@@ -110,7 +113,7 @@ type benchShotCommand struct {
 	Length    int    `help:"Tokens in a sequence; 0 = 4096, or what the model allows." default:"0" placeholder:"TOKENS" group:"general"`
 
 	Batch     int    `help:"Sequences that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"SEQUENCES" group:"device"`
-	Precision string `help:"Arithmetic of the model: float32, float64, bfloat16; empty = bfloat16 on a GPU, float32 on the CPU." enum:",float32,float64,bfloat16" default:"" placeholder:"TYPE" group:"device"`
+	Precision string `help:"Arithmetic of the model: float32, float64, bfloat16; auto = bfloat16 on a GPU, float32 on the CPU." enum:"auto,float32,float64,bfloat16" default:"auto" placeholder:"TYPE" group:"device"`
 
 	benchForm `embed:""`
 	common    `embed:""`

@@ -159,30 +159,3 @@ func losses(t *testing.T, m *model.Model, tokens [][]int32) []float64 {
 	}
 	return x
 }
-
-func load(t *testing.T, dev device.Device, dir string, typ device.Type) *model.Model {
-	t.Helper()
-	c, err := checkpoint.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	m, err := model.Load(dev, c, typ)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-// full is a packed triangle as a row-major square.
-func full(dev device.Device, s device.Sym) []float64 {
-	packed := device.DownloadSlice[float64](dev, s.Packed)
-	x := make([]float64, s.N*s.N)
-	for i := range s.N {
-		for j := range i + 1 {
-			v := packed[device.PackedLen(i)+j]
-			x[i*s.N+j], x[j*s.N+i] = v, v
-		}
-	}
-	return x
-}

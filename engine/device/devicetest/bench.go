@@ -139,8 +139,9 @@ type Loaded struct {
 }
 
 // Copies of the operands together are larger than any cache, so that every call finds its own in memory: 256 MiB in main
-// memory, and 2 GiB on a device with memory of its own, which besides takes so long to work through that the wait at the end
-// of a round is nothing beside it. They take at most half of what is free.
+// memory, and 2 GiB on a device with memory of its own, which takes so long to work through that the wait at the end of a
+// round is nothing beside it. They take at most half of what is free. There are not so many of them that making them would
+// take longer than the calls.
 const (
 	rotationHost, rotationDevice = 256 << 20, 2 << 30
 	copiesHost, copiesDevice     = 64, 256
@@ -189,11 +190,15 @@ func copies(m device.Memory, bytes int64) int {
 	return int(max(1, min(most, want/max(bytes, 1)+1)))
 }
 
-// Held is the memory that the operands take, in bytes.
+// Held is the memory that the operands take, in bytes; those that a call changes are there twice.
 func (c Case) Held(t device.Type) int64 {
 	sum := 0
 	for _, o := range c.Operands {
-		sum += o.Rows * o.Cols * o.typed(t).Size()
+		n := o.Rows * o.Cols * o.typed(t).Size()
+		if o.Role == InOut {
+			n *= 2
+		}
+		sum += n
 	}
 	return int64(sum)
 }
