@@ -108,6 +108,9 @@ func (r *run) changed(name string) ([]float32, bool) {
 func (r *run) files() (map[string][]byte, error) {
 	r.report.PeakResidentBytes, r.report.PeakDeviceBytes = report.PeakResident(), r.dev.Memory().Peak
 	r.report.Seconds = time.Since(r.started).Seconds()
+	if r.options.GPU != nil {
+		r.report.GPU = r.options.GPU()
+	}
 	doc, err := r.report.JSON()
 	if err != nil {
 		return nil, err

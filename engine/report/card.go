@@ -137,6 +137,9 @@ func (r *Report) cardMaking(b *bytes.Buffer) {
 	if r.PeakResidentBytes > 0 || r.PeakDeviceBytes > 0 {
 		fmt.Fprintf(b, "- Memory at most: %s of the process, %s of tensors on the device\n", known(r.PeakResidentBytes), known(r.PeakDeviceBytes))
 	}
+	if r.GPU != nil && r.GPU.Samples > 0 {
+		fmt.Fprintf(b, "- GPU: driver %s, CUDA %s; %s\n", line(r.GPU.Driver), line(r.GPU.CUDA), line(r.GPU.During()))
+	}
 	var seeds []string
 	for name, seed := range r.Seeds {
 		seeds = append(seeds, fmt.Sprintf("%s %d", line(name), seed))
