@@ -46,6 +46,8 @@ lint:
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	@if test -f $(CUDA_HOME)/include/cuda.h; then $(MAKE) --no-print-directory lint-cuda; \
+	  else echo "not looked at: the build with CUDA, for want of its headers (make toolkit)"; fi
 
 bench: openblas-there
 	$(BLAS) $(GO) test -tags openblas -run '^$$' -bench . ./bench ./engine/text ./engine/prune

@@ -10,7 +10,7 @@ CUDA_LIB   = $(firstword $(wildcard $(CUDA_HOME)/lib64) $(CUDA_HOME)/lib)
 WHEELS = nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 \
          nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
 
-.PHONY: toolkit cuda check-cuda test-emu test-cuda emu-there
+.PHONY: toolkit cuda check-cuda lint-cuda test-emu test-cuda emu-there
 
 toolkit: $(CUDA_HOME)/include/cuda.h
 $(CURDIR)/$(TOOLKIT)/include/cuda.h:
@@ -73,6 +73,10 @@ $(CURDIR)/build/cuobjdump/nvidia/cu13/bin/cuobjdump:
 check-cuda: cuda $(CUOBJDUMP)
 	kernels/check-program.sh bin/surgeon-cuda $(CUOBJDUMP)
 	CGO_ENABLED=0 SURGEON_CUDA_PROGRAM=$(CURDIR)/bin/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramWithout ./cmd/surgeon
+
+lint-cuda: $(CUDA_HOME)/include/cuda.h
+	$(CGO_CUDA) $(GO) vet -tags cuda ./cgo/... ./cmd/... ./bench/...
+	$(CGO_CUDA) $(GO) tool staticcheck -tags cuda ./cgo/... ./cmd/... ./bench/...
 
 RUN_CUDA = REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CUDA_LIB):$$LD_LIBRARY_PATH
 test-cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a

@@ -59,7 +59,7 @@ func (g *gpu) sample() {
 	if m, r := g.device.GetMemoryInfo(); r == nvml.SUCCESS {
 		g.memoryUsed.add(float64(m.Used))
 	}
-	//lint:ignore SA1019 its successor is missing from drivers that this program runs with
+	// Its successor GetTemperatureV is missing from older drivers.
 	if celsius, r := g.device.GetTemperature(nvml.TEMPERATURE_GPU); r == nvml.SUCCESS {
 		g.temperature.add(float64(celsius))
 	}
