@@ -28,6 +28,8 @@ type Device struct {
 
 	memory    pool
 	transfers transfers
+	watched   block // the smallest tag that WatchFinite remembers
+	library   library
 	timer     *timer // nil without SURGEON_CUDA_SYNC
 }
 
@@ -35,6 +37,9 @@ var _ device.Device = (*Device)(nil)
 
 // Name is "cuda:0 NVIDIA H100 80GB HBM3".
 func (d *Device) Name() string { return fmt.Sprintf("%s %s", d.id(), d.name) }
+
+// Bits is "cuda NVIDIA H100 80GB HBM3": the libraries choose their algorithms by the kind of GPU.
+func (d *Device) Bits() string { return "cuda " + d.name }
 
 func (d *Device) id() string { return fmt.Sprintf("cuda:%d", d.ordinal) }
 
@@ -104,6 +109,8 @@ func (d *Device) Close() error {
 	}
 	err := d.Sync()
 	d.err = nil // what can be freed is freed, also after a failure
+	d.closeWatch()
+	d.closeLibrary()
 	d.closeTransfers()
 	d.closeMemory()
 	d.do("Close", func() error { return d.stream.Destroy() })

@@ -65,3 +65,18 @@ func TestGoldenPasses(t *testing.T)          { enginetest.Passes(t, onGPU) }
 func TestGoldenCostsAndUpdates(t *testing.T) { enginetest.CostsAndUpdates(t, onGPU) }
 func TestTwoShots(t *testing.T)              { enginetest.TwoShots(t, onGPU) }
 func TestRuns(t *testing.T)                  { enginetest.Runs(t, onGPU) }
+
+// On the emulated device the real model would take days.
+func TestSmolLM2(t *testing.T) {
+	if isEmulated() {
+		t.Skip("the real model needs a real GPU")
+	}
+	enginetest.RealRun(t, onGPU, "float32")
+}
+
+func TestSmolLM2BFloat16(t *testing.T) {
+	if isEmulated() {
+		t.Skip("the real model needs a real GPU")
+	}
+	enginetest.RealRun(t, onGPU, "bfloat16")
+}

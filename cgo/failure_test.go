@@ -4,10 +4,12 @@ package cuda
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
 	"surgeon/engine/device"
+	"surgeon/engine/enginetest"
 )
 
 // emulated leaves a test out, aloud, on a real GPU: it needs one that can be told to misbehave.
@@ -92,4 +94,22 @@ func TestFailureIsSticky(t *testing.T) {
 	}
 	d.err = nil
 	d.Free(x, y)
+}
+
+// What would be caught: a device that is lost in the middle of a run and takes the run with it.
+func TestLostDevice(t *testing.T) {
+	emulated(t)
+	enginetest.LostDevice(t, func(t *testing.T) device.Device {
+		d, err := open(0, Options{}) // not closed by the test's end: a lost device has an error to tell
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}, func(on bool) {
+		if on {
+			os.Setenv("SURGEON_EMU_FAIL_AT", "100")
+		} else {
+			os.Unsetenv("SURGEON_EMU_FAIL_AT")
+		}
+	})
 }

@@ -157,5 +157,11 @@ func (d *Device) start(o Options) error {
 	if err := d.startTransfers(); err != nil {
 		return err
 	}
+	if err := d.startWatch(); err != nil {
+		return err
+	}
+	if err := d.startLibrary(); err != nil {
+		return err
+	}
 	return d.Sync()
 }

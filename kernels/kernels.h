@@ -38,9 +38,20 @@ int surgeon_convert(int from, int to, int64_t n, const void *x, void *y, void *s
 
 /* vector.cu: sums and maxima of rows and columns */
 
-/* gram.cu */
+/* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes. */
+int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
+int surgeon_gram(int type, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream);
 
-/* pack.cu: packed triangles, index lists */
+/* pack.cu: packed triangles, index lists. A list is of int32, NULL for all indices; stride is the columns of the matrix that
+ * the lists point into, m×n the shape of the other one. */
+int surgeon_gather(int type, int64_t m, int64_t n, const void *x, int64_t stride, const int32_t *rows, const int32_t *cols, void *y, void *stream);
+int surgeon_scatter(int type, int64_t m, int64_t n, const void *x, const int32_t *rows, const int32_t *cols, int64_t stride, void *y, void *stream);
+int surgeon_extract(int from, int to, const void *s, int64_t m, const int32_t *rows, int64_t n, const int32_t *cols, void *y, void *stream);
+int surgeon_add_diagonal(int type, int64_t n, double lambda, void *a, void *stream);
+int surgeon_diagonal(int type, int64_t n, const void *s, double *d, void *stream);
+/* smallest: one number on the device, the smallest tag of a matrix with a diagonal that is not finite, INT64_MAX for none. */
+int surgeon_watch_finite(int type, int64_t n, const void *s, int64_t tag, int64_t *smallest, void *stream);
+int surgeon_watch_forget(int64_t *smallest, void *stream);
 
 /* embed.cu */
 
@@ -52,13 +63,53 @@ int surgeon_convert(int from, int to, int64_t n, const void *x, void *y, void *s
 
 /* entropy.cu */
 
-/* attention.cu */
+/* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
+ * scratch is surgeon_attention_scratch bytes, which the backward pass works with. */
+typedef struct {
+	int64_t sequences, length, window; /* window 0: all earlier tokens */
+	int query, key_value, dim;
+	double scale;
+} surgeon_heads;
+int surgeon_attention(int type, surgeon_heads h, const void *q, const void *k, const void *v, void *out, void *lse, void *stream);
+int64_t surgeon_attention_scratch(int type, surgeon_heads h);
+int surgeon_attention_backward(int type, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse, const void *dout,
+                               void *dq, void *dk, void *dv, void *scratch, void *stream);
 
-/* library.cpp: cuBLAS and cuSOLVER */
+/* library.cpp: cuBLAS and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
+int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library);
+int surgeon_library_close(void *library);
+/* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size; cType is type, or float32 where type is bfloat16. */
+int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int64_t m, int64_t n, int64_t k, double alpha, const void *a, const void *b,
+                 double beta, void *c, void *stream);
+/* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
+int surgeon_cholesky_workspace(void *library, int64_t n, int64_t *bytes);
+int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);
+/* b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. */
+int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b);
+/* d_j ← [(l·lᵀ)⁻¹]_jj for j0 ≤ j < j1. scratch has room for (n−j0)·(j1−j0) numbers and surgeon_squares_partials(n−j0, j1−j0) more. */
+int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, int64_t j0, int64_t j1, const double *l, double *scratch, double *d, void *stream);
 
-/* costs.cu */
+/* scale.cu: x ← β·x, n elements; β = 0 does not read x. */
+int surgeon_scale(int type, int64_t n, double beta, void *x, void *stream);
 
-/* update.cu */
+/* cholesky.cu: float64 */
+typedef struct {
+	int64_t n; /* order */
+	double *a;
+	int *info; /* 0 where the factorisation went well */
+} surgeon_matrix;
+
+enum { SURGEON_CHOLESKY_SMALL = 512 }; /* the largest order that one block of threads factors */
+
+/* a = l·lᵀ for count matrices on the device, none of a larger order than largest; info is set. */
+int surgeon_cholesky_small(int64_t count, const surgeon_matrix *matrices, int64_t largest, void *stream);
+/* info ← 1 where it is not 0 or the diagonal of a is not finite. */
+int surgeon_cholesky_verdict(int64_t count, const surgeon_matrix *matrices, void *stream);
+/* x ← the first w columns of the identity, x m×w. */
+int surgeon_identity(int64_t m, int64_t w, double *x, void *stream);
+/* d_j ← Σ_i x_ij², x m×w; partials has room for surgeon_squares_partials(m, w) numbers. */
+int64_t surgeon_squares_partials(int64_t m, int64_t w);
+int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, double *d, void *stream);
 
 /* eigh.cu */
 

@@ -78,7 +78,7 @@ lint-cuda: $(CUDA_HOME)/include/cuda.h
 	$(CGO_CUDA) $(GO) vet -tags cuda ./cgo/... ./cmd/... ./bench/...
 	$(CGO_CUDA) $(GO) tool staticcheck -tags cuda ./cgo/... ./cmd/... ./bench/...
 
-RUN_CUDA = REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CUDA_LIB):$$LD_LIBRARY_PATH
+RUN_CUDA = REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CUDA_LIB)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}
 test-cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
 	$(LINK_CUDA) $(RUN_CUDA) $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
 
@@ -97,6 +97,8 @@ build/emu/%.o: kernels/%.cu $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 build/emu/%.o: kernels/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	@mkdir -p $(@D)
 	$(CXX) $(EMUFLAGS) -c $< -o $@
+# The stand-ins for cuBLAS and cuSOLVER do most of the arithmetic of a whole run.
+build/emu/emu_library.o: EMUFLAGS += -O3
 build/emu/emu_%.o: kernels/emu/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	@mkdir -p $(@D)
 	$(CXX) $(EMUFLAGS) -Ikernels/driver -c $< -o $@
@@ -109,7 +111,7 @@ build/emu/surgeon-cuda: build/emu/libsurgeon_kernels.a build/emu/libcuda.a $(she
 build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/emu $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
 # Go does not free what it gives to C at the end, and handles faults itself.
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
@@ -120,3 +122,8 @@ test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
 build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
 	$(LINK_CUDA) $(GO) test -tags cuda -c -o $@ ./cgo
+
+# Faults planted in the kernels one by one, each of which the emulated device has to catch.
+.PHONY: test-faults
+test-faults: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
+	@EMU_COMPILE="$(CXX) $(EMUFLAGS)" kernels/emu/faults.sh build/emu '$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 20m -run "$$RUN" ./cgo'

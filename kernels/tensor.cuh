@@ -20,6 +20,12 @@ __device__ __forceinline__ void mma(float *d, const uint32_t *a, const uint32_t 
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// mma is d ← a·b + d in float64, 8×8 += 8×4 · 4×8. With g = lane/4, t = lane%4 a thread holds a (g, t), b (t, g) and
+// d[0] (g, 2t), d[1] (g, 2t+1).
+__device__ __forceinline__ void mma(double *d, double a, double b) {
+	asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1},{%2},{%3},{%0,%1};" : "+d"(d[0]), "+d"(d[1]) : "d"(a), "d"(b));
+}
+
 // loadMatrix4 loads four 8×8 matrices of bfloat16 from shared memory: lane l gives the address of row l%8 of matrix l/8 (16
 // bytes, aligned), and gets in r[m] the elements (lane/4, 2·(lane%4)) and its right neighbour of matrix m.
 __device__ __forceinline__ void loadMatrix4(uint32_t *r, const bf16 *row) {

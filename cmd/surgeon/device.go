@@ -27,7 +27,11 @@ func (s *session) open(c common, shots int) (device.Device, error) {
 	}
 	s.watcher = newWatcher(s.stderr, c, shots)
 	s.atEnd(s.watcher.End)
-	dev, err := s.openDevice(c.Device, 0)
+	limit, err := parseBytes("--gpu-memory", c.GPUMemory)
+	if err != nil {
+		return nil, err
+	}
+	dev, err := s.openDevice(c.Device, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +56,8 @@ func (s *session) openDevice(name string, memoryLimit int64) (opened, error) {
 	switch {
 	case name == "auto":
 		return s.chooseDevice(memoryLimit)
+	case name == "cpu" && memoryLimit > 0:
+		return opened{}, refuse("--gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is")
 	case name == "cpu":
 		d := cpu.Open()
 		return opened{Device: d, choice: "device: " + d.Name()}, nil
@@ -80,7 +86,7 @@ func (s *session) chooseDevice(memoryLimit int64) (opened, error) {
 		d.choice = fmt.Sprintf("device: %s; chosen because it is the first GPU that can be used", d.Name())
 		return d, nil
 	case memoryLimit > 0: // who bounds the memory of a GPU has one in mind
-		return d, refuse("--gpu-memory is given, and no GPU can be used: %s", s.noGPU(err))
+		return d, refuse("--gpu-memory limits a GPU, and none can be used: %s", s.noGPU(err))
 	}
 	d.Device = cpu.Open()
 	d.choice = fmt.Sprintf("device: %s; chosen because %s", d.Name(), s.noGPU(err))

@@ -11,3 +11,8 @@ import (
 func TestRunsOnCPU(t *testing.T) {
 	Runs(t, func(*testing.T) device.Device { return cpu.Open() })
 }
+
+// What would be caught: a suite that does not reproduce its own run.
+func TestRealRunOnCPU(t *testing.T) {
+	RealRun(t, func(*testing.T) device.Device { return cpu.Open() }, "float32")
+}

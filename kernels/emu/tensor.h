@@ -29,6 +29,17 @@ inline void mma(float *d, const uint32_t *a, const uint32_t *b) {
 	emu::warpBarrier();
 }
 
+inline void mma(double *d, double a, double b) {
+	int l = emu::lane();
+	memcpy(emu::exchange(l), &a, 8);
+	memcpy((char *)emu::exchange(l) + 8, &b, 8);
+	emu::warpBarrier();
+	for (int i = 0; i < 2; i++)
+		for (int k = 0; k < 4; k++)
+			d[i] += *(const double *)emu::exchange(l / 4 * 4 + k) * ((const double *)emu::exchange((l % 4 * 2 + i) * 4 + k))[1];
+	emu::warpBarrier();
+}
+
 inline void loadMatrix4(uint32_t *r, const bf16 *row) {
 	int l = emu::lane();
 	memcpy(emu::exchange(l), row, 16);

@@ -78,7 +78,7 @@ func gemm[T float](transA, transB bool, alpha T, a, b block[T], beta T, c block[
 	if transA {
 		k = a.rows
 	}
-	if k == 0 {
+	if k == 0 || alpha == 0 { // gonum multiplies by α
 		scale(beta, c)
 		return
 	}
@@ -94,7 +94,7 @@ func gemm[T float](transA, transB bool, alpha T, a, b block[T], beta T, c block[
 	} else {
 		blas64.Gemm(tA, tB, float64(alpha), general64(a), general64(b), float64(beta), general64(c))
 	}
-	if skipsZeros && alpha != 0 && (transA || !transB) {
+	if skipsZeros && (transA || !transB) {
 		restoreNaN(transA, transB, alpha, a, b, c)
 	}
 }

@@ -32,7 +32,7 @@ func algebra() []Op {
 	}
 	into := gemm(false, true, 1, acc)
 	into.Name, into.Types = "Gemm bfloat16 into float32", []device.Type{device.BF16}
-	ops = append(ops, into, gram(0, 0), gram(0, 0.5), gram(1, 0), gram(1, 1))
+	ops = append(ops, into, nothing(), gram(0, 0), gram(0, 0.5), gram(1, 0), gram(1, 1))
 	return append(ops,
 		Op{Name: "Axpy", Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
@@ -154,6 +154,32 @@ func gemm(tA, tB bool, beta float64, into func(device.Type) device.Type) Op {
 	}
 }
 
+// nothing is a product with α = 0: a and b, which are NaN, are not read.
+func nothing() Op {
+	nan := func(_ *rand.Rand, _ bool, x []float64) {
+		for i := range x {
+			x[i] = math.NaN()
+		}
+	}
+	return Op{Name: "Gemm alpha=0", Shapes: []Shape{{M: 33, N: 65}, {M: 0, N: 3}}, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		return Case{
+			Operands: []Operand{in("a", s.M, 5).filled(nan), in("b", 5, s.N).filled(nan), inOut("c", s.M, s.N), out("zero", s.M, s.N)},
+			Call: func(d device.Device, x []device.Tensor) []float64 {
+				d.Gemm(false, false, 0, x[0], x[1], 2, x[2])
+				d.Gemm(false, false, 0, x[0], x[1], 0, x[3])
+				return nil
+			},
+			Loops: func(x [][]float64) []float64 {
+				for i := range x[2] {
+					x[2][i] *= 2
+				}
+				clear(x[3])
+				return nil
+			},
+		}
+	}}
+}
+
 // old is β·v, and 0 where β is 0 whatever v is.
 func old(beta, v float64) float64 {
 	if beta == 0 {
@@ -165,8 +191,10 @@ func old(beta, v float64) float64 {
 // gram: x M×N, s of order N+ones.
 func gram(ones int, beta float64) Op {
 	return Op{
-		Name:   fmt.Sprintf("Gram ones=%d beta=%v", ones, beta),
-		Shapes: []Shape{{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 600, N: 1}, {M: 5, N: 128}, {M: 5, N: 257}, {M: 0, N: 5}}, Exact: true,
+		Name: fmt.Sprintf("Gram ones=%d beta=%v", ones, beta),
+		// Multiples of 8 columns and several tiles of 128 and 256, with sums that are cut into parts and such that are not.
+		Shapes: []Shape{{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 600, N: 1}, {M: 5, N: 128}, {M: 5, N: 257}, {M: 0, N: 5},
+			{M: 70, N: 136}, {M: 330, N: 136}, {M: 150, N: 264}, {M: 9, N: 640}, {M: 0, N: 136}}, Exact: true,
 		Bench: []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 4096}},
 		Case: func(s Shape, _ *rand.Rand) Case {
 			n := s.N + ones

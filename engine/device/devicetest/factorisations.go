@@ -1,6 +1,7 @@
 package devicetest
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 
@@ -17,7 +18,10 @@ var double = []device.Type{device.F64}
 var orders = []Shape{{M: 1}, {M: 2}, {M: 31}, {M: 33}, {M: 64}, {M: 65}, {M: 127}, {M: 129}, {M: 193}, {M: 258}}
 
 func factorisations() []Op {
-	ops := []Op{cholesky(), notDefinite(), inverseDiagonal()}
+	one := cholesky("Cholesky of one", []int{0}, []Shape{{M: 0}, {M: 1}, {M: 33}, {M: 129}, {M: 161}})
+	many := cholesky("Cholesky of many", []int{0, 3, 1, 70, 2}, []Shape{{M: 1}, {M: 31}, {M: 60}, {M: 97}})
+	ops := []Op{cholesky("Cholesky", []int{0, 1}, orders), one, many, notDefinite(), inverseDiagonal()}
+	ops[0].Bench = []Shape{{M: 576}, {M: 1536}, {M: 4096}}
 	for _, side := range []device.Side{device.Left, device.Right} {
 		ops = append(ops, solve(side))
 	}
@@ -56,40 +60,52 @@ func factor(n int, a []float64) bool {
 	return true
 }
 
-// cholesky: two matrices, of orders M and M+1, in one call.
-func cholesky() Op {
-	return Op{Name: "Cholesky", Types: double, Shapes: orders, Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
-		n := []int{s.M, s.M + 1}
-		return Case{
-			Operands: []Operand{inOut("a0", n[0], n[0]).filled(definite(n[0])), inOut("a1", n[1], n[1]).filled(definite(n[1]))},
-			FLOPs:    (math.Pow(float64(n[0]), 3) + math.Pow(float64(n[1]), 3)) / 3,
-			Limit:    float64(8 * n[1]), // the bound of the method, n·ε, with some room; what is seen is far less
-			Call: func(d device.Device, x []device.Tensor) []float64 {
-				ok := d.Cholesky(x...)
-				return []float64{truth(ok[0]), truth(ok[1])}
-			},
-			Loops: func(x [][]float64) []float64 {
-				return []float64{truth(factor(n[0], x[0])), truth(factor(n[1], x[1]))}
-			},
-			Residual: func(before, after [][]float64) float64 { // |l·lᵀ − a| / |a|
-				worst := 0.
-				for m, n := range n {
-					var e, size float64
-					for i := range n {
-						for j := range i + 1 {
-							v := 0.
-							for k := range j + 1 {
-								v += after[m][i*n+k] * after[m][j*n+k]
-							}
-							e += (v - before[m][i*n+j]) * (v - before[m][i*n+j])
-							size += before[m][i*n+j] * before[m][i*n+j]
+// cholesky: a matrix of order M + extra for each of extras, in one call. A device may have one way for one large matrix and
+// another for many small ones.
+func cholesky(name string, extras []int, shapes []Shape) Op {
+	return Op{Name: name, Types: double, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
+		c := Case{Limit: 8} // times n: the bound of the method, n·ε, with some room; what is seen is far less
+		var orders []int
+		for i, extra := range extras {
+			n := s.M + extra
+			orders = append(orders, n)
+			c.Operands = append(c.Operands, inOut(fmt.Sprintf("a%d", i), n, n).filled(definite(n)))
+			c.FLOPs += math.Pow(float64(n), 3) / 3
+			c.Limit = max(c.Limit, float64(8*n))
+		}
+		c.Call = func(d device.Device, x []device.Tensor) (told []float64) {
+			for _, ok := range d.Cholesky(x...) {
+				told = append(told, truth(ok))
+			}
+			return told
+		}
+		c.Loops = func(x [][]float64) (told []float64) {
+			for i, n := range orders {
+				told = append(told, truth(factor(n, x[i])))
+			}
+			return told
+		}
+		c.Residual = func(before, after [][]float64) float64 { // |l·lᵀ − a| / |a|
+			worst := 0.
+			for m, n := range orders {
+				var e, size float64
+				for i := range n {
+					for j := range i + 1 {
+						v := 0.
+						for k := range j + 1 {
+							v += after[m][i*n+k] * after[m][j*n+k]
 						}
+						e += (v - before[m][i*n+j]) * (v - before[m][i*n+j])
+						size += before[m][i*n+j] * before[m][i*n+j]
 					}
+				}
+				if n > 0 {
 					worst = math.Max(worst, math.Sqrt(e/size))
 				}
-				return worst
-			},
+			}
+			return worst
 		}
+		return c
 	}}
 }
 
@@ -193,7 +209,7 @@ func solve(side device.Side) Op {
 // inverseDiagonal: two factors, of orders M and M+1, in one call.
 func inverseDiagonal() Op {
 	// A NaN in l may go through products with the zeros of l⁻¹. The l of a Cholesky that was ok holds none.
-	return Op{Name: "CholeskyInverseDiag", Types: double, Spreads: true, Shapes: orders, Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: "CholeskyInverseDiag", Types: double, Spreads: true, Shapes: append([]Shape{{M: 520}}, orders...), Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
 		n := []int{s.M, s.M + 1}
 		return Case{
 			Operands: []Operand{in("l0", n[0], n[0]).filled(definite(n[0])), in("l1", n[1], n[1]).filled(definite(n[1])), out("d0", 1, n[0]), out("d1", 1, n[1])},

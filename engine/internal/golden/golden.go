@@ -17,10 +17,18 @@ import (
 	"surgeon/engine/checkpoint/safetensors"
 )
 
-// Dir is the folder of a tiny model: config.json, model.safetensors and its cases.
+// Dir is the folder of a tiny model: config.json, model.safetensors and its cases. A test program that was carried to
+// another machine finds it in or above its working directory.
 func Dir(model string) string {
 	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..", "testdata", model)
+	dir := filepath.Join(filepath.Dir(file), "..", "..", "testdata")
+	for up := "."; len(up) < 20; up = filepath.Join("..", up) {
+		if _, err := os.Stat(dir); err == nil {
+			break
+		}
+		dir = filepath.Join(up, "engine", "testdata")
+	}
+	return filepath.Join(dir, model)
 }
 
 // Arrays are the float64 arrays of one file.

@@ -1,0 +1,261 @@
+// cuBLAS and cuSOLVER of the emulated device: the functions that ../library.cpp calls, as plain loops over main memory. What
+// is asked for beyond that is refused, so that nothing is thought to be tested that is not.
+//
+// Every operand is looked at whole before the loops begin, by AddressSanitizer where it is there; the loops themselves, which
+// do most of the arithmetic of a run, go without it. All products are made, those with zeros too.
+#include <cublas_v2.h>
+#include <cusolverDn.h>
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+#define fast __attribute__((no_sanitize("address", "undefined")))
+
+struct cublasContext {};
+struct cusolverDnContext {};
+struct cusolverDnParams {};
+
+namespace {
+
+// look makes sure that a matrix of columns×rows elements, the columns ld elements apart, is memory of the device.
+void look(const char *what, const void *x, int64_t rows, int64_t cols, int64_t ld, int64_t size) {
+	if (rows == 0 || cols == 0)
+		return;
+	if (ld < rows) {
+		fprintf(stderr, "emulated library: the columns of %s are %ld elements long and %ld apart\n", what, (long)rows, (long)ld);
+		abort();
+	}
+#ifdef __SANITIZE_ADDRESS__
+	int64_t bytes = ((cols - 1) * ld + rows) * size;
+	if (void *bad = __asan_region_is_poisoned((void *)x, bytes)) {
+		fprintf(stderr, "emulated library: %s, %ld bytes at %p, leaves its allocation at %p\n", what, (long)bytes, x, bad);
+		__asan_describe_address(bad);
+		abort();
+	}
+#endif
+}
+
+struct Bits {
+	uint16_t bits; // a bfloat16
+};
+
+inline float number(float x) { return x; }
+inline double number(double x) { return x; }
+inline float number(Bits x) {
+	uint32_t u = (uint32_t)x.bits << 16;
+	float f;
+	memcpy(&f, &u, 4);
+	return f;
+}
+inline void store(float *to, float x) { *to = x; }
+inline void store(double *to, double x) { *to = x; }
+inline void store(Bits *to, float x) {
+	uint32_t u;
+	memcpy(&u, &x, 4);
+	to->bits = x != x ? u >> 16 | 0x40 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
+}
+
+// packed is op(x), rows×cols, row after row.
+template <class A, class T> fast std::vector<A> packed(const T *x, bool trans, int64_t rows, int64_t cols, int64_t ld) {
+	std::vector<A> y(rows * cols);
+	A *to = y.data();
+	for (int64_t i = 0; i < rows; i++)
+		for (int64_t j = 0; j < cols; j++)
+			*to++ = number(trans ? x[i * ld + j] : x[j * ld + i]);
+	return y;
+}
+
+// rowTimes is sum ← Σ_k a_k·(row k of b), four rows at a time.
+template <class A> fast void rowTimes(int64_t k, int64_t n, const A *a, const A *b, A *sum) {
+	for (int64_t j = 0; j < n; j++)
+		sum[j] = 0;
+	int64_t i = 0;
+	for (; i + 4 <= k; i += 4) {
+		const A *b0 = b + i * n, *b1 = b0 + n, *b2 = b1 + n, *b3 = b2 + n;
+		A a0 = a[i], a1 = a[i + 1], a2 = a[i + 2], a3 = a[i + 3];
+		for (int64_t j = 0; j < n; j++)
+			sum[j] += (a0 * b0[j] + a1 * b1[j]) + (a2 * b2[j] + a3 * b3[j]);
+	}
+	for (; i < k; i++)
+		for (int64_t j = 0; j < n; j++)
+			sum[j] += a[i] * b[i * n + j];
+}
+
+// gemm is c ← α·op(a)·op(b) + β·c by columns, that is cᵀ ← α·op(b)ᵀ·op(a)ᵀ + β·cᵀ by rows.
+template <class A, class T, class C>
+fast void gemm(bool transA, bool transB, int64_t m, int64_t n, int64_t k, A alpha, const T *a, int64_t lda, const T *b, int64_t ldb, A beta, C *c, int64_t ldc) {
+	std::vector<A> left = packed<A>(b, !transB, n, k, ldb), right = packed<A>(a, !transA, k, m, lda), sum(m);
+	for (int64_t j = 0; j < n; j++) {
+		rowTimes(k, m, left.data() + j * k, right.data(), sum.data());
+		for (int64_t i = 0; i < m; i++)
+			store(&c[j * ldc + i], alpha * sum[i] + (beta == 0 ? 0 : beta * number(c[j * ldc + i])));
+	}
+}
+
+fast double dot(int64_t n, const double *x, const double *y) {
+	double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+	int64_t i = 0;
+	for (; i + 4 <= n; i += 4) {
+		s0 += x[i] * y[i];
+		s1 += x[i + 1] * y[i + 1];
+		s2 += x[i + 2] * y[i + 2];
+		s3 += x[i + 3] * y[i + 3];
+	}
+	for (; i < n; i++)
+		s0 += x[i] * y[i];
+	return (s0 + s1) + (s2 + s3);
+}
+
+fast void subtract(int64_t n, double a, const double *x, double *y) {
+	for (int64_t i = 0; i < n; i++)
+		y[i] -= a * x[i];
+}
+
+fast void divide(int64_t n, double a, double *x) {
+	for (int64_t i = 0; i < n; i++)
+		x[i] /= a;
+}
+
+// potrf is a = uᵀ·u, and 0 or the order of the first minor that is not positive.
+fast int potrf(int64_t n, double *a, int64_t lda) {
+	for (int64_t i = 0; i < n; i++) {
+		for (int64_t j = 0; j < i; j++)
+			a[i * lda + j] = (a[i * lda + j] - dot(j, a + i * lda, a + j * lda)) / a[j * lda + j];
+		double v = a[i * lda + i] - dot(i, a + i * lda, a + i * lda);
+		if (!(v > 0))
+			return (int)i + 1;
+		a[i * lda + i] = sqrt(v);
+	}
+	return 0;
+}
+
+} // namespace
+
+cublasStatus_t cublasCreate_v2(cublasHandle_t *handle) {
+	*handle = new cublasContext;
+	return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
+	delete handle;
+	return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetStream_v2(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t, void *workspace, size_t bytes) {
+	look("cuBLAS's workspace", workspace, bytes, 1, bytes, 1);
+	return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t transA, cublasOperation_t transB, int64_t m, int64_t n, int64_t k, const void *alpha, const void *a,
+                               cudaDataType aType, int64_t lda, const void *b, cudaDataType bType, int64_t ldb, const void *beta, void *c, cudaDataType cType, int64_t ldc,
+                               cublasComputeType_t compute, cublasGemmAlgo_t) {
+	bool tA = transA != CUBLAS_OP_N, tB = transB != CUBLAS_OP_N;
+	auto size = [](cudaDataType t) { return t == CUDA_R_64F ? 8 : t == CUDA_R_32F ? 4 : 2; };
+	look("a", a, tA ? k : m, tA ? m : k, lda, size(aType));
+	look("b", b, tB ? n : k, tB ? k : n, ldb, size(bType));
+	look("c", c, m, n, ldc, size(cType));
+	float alpha32 = *(const float *)alpha, beta32 = *(const float *)beta;
+	if (aType == CUDA_R_64F && bType == CUDA_R_64F && cType == CUDA_R_64F && compute == CUBLAS_COMPUTE_64F)
+		gemm(tA, tB, m, n, k, *(const double *)alpha, (const double *)a, lda, (const double *)b, ldb, *(const double *)beta, (double *)c, ldc);
+	else if (aType == CUDA_R_32F && bType == CUDA_R_32F && cType == CUDA_R_32F && compute == CUBLAS_COMPUTE_32F_PEDANTIC)
+		gemm(tA, tB, m, n, k, alpha32, (const float *)a, lda, (const float *)b, ldb, beta32, (float *)c, ldc);
+	else if (aType == CUDA_R_16BF && bType == CUDA_R_16BF && cType == CUDA_R_16BF && compute == CUBLAS_COMPUTE_32F)
+		gemm(tA, tB, m, n, k, alpha32, (const Bits *)a, lda, (const Bits *)b, ldb, beta32, (Bits *)c, ldc);
+	else if (aType == CUDA_R_16BF && bType == CUDA_R_16BF && cType == CUDA_R_32F && compute == CUBLAS_COMPUTE_32F)
+		gemm(tA, tB, m, n, k, alpha32, (const Bits *)a, lda, (const Bits *)b, ldb, beta32, (float *)c, ldc);
+	else
+		return CUBLAS_STATUS_NOT_SUPPORTED;
+	return CUBLAS_STATUS_SUCCESS;
+}
+
+fast static void trsm(bool right, bool trans, int64_t m, int64_t n, const double *u, int64_t ldu, double *b, int64_t ldb) {
+	if (right && !trans)
+		for (int64_t j = 0; j < n; j++) {
+			for (int64_t k = 0; k < j; k++)
+				subtract(m, u[j * ldu + k], b + k * ldb, b + j * ldb);
+			divide(m, u[j * ldu + j], b + j * ldb);
+		}
+	else if (right)
+		for (int64_t k = n - 1; k >= 0; k--) {
+			divide(m, u[k * ldu + k], b + k * ldb);
+			for (int64_t j = 0; j < k; j++)
+				subtract(m, u[k * ldu + j], b + k * ldb, b + j * ldb);
+		}
+	else
+		for (int64_t c = 0; c < n; c++) {
+			double *x = b + c * ldb;
+			if (trans)
+				for (int64_t i = 0; i < m; i++)
+					x[i] = (x[i] - dot(i, u + i * ldu, x)) / u[i * ldu + i];
+			else
+				for (int64_t i = m - 1; i >= 0; i--) {
+					x[i] /= u[i * ldu + i];
+					subtract(i, x[i], u + i * ldu, x);
+				}
+		}
+}
+
+cublasStatus_t cublasDtrsm_v2_64(cublasHandle_t, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t trans, cublasDiagType_t diag, int64_t m, int64_t n,
+                                 const double *alpha, const double *a, int64_t lda, double *b, int64_t ldb) {
+	if (uplo != CUBLAS_FILL_MODE_UPPER || diag != CUBLAS_DIAG_NON_UNIT || *alpha != 1)
+		return CUBLAS_STATUS_NOT_SUPPORTED;
+	int64_t order = side == CUBLAS_SIDE_RIGHT ? n : m;
+	look("the triangle", a, order, order, lda, 8);
+	look("b", b, m, n, ldb, 8);
+	trsm(side == CUBLAS_SIDE_RIGHT, trans != CUBLAS_OP_N, m, n, a, lda, b, ldb);
+	return CUBLAS_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnCreate(cusolverDnHandle_t *handle) {
+	*handle = new cusolverDnContext;
+	return CUSOLVER_STATUS_SUCCESS;
+}
+cusolverStatus_t cusolverDnDestroy(cusolverDnHandle_t handle) {
+	delete handle;
+	return CUSOLVER_STATUS_SUCCESS;
+}
+cusolverStatus_t cusolverDnSetStream(cusolverDnHandle_t, cudaStream_t) { return CUSOLVER_STATUS_SUCCESS; }
+cusolverStatus_t cusolverDnSetDeterministicMode(cusolverDnHandle_t, cusolverDeterministicMode_t) { return CUSOLVER_STATUS_SUCCESS; }
+cusolverStatus_t cusolverDnCreateParams(cusolverDnParams_t *params) {
+	*params = new cusolverDnParams;
+	return CUSOLVER_STATUS_SUCCESS;
+}
+cusolverStatus_t cusolverDnDestroyParams(cusolverDnParams_t params) {
+	delete params;
+	return CUSOLVER_STATUS_SUCCESS;
+}
+
+// The workspaces hold a row, and are written, so that one that is too small, or not there, is noticed.
+cusolverStatus_t cusolverDnXpotrf_bufferSize(cusolverDnHandle_t, cusolverDnParams_t, cublasFillMode_t, int64_t n, cudaDataType, const void *, int64_t, cudaDataType,
+                                             size_t *device, size_t *host) {
+	*device = *host = n * sizeof(double);
+	return CUSOLVER_STATUS_SUCCESS;
+}
+
+static cusolverStatus_t workspaces(int64_t n, cublasFillMode_t uplo, cudaDataType type, void *device, size_t deviceBytes, void *host, size_t hostBytes, int *info) {
+	if (uplo != CUBLAS_FILL_MODE_UPPER || type != CUDA_R_64F || deviceBytes < n * sizeof(double) || hostBytes < n * sizeof(double))
+		return CUSOLVER_STATUS_INVALID_VALUE;
+	memset(device, 0xff, n * sizeof(double));
+	memset(host, 0xff, n * sizeof(double));
+	look("info", info, 1, 1, 1, 4);
+	return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t, cusolverDnParams_t, cublasFillMode_t uplo, int64_t n, cudaDataType type, void *a, int64_t lda, cudaDataType,
+                                  void *device, size_t deviceBytes, void *host, size_t hostBytes, int *info) {
+	if (cusolverStatus_t bad = workspaces(n, uplo, type, device, deviceBytes, host, hostBytes, info))
+		return bad;
+	look("a", a, n, n, lda, 8);
+	*info = potrf(n, (double *)a, lda);
+	return CUSOLVER_STATUS_SUCCESS;
+}

@@ -1,0 +1,152 @@
+// Products by cuBLAS, large factorisations by cuSOLVER.
+//
+// Both libraries store by columns. A row-major matrix is, read by columns, its transpose: no data is moved, but every call
+// here is about transposes. With A the a of this program as a library sees it (A = aᵀ, and so on):
+//
+//	c = op(a)·op(b)          C = op(B)·op(A)
+//	a = l·lᵀ, lower          A = Uᵀ·U, upper, U = lᵀ
+//	l·x = b                  X·U = B
+//	x·lᵀ = b                 Uᵀ·X = B
+//
+// Precision: float32 by float32 arithmetic alone, which COMPUTE_32F_PEDANTIC keeps so whatever the environment asks for;
+// bfloat16 with sums in float32 from end to end, also where a sum is split among blocks; float64 on tensor cores, which round
+// like any other unit. Bits are the same at every run on one kind of GPU: one stream, a workspace of our own, no algorithm
+// that uses atomics.
+//
+// cuBLASLt could add the row of a bias (AddRow) to a product before it is stored and save a pass over N×n; not done.
+#include "kernels.h"
+
+#include "error.h"
+
+#include <cublas_v2.h>
+#include <cusolverDn.h>
+
+#include <vector>
+
+namespace {
+
+struct Library {
+	cublasHandle_t blas = nullptr;
+	cusolverDnHandle_t solver = nullptr;
+	cusolverDnParams_t parameters = nullptr;
+	std::vector<char> host; // cuSOLVER's workspace on this side, not used after its calls return
+};
+
+cudaDataType dataType(int type) { return type == SURGEON_F64 ? CUDA_R_64F : type == SURGEON_F32 ? CUDA_R_32F : CUDA_R_16BF; }
+
+cublasOperation_t operation(bool trans) { return trans ? CUBLAS_OP_T : CUBLAS_OP_N; }
+
+int open(Library *l, void *stream, void *workspace, int64_t bytes) {
+	if (int code = blasCode(cublasCreate(&l->blas)))
+		return code;
+	if (int code = blasCode(cublasSetStream(l->blas, (cudaStream_t)stream)))
+		return code;
+	if (int code = blasCode(cublasSetWorkspace(l->blas, workspace, bytes))) // after the stream, which resets it
+		return code;
+	if (int code = blasCode(cublasSetMathMode(l->blas, (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION))))
+		return code;
+	if (int code = solverCode(cusolverDnCreate(&l->solver)))
+		return code;
+	if (int code = solverCode(cusolverDnSetStream(l->solver, (cudaStream_t)stream)))
+		return code;
+	if (int code = solverCode(cusolverDnSetDeterministicMode(l->solver, CUSOLVER_DETERMINISTIC_RESULTS)))
+		return code;
+	return solverCode(cusolverDnCreateParams(&l->parameters));
+}
+
+// solve is x·U = b, or x·Uᵀ = b, in place (right), or U·x = b, or Uᵀ·x = b; x is rows×cols by columns.
+int solve(Library *l, bool right, bool trans, int64_t rows, int64_t cols, const double *u, int64_t ldu, double *x) {
+	const double one = 1;
+	return blasCode(cublasDtrsm_64(l->blas, right ? CUBLAS_SIDE_RIGHT : CUBLAS_SIDE_LEFT, CUBLAS_FILL_MODE_UPPER, operation(trans), CUBLAS_DIAG_NON_UNIT, rows, cols,
+	                               &one, u, ldu, x, rows));
+}
+
+} // namespace
+
+extern "C" int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library) {
+	Library *l = new Library;
+	if (int code = open(l, stream, workspace, bytes)) {
+		surgeon_library_close(l);
+		return code;
+	}
+	*library = l;
+	return 0;
+}
+
+extern "C" int surgeon_library_close(void *library) {
+	Library *l = (Library *)library;
+	int code = 0;
+	if (l->parameters)
+		code = solverCode(cusolverDnDestroyParams(l->parameters));
+	if (l->solver)
+		if (int c = solverCode(cusolverDnDestroy(l->solver)))
+			code = c;
+	if (l->blas)
+		if (int c = blasCode(cublasDestroy(l->blas)))
+			code = c;
+	delete l;
+	return code;
+}
+
+extern "C" int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int64_t m, int64_t n, int64_t k, double alpha, const void *a, const void *b,
+                            double beta, void *c, void *stream) {
+	if (m == 0 || n == 0)
+		return 0;
+	if (k == 0 || alpha == 0)
+		return beta == 1 ? 0 : surgeon_scale(cType, m * n, beta, c, stream);
+	const float alpha32 = (float)alpha, beta32 = (float)beta;
+	const void *pAlpha = &alpha32, *pBeta = &beta32;
+	cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+	if (type == SURGEON_F32)
+		compute = CUBLAS_COMPUTE_32F_PEDANTIC;
+	if (type == SURGEON_F64) {
+		compute = CUBLAS_COMPUTE_64F;
+		pAlpha = &alpha;
+		pBeta = &beta;
+	}
+	return blasCode(cublasGemmEx_64(((Library *)library)->blas, operation(transB), operation(transA), n, m, k, pAlpha, b, dataType(type), transB ? k : n, a, dataType(type),
+	                                transA ? m : k, pBeta, c, dataType(cType), n, compute, CUBLAS_GEMM_DEFAULT));
+}
+
+extern "C" int surgeon_cholesky_workspace(void *library, int64_t n, int64_t *bytes) {
+	Library *l = (Library *)library;
+	size_t device = 0, host = 0;
+	if (int code = solverCode(cusolverDnXpotrf_bufferSize(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr, n, CUDA_R_64F, &device, &host)))
+		return code;
+	if (host > l->host.size())
+		l->host.resize(host);
+	*bytes = (int64_t)device;
+	return 0;
+}
+
+extern "C" int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info) {
+	Library *l = (Library *)library;
+	return solverCode(cusolverDnXpotrf(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, workspace, (size_t)bytes, l->host.data(),
+	                                   l->host.size(), info));
+}
+
+extern "C" int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b) {
+	if (n == 0 || m == 0)
+		return 0;
+	Library *lib = (Library *)library;
+	if (right) { // z·lᵀ = b, then x·l = z
+		int code = solve(lib, false, true, n, m, l, n, b);
+		return code ? code : solve(lib, false, false, n, m, l, n, b);
+	}
+	// l·y = b, then lᵀ·x = y
+	int code = solve(lib, true, false, m, n, l, n, b);
+	return code ? code : solve(lib, true, true, m, n, l, n, b);
+}
+
+// The columns j0 to j1−1 of l⁻¹ are zero above row j0; from there on they solve l[j0:, j0:]·x = the identity's first columns.
+// So n³/3 FLOP for all columns, and (n−j0)·(j1−j0) numbers of scratch memory. The columns' sums of squares are the result.
+extern "C" int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, int64_t j0, int64_t j1, const double *l, double *scratch, double *d, void *stream) {
+	int64_t m = n - j0, w = j1 - j0;
+	if (w == 0)
+		return 0;
+	if (int code = surgeon_identity(m, w, scratch, stream))
+		return code;
+	if (int code = solve((Library *)library, true, false, w, m, l + j0 * n + j0, n, scratch))
+		return code;
+	return surgeon_squares(m, w, scratch, scratch + m * w, d + j0, stream);
+}
