@@ -36,7 +36,7 @@ test-openblas: openblas-there
 
 race:
 	CGO_ENABLED=1 $(GO) test -race -short ./...
-	$(CGO_CUDA) $(GO) test -race -tags cuda ./cgo/telemetry
+	$(CGO_CUDA) CGO_LDFLAGS=-Wl,-z,lazy $(GO) test -race -tags cuda ./cgo/telemetry
 
 # Every parser of foreign files, FUZZTIME each.
 FUZZTIME ?= 20s

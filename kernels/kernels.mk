@@ -111,7 +111,7 @@ build/emu/surgeon-cuda: build/emu/libsurgeon_kernels.a build/emu/libcuda.a $(she
 build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} -Wl,-z,lazy $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
 # Go does not free what it gives to C at the end, and handles faults itself.
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
