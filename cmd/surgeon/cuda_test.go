@@ -94,6 +94,8 @@ func TestCUDAProgramOnAnEmulatedGPU(t *testing.T) {
 		{with("SURGEON_EMU_DEVICES", "0"), []string{"info"}, 0, "no CUDA: there is an NVIDIA driver on this machine, but no GPU", ""},
 		{with("SURGEON_EMU_CAPABILITY", "75"), on("cuda:0"), exitRequest, "", "surgeon: --device is cuda:0; cuda:0, emulated, has compute capability 7.5; at least 8.0 is needed (A100 or newer)\n"},
 		{with("SURGEON_EMU_CAPABILITY", "75"), on("auto"), 0, "Perplexity", "device: cpu (gonum"},
+		{with("SURGEON_EMU_CAPABILITY", "75"), append(on("auto"), "--gpu-memory", "1GiB"), exitRequest, "", "surgeon: --gpu-memory limits a GPU, and none can be used: cuda:0, emulated, has compute capability 7.5"},
+		{with("SURGEON_EMU_DEVICES", "1"), append(on("cuda"), "--gpu-memory", "1TiB"), exitRequest, "", "surgeon: --device is cuda; --gpu-memory asks for 1024.00 GiB; 4.00 GiB are free\n"},
 		{with("SURGEON_EMU_CAPABILITY", "75"), []string{"info"}, 0, "cannot be used: compute capability 7.5", ""},
 		{with("SURGEON_EMU_DRIVER", "12080"), on("cuda"), exitRequest, "", "surgeon: --device is cuda; the NVIDIA driver is for CUDA 12.8; this build needs one for 13.0 or newer (driver 580)\n"},
 		{with("SURGEON_EMU_DRIVER", "12080"), on("auto"), 0, "Perplexity", "chosen because the NVIDIA driver is for CUDA 12.8"},
@@ -106,6 +108,11 @@ func TestCUDAProgramOnAnEmulatedGPU(t *testing.T) {
 		if strings.Contains(stderr, "goroutine") {
 			t.Errorf("%v %v: a stack trace", c.env[1:], c.args)
 		}
+	}
+
+	const first = "device: cuda:0 emulated; chosen because it is the first GPU that can be used"
+	if _, _, stderr := execute(t, surgeon, with("SURGEON_EMU_DEVICES", "2"), on("auto")...); !strings.Contains(stderr, first) {
+		t.Errorf("%q, want %q", stderr, first)
 	}
 
 	code, stdout, stderr := execute(t, surgeon, with("SURGEON_EMU_CAPABILITY", "75"), "info", "--json")
