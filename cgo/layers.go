@@ -119,10 +119,3 @@ func (d *Device) CrossEntropy(logits device.Tensor, targets []int32, grad bool, 
 		return C.surgeon_cross_entropy(C.int(logits.Type), C.int64_t(logits.Rows), C.int64_t(logits.Cols), al, list, flag(grad), as, d.queue())
 	})
 }
-
-func flag(b bool) C.int {
-	if b {
-		return 1
-	}
-	return 0
-}
