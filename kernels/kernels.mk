@@ -53,7 +53,6 @@ build/cuda/libcuda.a: build/cuda/trampolines.o build/cuda/driver.o build/cuda/li
 
 # What cgo needs to compile and link with either.
 CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations -I$(CURDIR)/kernels/driver -I$(CUDA_HOME)/include"
-WHOLE    = -Wl,--whole-archive
 # The libraries are looked for in the toolkit of this checkout, for those who have no other, then where CUDA is usually. lazy:
 # NVML's functions are bound when they are called, after it was found; some compilers bind everything at the start. Symbols
 # of the archives stay inside the program: its stand-ins for the driver are not for the driver's own libraries.
