@@ -62,6 +62,7 @@ LINK_CUDA = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/cuda -L$(CUDA_LIB) -Wl,-z
 # go-nvml makes the linker accept what is undefined, so that must be looked for afterwards. Names without a version (@) are in
 # no library; only NVML may have such.
 cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+	@rm -f bin/surgeon-cuda # go build looks at Go files alone to see whether a program is up to date, not at the kernels
 	$(LINK_CUDA) $(GO) build -trimpath -tags cuda -ldflags "$(LDFLAGS)" -o bin/surgeon-cuda ./cmd/surgeon
 	@if nm -D --undefined-only bin/surgeon-cuda | grep -v -e @ -e ' w ' -e ' U nvml'; then echo "the functions above are called and nowhere defined"; rm bin/surgeon-cuda; exit 1; fi
 
@@ -105,6 +106,7 @@ build/emu/libsurgeon_kernels.a: $(KERNELS:%=build/emu/%.o) $(LIBRARIES:%=build/e
 	rm -f $@ && $(AR) rcs $@ $^
 # The program on the emulated device, for the tests of the command line.
 build/emu/surgeon-cuda: build/emu/libsurgeon_kernels.a build/emu/libcuda.a $(shell find cgo cmd engine -name '*.go')
+	@rm -f $@
 	$(LINK_EMU) $(GO) build -tags cuda -ldflags "$(LDFLAGS)" -o $@ ./cmd/surgeon
 
 build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
@@ -120,6 +122,7 @@ test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu
 
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
 build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+	@rm -f $@
 	$(LINK_CUDA) $(GO) test -tags cuda -c -o $@ ./cgo
 
 # Faults planted in the kernels one by one, each of which the emulated device has to catch.
