@@ -16,7 +16,7 @@ import (
 func (d *Device) Gather(x device.Tensor, rows, cols []int32, y device.Tensor) {
 	device.CheckGather(x, rows, cols, y)
 	from, to := d.at(x), d.at(y)
-	is, js := d.indices("Gather", rows), d.indices("Gather", cols)
+	is, js := d.indices("Gather", rows, cols)
 	d.run("Gather", func() C.int {
 		return C.surgeon_gather(C.int(x.Type), C.int64_t(y.Rows), C.int64_t(y.Cols), from, C.int64_t(x.Cols), is, js, to, d.queue())
 	})
@@ -26,7 +26,7 @@ func (d *Device) Gather(x device.Tensor, rows, cols []int32, y device.Tensor) {
 func (d *Device) Scatter(x device.Tensor, rows, cols []int32, y device.Tensor) {
 	device.CheckScatter(x, rows, cols, y)
 	from, to := d.at(x), d.at(y)
-	is, js := d.indices("Scatter", rows), d.indices("Scatter", cols)
+	is, js := d.indices("Scatter", rows, cols)
 	d.run("Scatter", func() C.int {
 		return C.surgeon_scatter(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), from, is, js, C.int64_t(y.Cols), to, d.queue())
 	})
@@ -36,14 +36,17 @@ func (d *Device) Scatter(x device.Tensor, rows, cols []int32, y device.Tensor) {
 func (d *Device) Extract(s device.Sym, rows, cols []int32, y device.Tensor) {
 	device.CheckExtract(s, rows, cols, y)
 	from, to := d.at(s.Packed), d.at(y)
-	is, js := d.indices("Extract", rows), d.indices("Extract", cols)
+	is, js := d.indices("Extract", rows, cols)
 	d.run("Extract", func() C.int {
 		return C.surgeon_extract(C.int(s.Packed.Type), C.int(y.Type), from, C.int64_t(y.Rows), is, C.int64_t(y.Cols), js, to, d.queue())
 	})
 }
 
-// indices is list, as the launchers have it.
-func (d *Device) indices(op string, l []int32) *C.int32_t { return (*C.int32_t)(d.list(op, l)) }
+// indices is lists, as the launchers have them.
+func (d *Device) indices(op string, rows, cols []int32) (is, js *C.int32_t) {
+	a, b := d.lists(op, rows, cols)
+	return (*C.int32_t)(a), (*C.int32_t)(b)
+}
 
 // AddDiagonal is a ← a + λ·I.
 func (d *Device) AddDiagonal(lambda float64, a device.Tensor) {

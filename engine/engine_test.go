@@ -60,6 +60,25 @@ func TestPruneWritesWhatItMeasured(t *testing.T) {
 	}
 }
 
+// What would be caught: a report that forgets what the GPU did, or that asks before the run has ended.
+func TestReportTellsOfTheGPU(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.Shots = 2
+	w := &silent{}
+	o.GPU = func() *report.GPU { return &report.GPU{Name: "some GPU", Samples: len(w.shots)} }
+	if _, err := pruneTiny(t, context.Background(), o, w); err != nil {
+		t.Fatal(err)
+	}
+	r, err := report.Read(filepath.Join(o.Output, "report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.GPU == nil || r.GPU.Name != "some GPU" || r.GPU.Samples != 2 {
+		t.Errorf("the report has %+v", r.GPU)
+	}
+}
+
 // checkFiles looks at what lies beside the weights, and compares the zeros in the weights with the report.
 func checkFiles(t *testing.T, dir string, r *report.Report) {
 	t.Helper()

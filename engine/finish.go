@@ -129,6 +129,9 @@ func (r *run) files() (map[string][]byte, error) {
 	r.report.PeakResidentBytes, r.report.PeakDeviceBytes = report.PeakResident(), r.dev.Memory().Peak
 	r.report.PlannedDeviceBytes, _ = peak(runParts(r.inputs.model.Config, r.options))
 	r.report.Seconds = time.Since(r.started).Seconds()
+	if r.options.GPU != nil {
+		r.report.GPU = r.options.GPU()
+	}
 	doc, err := r.report.JSON()
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 
 	"surgeon/engine/journal"
 	"surgeon/engine/prune"
+	"surgeon/engine/report"
 )
 
 // Options are what a pruning run is asked to do. The tags give each option its one name, for flags, YAML files and the
@@ -44,6 +45,9 @@ type Options struct {
 
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
 	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report
+
+	// GPU, where it is not nil, is asked at the end what the GPU did meanwhile, for the report. It may return nil.
+	GPU func() *report.GPU `kong:"-" yaml:"-" json:"-"`
 
 	workNamed bool          // the user named the work directory, so it stays
 	hooks     journal.Hooks // tests

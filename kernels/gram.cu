@@ -132,7 +132,7 @@ union TensorTile {
 // uncut would take a third wave for themselves; 576 columns are 9 tiles. The numbers are those of an H100 on every GPU, so
 // that the bits are the same too. The emulated device has smaller ones: matrices small enough for it take every way.
 #ifdef SURGEON_EMU
-const int wave = 3, band = 2, partTokens = 64;
+const int wave = 3, band = 4, partTokens = 64;
 #else
 const int wave = 132, band = 16, partTokens = 128;
 #endif
@@ -319,7 +319,7 @@ gramTensor(Plan plan, int64_t tokens, int n, float alpha, const bf16 *x, float b
 		multiply(1);
 	}
 	copyWait<0>();
-	__syncthreads();
+	__syncthreads(); // the fragments of the step after the last, never used, were loaded from what is written now
 
 	if (works)
 #pragma unroll

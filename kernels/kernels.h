@@ -37,6 +37,12 @@ int surgeon_pinned_free(void *host);
 int surgeon_convert(int from, int to, int64_t n, const void *x, void *y, void *stream);
 
 /* vector.cu: sums and maxima of rows and columns */
+int surgeon_axpy(int type, int64_t n, double alpha, const void *x, void *y, void *stream);
+int surgeon_row_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *stream); /* d acc */
+int surgeon_col_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *scratch, void *stream); /* d acc */
+int64_t surgeon_col_dot_scratch(int64_t rows, int64_t cols); /* bytes */
+int surgeon_max_abs(int type, int64_t rows, int64_t cols, const void *x, void *r, void *c, void *scratch, void *stream);
+int64_t surgeon_max_abs_scratch(int64_t rows, int64_t cols); /* bytes */
 
 /* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes. */
 int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
@@ -54,14 +60,27 @@ int surgeon_watch_finite(int type, int64_t n, const void *s, int64_t tag, int64_
 int surgeon_watch_forget(int64_t *smallest, void *stream);
 
 /* embed.cu */
+int surgeon_embed(int type, int64_t rows, int64_t cols, const void *table, const int32_t *ids, double beta, void *x, void *stream);
+int surgeon_add_row(int type, int64_t rows, int64_t cols, const void *b, void *x, void *stream);
 
 /* norm.cu */
+int surgeon_rms_norm(int type, int64_t rows, int64_t n, const void *x, const void *gain, double eps, void *y, void *stream);
+int surgeon_layer_norm(int type, int64_t rows, int64_t n, const void *x, const void *gain, const void *bias, double eps, void *y, void *stream);
+int surgeon_rms_norm_backward(int type, int64_t rows, int64_t n, const void *x, const void *gain, double eps, const void *dy, double beta, void *dx, void *stream);
+int surgeon_layer_norm_backward(int type, int64_t rows, int64_t n, const void *x, const void *gain, double eps, const void *dy, double beta, void *dx, void *stream);
 
 /* rope.cu */
+/* x: sequences·length rows of heads·2·half; cos and sin, length×half, acc. */
+int surgeon_rope(int type, int64_t length, int64_t sequences, int heads, int half, const void *cos, const void *sin, int inverse, void *x, void *stream);
 
 /* activation.cu */
+int surgeon_swiglu(int type, int64_t n, const void *gate, const void *up, void *y, void *stream);
+int surgeon_swiglu_backward(int type, int64_t n, const void *gate, const void *up, const void *dy, void *dgate, void *dup, void *stream);
+int surgeon_relu(int type, int64_t n, const void *x, void *y, void *stream);
+int surgeon_relu_backward(int type, int64_t n, const void *y, const void *dy, void *dx, void *stream);
 
 /* entropy.cu */
+int surgeon_cross_entropy(int type, int64_t rows, int64_t vocabulary, void *logits, const int32_t *targets, int grad, void *losses, void *stream); /* losses acc */
 
 /* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
  * scratch is surgeon_attention_scratch bytes, which the backward pass works with. */

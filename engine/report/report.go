@@ -47,6 +47,8 @@ type Report struct {
 	PeakResidentBytes  int64 `json:"peak_resident_bytes"`  // of the process, PeakResident
 	PeakDeviceBytes    int64 `json:"peak_device_bytes"`    // of the tensors on the device
 	PlannedDeviceBytes int64 `json:"planned_device_bytes"` // what the plan says PeakDeviceBytes will be
+
+	GPU *GPU `json:"gpu"` // nil on the CPU, and where the driver tells nothing
 }
 
 // Model is the model that was pruned, before.

@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // sample is a report with something in every field.
 func sample() *Report {
-	predicted := 0.0312
+	predicted, limit := 0.0312, 700.
 	return &Report{
 		Program: Program{Version: "0.1.0", SHA256: "e1f0", Commit: "0123456789abcdef", Modified: true, Go: "go1.26.0", Tags: "openblas"},
 		Machine: Machine{OS: "linux/amd64", CPU: "Example CPU @ 2.00GHz", Cores: 2, MemoryBytes: 16 << 30, Device: "cpu (gonum, 2 threads)"},
@@ -49,6 +49,10 @@ func sample() *Report {
 			NewEvaluation("pruned", "calibration.txt", true, 512, 50, math.Log(31.25)),
 		},
 		PeakResidentBytes: 3 << 29, PeakDeviceBytes: 0, PlannedDeviceBytes: 1 << 28,
+		GPU: &GPU{Name: "Example GPU", PCI: "0000:1b:00.0", Driver: "580.95.05", CUDA: "13.0", MemoryBytes: 80 << 30, PowerLimit: &limit, Samples: 90,
+			Power: &Range{Mean: 612.25, Min: 75, Max: 701.5}, SMClock: &Range{Mean: 1755, Min: 345, Max: 1980}, MemoryClock: &Range{Mean: 2619, Min: 2619, Max: 2619},
+			Utilisation: &Range{Mean: 97, Min: 0, Max: 100}, MemoryUsed: nil, Temperature: &Range{Mean: 61, Min: 34, Max: 66},
+			SlowedDown: map[string]float64{"power limit": 0.3}},
 	}
 }
 
