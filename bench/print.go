@@ -2,8 +2,6 @@ package bench
 
 import (
 	"fmt"
-	"os"
-	"regexp"
 	"runtime"
 	"strings"
 	"unicode/utf8"
@@ -27,8 +25,8 @@ type Header struct {
 	Tags      string             `json:"build_tags,omitempty"`
 }
 
-// NewHeader describes a device and the program.
-func NewHeader(d device.Device, p report.Program, precision device.Type) Header {
+// NewHeader describes a device and the program. gpu is what is known of it where it is a GPU, or nil.
+func NewHeader(d device.Device, gpu *report.GPU, p report.Program, precision device.Type) Header {
 	h := Header{Device: d.Name(), CPU: report.ThisMachine("").CPU, Commit: p.Commit, Go: p.Go, Tags: p.Tags, Precision: precision.String(), OS: runtime.GOOS + "/" + runtime.GOARCH}
 	if h.Commit == "" {
 		h.Commit = p.Version
@@ -36,25 +34,10 @@ func NewHeader(d device.Device, p report.Program, precision device.Type) Header 
 	if p.Modified {
 		h.Commit += " with changes"
 	}
-	if !d.Memory().Host {
-		h.Driver = nvidiaDriver("/proc/driver/nvidia/version")
+	if gpu != nil {
+		h.Driver = gpu.Driver
 	}
 	return h
-}
-
-var versionNumber = regexp.MustCompile(`\s(\d+\.\d+(?:\.\d+)?)\s`)
-
-// nvidiaDriver is the version in the file in which the kernel module tells it, "" where there is none.
-func nvidiaDriver(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	m := versionNumber.FindStringSubmatch(string(text))
-	if m == nil {
-		return ""
-	}
-	return m[1]
 }
 
 // Ceilings takes over the ceilings that were measured so far.

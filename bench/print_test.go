@@ -1,8 +1,6 @@
 package bench
 
 import (
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -36,12 +34,12 @@ func checkGo(t *testing.T, text string) (benchmarks int) {
 func TestGoText(t *testing.T) {
 	d := cpu.Open()
 	defer d.Close()
-	h := NewHeader(d, report.Program{Version: "v1", Go: "go1.26", Modified: true}, device.BF16)
+	h := NewHeader(d, &report.GPU{Driver: "580.95.05"}, report.Program{Version: "v1", Go: "go1.26", Modified: true}, device.BF16)
 	h.Gemm, h.Copy = map[string]float64{"float32": 2e10, "float64": 1e10}, 9e9
 	if checkGo(t, h.GoText()) != 3 {
 		t.Errorf("three ceilings are expected in\n%s", h.GoText())
 	}
-	for _, want := range []string{"device: cpu (", "commit: v1 with changes\n", "precision: bfloat16\n"} {
+	for _, want := range []string{"device: cpu (", "driver: 580.95.05\n", "commit: v1 with changes\n", "precision: bfloat16\n"} {
 		if !strings.Contains(h.GoText(), want) {
 			t.Errorf("no %q in\n%s", want, h.GoText())
 		}
@@ -86,26 +84,6 @@ func TestRowText(t *testing.T) {
 	left := LeftOutText([]Row{{}, {LeftOut: "too large"}})
 	if left != "\n1 of 2 calls were left out on this device.\n" || LeftOutText(make([]Row, 3)) != "" {
 		t.Errorf("got %q", left)
-	}
-}
-
-// What would be caught: another number in the file taken for the driver's version.
-func TestNVIDIADriver(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "version")
-	for text, want := range map[string]string{
-		"NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC version:  gcc version 12.2.0\n":         "535.104.05",
-		"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (archive@example)  Tue Sep 23 09:55:41 UTC 2025\n": "580.95.05",
-		"nothing\n": "",
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if got := nvidiaDriver(path); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
-	if got := nvidiaDriver(path + ".gone"); got != "" {
-		t.Errorf("no file: %q", got)
 	}
 }
 

@@ -50,8 +50,9 @@ func (c *benchOpsCommand) Run(s *session) error {
 	if len(selected) == 0 {
 		return refuse("--filter %q matches no call; names are like %s", c.Filter, (bench.OpsOptions{Type: o.Type}).Select()[0].Name())
 	}
+	gpu := s.telemetry()
 	ceilings := bench.NewCeilings(dev)
-	header, err := s.ceilings(ceilings, dev, o)
+	header, err := s.ceilings(ceilings, dev, gpu, o)
 	if err != nil {
 		return err
 	}
@@ -79,18 +80,19 @@ func (c *benchOpsCommand) Run(s *session) error {
 		return err
 	}
 	if !c.JSON {
-		return s.print(bench.LeftOutText(rows)) // nothing for --go, which has a line for each of them
+		return s.print(bench.LeftOutText(rows) + gpuText(gpu, c.Go)) // rows are for people only: --go has a line for each that was left out
 	}
 	return s.printJSON(struct {
 		bench.Header
 		Rows []bench.Row `json:"operations"`
-	}{header, rows})
+		GPU  *report.GPU `json:"gpu,omitempty"`
+	}{header, rows, now(gpu)})
 }
 
 // ceilings measures what all figures are compared with.
-func (s *session) ceilings(c *bench.Ceilings, dev device.Device, o bench.OpsOptions) (bench.Header, error) {
+func (s *session) ceilings(c *bench.Ceilings, dev device.Device, gpu func() *report.GPU, o bench.OpsOptions) (bench.Header, error) {
 	s.watcher.Stage("ceilings", 0)
-	h := bench.NewHeader(dev, report.ThisProgram(programVersion()), o.Type)
+	h := bench.NewHeader(dev, now(gpu), report.ThisProgram(programVersion()), o.Type)
 	for _, b := range o.Select() {
 		if b.Case().FLOPs == 0 {
 			continue
@@ -131,23 +133,45 @@ func (c *benchShotCommand) Run(s *session) error {
 	}
 	shape, _ := bench.ShapeNamed(c.Shape)
 	o := bench.ShotOptions{Shape: shape, Layers: c.Layers, Sequences: c.Sequences, Length: c.Length, Batch: c.Batch, Precision: typeNamed(c.Precision, dev)}
+	gpu := s.telemetry()
 	ceilings := bench.NewCeilings(dev)
 	r, err := bench.Shot(s.ctx, ceilings, o, s.watcher)
 	if err != nil {
 		return err
 	}
-	header := bench.NewHeader(dev, report.ThisProgram(programVersion()), o.Precision)
+	header := bench.NewHeader(dev, now(gpu), report.ThisProgram(programVersion()), o.Precision)
 	header.Ceilings(ceilings)
 	switch {
 	case c.JSON:
 		return s.printJSON(struct {
 			bench.Header
 			*bench.ShotReport
-		}{header, r})
+			GPU *report.GPU `json:"gpu,omitempty"`
+		}{header, r, now(gpu)})
 	case c.Go:
-		return s.print(header.GoText() + r.GoText())
+		return s.print(header.GoText() + r.GoText() + gpuText(gpu, true))
 	}
-	return s.print(header.Text() + "\n" + r.Text())
+	return s.print(header.Text() + "\n" + r.Text() + gpuText(gpu, false))
+}
+
+// now is what is known of the open GPU so far, nil where there is none.
+func now(gpu func() *report.GPU) *report.GPU {
+	if gpu == nil {
+		return nil
+	}
+	return gpu()
+}
+
+// gpuText is what the GPU did meanwhile, in a line: a clock that was held down makes other figures.
+func gpuText(gpu func() *report.GPU, comment bool) string {
+	g := now(gpu)
+	switch {
+	case g == nil:
+		return ""
+	case comment:
+		return "# GPU: " + g.During() + "\n"
+	}
+	return "\nGPU: " + g.During() + ".\n"
 }
 
 // typeNamed is the type of that name, or what is usual on the device.

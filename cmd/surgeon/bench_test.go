@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"surgeon/bench"
+	"surgeon/engine/report"
 )
 
 // What would be caught: a shape that cannot be asked for, or one that is offered and not there.
@@ -111,5 +112,22 @@ func TestBenchRefusals(t *testing.T) {
 		if got := lastLine(stderr); code != exitRequest || got != c.want {
 			t.Errorf("%s: exit code %d\n got %s\nwant %s", c.args, code, got, c.want)
 		}
+	}
+}
+
+// What would be caught: a GPU that was slowed down, and nobody is told, or in a line that benchstat stumbles over.
+func TestGPUText(t *testing.T) {
+	gpu := func() *report.GPU {
+		return &report.GPU{Samples: 4, SMClock: &report.Range{Mean: 1200, Min: 900, Max: 1980}, SlowedDown: map[string]float64{"power limit": 0.5}}
+	}
+	const line = "GPU: SM 1200 MHz on average (900 to 1980); slowed down: power limit (50 % of the time)"
+	if got := gpuText(gpu, true); got != "# "+line+"\n" {
+		t.Errorf("got %q", got)
+	}
+	if got := gpuText(gpu, false); got != "\n"+line+".\n" {
+		t.Errorf("got %q", got)
+	}
+	if got := gpuText(nil, true) + gpuText(nil, false); got != "" {
+		t.Errorf("on the CPU: %q", got)
 	}
 }
