@@ -4,6 +4,7 @@
 # usage: cuda.sh SURGEON
 # Writes results/DEVICE.txt beside this script; the name is the device's, with dashes for blanks. What fails, or has no room on
 # the device, stands in the file as a comment, the rest is measured, and the script ends with 1.
+# Two such files are compared with benchstat -ignore commit OLD NEW.
 # Environment: DEVICE (cuda:0) SHAPES (names; all) SEQUENCES (of a shot; 8) OPS and SHOT (more options for either)
 set -eu
 surgeon=$1

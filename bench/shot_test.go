@@ -264,6 +264,13 @@ func TestOps(t *testing.T) {
 		if !(got.MinMs > 0 && got.MinMs <= got.MedianMs && got.Checksum > 0) || len(got.rounds) < samples || (got.OfLibrary > 0) != strings.HasPrefix(name, "Gram") {
 			t.Errorf("%s: %+v", name, got)
 		}
+		made := 0
+		for _, n := range got.calls {
+			made += n
+		}
+		if got.Calls != made || made < samples || got.OfLibrary > 0 && math.Abs(got.OfLibrary*got.LibraryMs-got.MinMs) > 1e-9*got.MinMs {
+			t.Errorf("%s: %+v", name, got)
+		}
 		if bound := max(got.FLOP, got.Bytes) / 1e9; math.Abs(got.OfCeiling*got.MinMs/1e3-bound) > 1e-9*bound { // of ceilings of 10⁹
 			t.Errorf("%s: %v of the ceiling", name, got.OfCeiling)
 		}

@@ -2,6 +2,7 @@ package devicetest_test
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"surgeon/engine/device"
@@ -15,9 +16,6 @@ func TestBenchmarks(t *testing.T) {
 		seen := map[string]int{}
 		for _, b := range devicetest.Benchmarks(typ) {
 			seen[b.Name()]++
-			if b.Type == 0 {
-				t.Errorf("%s has no type", b.Name())
-			}
 		}
 		for name, n := range seen {
 			if n > 1 {
@@ -30,8 +28,45 @@ func TestBenchmarks(t *testing.T) {
 	}
 }
 
-// What would be caught: a call on what an earlier one has left, copies that are not taken in turn, or that differ, memory
-// that is not given back.
+// What would be caught: copies of the operands that are not taken in turn, so that a call finds its own in the cache, or
+// that are no copies.
+func TestLoadedTakesCopiesInTurn(t *testing.T) {
+	d := cpu.Open()
+	defer d.Close()
+	calls, last := map[any]int{}, []float64(nil)
+	l, err := devicetest.Load(d, devicetest.Case{
+		Operands: []devicetest.Operand{{Name: "x", Rows: 1000, Cols: 1000}},
+		Call: func(_ device.Device, x []device.Tensor) []float64 {
+			calls[x[0].Handle]++
+			if end := device.DownloadSlice[float64](d, x[0].Slice(999, 1000)); last != nil && !slices.Equal(end, last) {
+				t.Error("copies differ")
+			} else {
+				last = end
+			}
+			return nil
+		},
+	}, device.F64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Free()
+	clear(calls)
+	for range l.Copies() {
+		if _, err := l.Time(3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(calls) != l.Copies() || int64(l.Copies())*8e6 < 256<<20 {
+		t.Errorf("%d of %d copies were used, of 8 MB each", len(calls), l.Copies())
+	}
+	for _, n := range calls {
+		if n != 3 {
+			t.Fatalf("calls per copy: %v", calls)
+		}
+	}
+}
+
+// What would be caught: a call on what an earlier one has left, copies that differ, memory that is not given back.
 func TestLoaded(t *testing.T) {
 	d := cpu.Open()
 	defer d.Close()
