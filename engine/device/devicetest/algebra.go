@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -18,6 +19,9 @@ var edges = []Shape{
 var plane = []Shape{
 	{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 127, N: 64}, {M: 1, N: 700}, {M: 700, N: 1}, {M: 3, N: 2049}, {M: 0, N: 5},
 }
+
+// bands are planes of rows that a device can move in large pieces: narrow, wide, more than a block of it, more than a slice.
+var bands = append(slices.Clone(plane), Shape{M: 5, N: 512}, Shape{M: 130, N: 1032})
 
 // tokens × width of SmolLM2-135M, OPT-125m and Llama-2-7B.
 var benchPlane = []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 768}, {M: 2048, N: 4096}}
@@ -34,7 +38,7 @@ func algebra() []Op {
 	into.Name, into.Types = "Gemm bfloat16 into float32", []device.Type{device.BF16}
 	ops = append(ops, into, nothing(), gram(0, 0), gram(0, 0.5), gram(1, 0), gram(1, 1))
 	return append(ops,
-		Op{Name: "Axpy", Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		Op{Name: "Axpy", Shapes: bands, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
 				Operands: []Operand{in("x", s.M, s.N), inOut("y", s.M, s.N)},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Axpy(-2, x[0], x[1]); return nil },
@@ -60,7 +64,7 @@ func algebra() []Op {
 		}},
 		dot("RowDot", func(s Shape) int { return s.M }, func(i, j int) int { return i }, device.Device.RowDot),
 		dot("ColDot", func(s Shape) int { return s.N }, func(i, j int) int { return j }, device.Device.ColDot),
-		Op{Name: "MaxAbs", Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		Op{Name: "MaxAbs", Shapes: bands, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
 				Operands: []Operand{in("x", s.M, s.N), out("r", 1, s.M), out("c", 1, s.N)},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.MaxAbs(x[0], x[1], x[2]); return nil },
@@ -233,7 +237,7 @@ func gram(ones int, beta float64) Op {
 }
 
 func dot(name string, size func(Shape) int, index func(i, j int) int, call func(d device.Device, x, y, z device.Tensor)) Op {
-	return Op{Name: name, Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Shapes: bands, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 		return Case{
 			Operands: []Operand{in("x", s.M, s.N), in("y", s.M, s.N), out("d", 1, size(s)).as(acc)},
 			FLOPs:    2 * float64(s.M) * float64(s.N), Terms: s.M + s.N,

@@ -68,6 +68,8 @@ type Case struct {
 	// Residual, where there is one, judges outputs instead of comparing them: a relative error, given the operands before and
 	// after the call.
 	Residual func(before, after [][]float64) float64
+	// lead is how many elements of their allocations lie before the operands; 0 stands for a row of each.
+	lead int
 }
 
 // Bytes is what the call must at least move: what is read once, what is written once.
