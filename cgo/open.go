@@ -110,7 +110,7 @@ func open(ordinal int, o Options) (*Device, error) {
 		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has compute capability %d.%d; at least %d.%d is needed (A100 or newer)", ordinal, info.Name,
 			info.Capability/10, info.Capability%10, oldestCapability/10, oldestCapability%10)}
 	}
-	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer()}
+	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), jacobiOrder: defaultJacobiOrder}
 	if err := d.start(o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)
