@@ -142,5 +142,8 @@ func (d *Device) start(o Options) error {
 	if err := d.startLibrary(); err != nil {
 		return err
 	}
+	if err := d.selfTest(); err != nil {
+		return err
+	}
 	return d.Sync()
 }
