@@ -65,7 +65,9 @@ struct Meeting {
 };
 __host__ __device__ Meeting meet(int players, int round, int k) {
 	int ring = players - 1;
-	int x = k == 0 ? ring : (round + k) % ring, y = k == 0 ? round : (round - k + ring) % ring;
+	int x = round + k, y = round - k;
+	x = k == 0 ? ring : x >= ring ? x - ring : x; // no division: this is asked for in the innermost loop
+	y = y < 0 ? y + ring : y;
 	return x < y ? Meeting{x, y} : Meeting{y, x};
 }
 
