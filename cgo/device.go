@@ -28,6 +28,7 @@ type Device struct {
 
 	memory    pool
 	transfers transfers
+	watched   block // the smallest tag that WatchFinite remembers
 	library   library
 
 	jacobiOrder int    // the largest order of matrices that Eigh gives to its own kernels
@@ -38,6 +39,9 @@ var _ device.Device = (*Device)(nil)
 
 // Name is "cuda:0 NVIDIA H100 80GB HBM3".
 func (d *Device) Name() string { return fmt.Sprintf("%s %s", d.id(), d.name) }
+
+// Bits is "cuda NVIDIA H100 80GB HBM3": the libraries choose their algorithms by the kind of GPU.
+func (d *Device) Bits() string { return "cuda " + d.name }
 
 func (d *Device) id() string { return fmt.Sprintf("cuda:%d", d.ordinal) }
 
@@ -107,6 +111,7 @@ func (d *Device) Close() error {
 	}
 	err := d.Sync()
 	d.err = nil // what can be freed is freed, also after a failure
+	d.closeWatch()
 	d.closeLibrary()
 	d.closeTransfers()
 	d.closeMemory()

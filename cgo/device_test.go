@@ -53,6 +53,27 @@ func TestTransfers(t *testing.T) {
 	}
 }
 
+// What would be caught: a list that is written over by the other one of its operation, or by the next operation's, when the
+// arena for lists is full or grows.
+func TestLists(t *testing.T) {
+	d := gpu(t, Options{})
+	for _, n := range []int{arenaBytes/8 - 100, arenaBytes/8 - 100, arenaBytes / 4, 5} {
+		x := make([]float32, n)
+		cols := make([]int32, n)
+		for i := range x {
+			x[i], cols[i] = float32(i), int32(n-1-i)
+		}
+		a, b := device.NewFrom(d, x, 1, n, device.F32), d.Alloc(3, n, device.F32)
+		d.Gather(a, []int32{0, 0, 0}, cols, b)
+		for i, v := range device.DownloadSlice[float32](d, b) {
+			if v != float32(n-1-i%n) {
+				t.Fatalf("of %d elements number %d is %v", n, i, v)
+			}
+		}
+		d.Free(a, b)
+	}
+}
+
 // What would be caught: any operation that differs from the definition of package cpu (see devicetest.Run).
 func TestParity(t *testing.T) {
 	devicetest.Run(t, onGPU, devicetest.Options{})

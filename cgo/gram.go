@@ -2,8 +2,19 @@
 
 package cuda
 
+// #include "kernels.h"
+import "C"
+
 import "surgeon/engine/device"
 
+// Gram is s ← α·xᵀx + β·s.
 func (d *Device) Gram(alpha float64, x device.Tensor, beta float64, s device.Sym) {
-	panic("not written yet")
+	device.CheckGram(x, s)
+	from, to := d.at(x), d.at(s.Packed)
+	typ, tokens, n, ones := C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), C.int(s.N-x.Cols)
+	space, free := d.scratch(int64(C.surgeon_gram_scratch(typ, tokens, n, ones)))
+	defer free()
+	d.run("Gram", func() C.int {
+		return C.surgeon_gram(typ, tokens, n, ones, C.double(alpha), from, C.double(beta), to, space, d.queue())
+	})
 }

@@ -40,7 +40,9 @@ func ready() error {
 	return nil
 }
 
-// Devices lists the GPUs.
+var noGPU = &Unavailable{"there is an NVIDIA driver on this machine, but no GPU"}
+
+// Devices lists the GPUs. The error is an Unavailable where there is none.
 func Devices() ([]Info, error) {
 	if err := ready(); err != nil {
 		return nil, err
@@ -48,6 +50,9 @@ func Devices() ([]Info, error) {
 	n, err := cu.NumDevices()
 	if err != nil {
 		return nil, fmt.Errorf("counting GPUs: %w", err)
+	}
+	if n == 0 {
+		return nil, noGPU
 	}
 	all := make([]Info, n)
 	for i := range all {
@@ -75,8 +80,20 @@ func describe(ordinal int) (cu.Device, Info, error) {
 		return dev, info, err
 	}
 	minor, err := dev.Attribute(cu.ComputeCapabilityMinor)
-	info.Capability = 10*major + minor
-	return dev, info, err
+	if err != nil {
+		return dev, info, err
+	}
+	if info.Capability = 10*major + minor; info.Capability < oldestCapability {
+		info.Problem = fmt.Sprintf("compute capability %d.%d; at least %d.%d is needed (A100 or newer)", major, minor, oldestCapability/10, oldestCapability%10)
+	}
+	var place [3]int
+	for i, a := range []cu.DeviceAttribute{cu.PciDomainID, cu.PciBusID, cu.PciDeviceID} {
+		if place[i], err = dev.Attribute(a); err != nil {
+			return dev, info, err
+		}
+	}
+	info.PCI = fmt.Sprintf("%04x:%02x:%02x.0", place[0], place[1], place[2])
+	return dev, info, nil
 }
 
 // Open opens the GPU with that number.
@@ -98,17 +115,18 @@ func open(ordinal int, o Options) (*Device, error) {
 	}
 	switch {
 	case n == 0:
-		return nil, &Unavailable{"there is an NVIDIA driver on this machine, but no GPU"}
+		return nil, noGPU
+	case ordinal >= n && n == 1:
+		return nil, &Unavailable{fmt.Sprintf("there is no cuda:%d; this machine has one GPU, cuda:0", ordinal)}
 	case ordinal >= n:
-		return nil, &Unavailable{fmt.Sprintf("there is no cuda:%d; this machine has %d GPU(s), cuda:0 to cuda:%d", ordinal, n, n-1)}
+		return nil, &Unavailable{fmt.Sprintf("there is no cuda:%d; this machine has %d GPUs, cuda:0 to cuda:%d", ordinal, n, n-1)}
 	}
 	dev, info, err := describe(ordinal)
 	if err != nil {
 		return nil, fmt.Errorf("cuda:%d: %w", ordinal, err)
 	}
-	if info.Capability < oldestCapability {
-		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has compute capability %d.%d; at least %d.%d is needed (A100 or newer)", ordinal, info.Name,
-			info.Capability/10, info.Capability%10, oldestCapability/10, oldestCapability%10)}
+	if info.Problem != "" {
+		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has %s", ordinal, info.Name, info.Problem)}
 	}
 	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), jacobiOrder: defaultJacobiOrder}
 	if err := d.start(o); err != nil {
@@ -137,6 +155,9 @@ func (d *Device) start(o Options) error {
 		return err
 	}
 	if err := d.startTransfers(); err != nil {
+		return err
+	}
+	if err := d.startWatch(); err != nil {
 		return err
 	}
 	if err := d.startLibrary(); err != nil {

@@ -14,7 +14,9 @@ type Info struct {
 	Ordinal     int
 	Name        string
 	MemoryBytes int64
-	Capability  int // 90 for compute capability 9.0
+	Capability  int    // 90 for compute capability 9.0
+	PCI         string // its place on the bus, "0000:1b:00.0", by which other libraries know it
+	Problem     string // why it cannot be used, or ""
 }
 
 // Unavailable is the error of a GPU that cannot be used: none, no driver, too old, a build without CUDA.

@@ -200,29 +200,40 @@ func (d *Device) Zero(x device.Tensor) {
 
 // list brings an index list to the device, for the operations that are queued next. nil stays nil.
 func (d *Device) list(op string, list []int32) unsafe.Pointer {
-	if list == nil || d.err != nil {
-		return nil
+	at, _ := d.lists(op, list, nil)
+	return at
+}
+
+// lists brings the two index lists of one operation to the device: room for both is found before either is copied, for
+// making room takes it from the lists before.
+func (d *Device) lists(op string, a, b []int32) (atA, atB unsafe.Pointer) {
+	if a == nil && b == nil || d.err != nil {
+		return nil, nil
 	}
 	t := &d.transfers
-	bytes := max(16, (4*len(list)+15)&^15) // an empty list is not nil
+	room := func(l []int32) int { return max(16, (4*len(l)+15)&^15) } // an empty list is not nil
+	bytes := room(a) + room(b)
 	if t.listsUsed+bytes > t.listsBytes {
 		d.do(op, d.stream.Synchronize) // what reads the old lists has to be done
 		t.listsUsed = 0
 		if bytes > t.listsBytes {
 			d.growLists(2 * bytes)
 		}
-		if d.err != nil {
+	}
+	put := func(l []int32) unsafe.Pointer {
+		if l == nil || d.err != nil {
 			return nil
 		}
+		host := unsafe.Add(t.listsHost, t.listsUsed)
+		at := t.listsDevice.at + cu.DevicePtr(t.listsUsed)
+		t.listsUsed += room(l)
+		if len(l) > 0 {
+			copy(unsafe.Slice((*int32)(host), len(l)), l)
+			d.do(op, func() error { return cu.MemcpyHtoDAsync(at, host, int64(4*len(l)), d.stream) })
+		}
+		return address(at)
 	}
-	host := unsafe.Add(t.listsHost, t.listsUsed)
-	at := t.listsDevice.at + cu.DevicePtr(t.listsUsed)
-	t.listsUsed += bytes
-	if len(list) > 0 {
-		copy(unsafe.Slice((*int32)(host), len(list)), list)
-		d.do(op, func() error { return cu.MemcpyHtoDAsync(at, host, int64(4*len(list)), d.stream) })
-	}
-	return address(at)
+	return put(a), put(b)
 }
 
 // growLists makes the arenas for lists larger; nothing that reads them is queued.

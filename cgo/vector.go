@@ -2,12 +2,49 @@
 
 package cuda
 
+// #include "kernels.h"
+import "C"
+
 import "surgeon/engine/device"
 
-func (d *Device) Axpy(alpha float64, x, y device.Tensor) { panic("not written yet") }
+// Kernels: vector.cu.
 
-func (d *Device) RowDot(x, y, dot device.Tensor) { panic("not written yet") }
+// Axpy is y ← α·x + y.
+func (d *Device) Axpy(alpha float64, x, y device.Tensor) {
+	device.CheckAxpy(x, y)
+	ax, ay := d.at(x), d.at(y)
+	d.run("Axpy", func() C.int {
+		return C.surgeon_axpy(C.int(x.Type), C.int64_t(x.Len()), C.double(alpha), ax, ay, d.queue())
+	})
+}
 
-func (d *Device) ColDot(x, y, dot device.Tensor) { panic("not written yet") }
+// RowDot is d_i ← Σ_j x_ij·y_ij.
+func (d *Device) RowDot(x, y, dot device.Tensor) {
+	device.CheckRowDot(x, y, dot)
+	ax, ay, ad := d.at(x), d.at(y), d.at(dot)
+	d.run("RowDot", func() C.int {
+		return C.surgeon_row_dot(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), ax, ay, ad, d.queue())
+	})
+}
 
-func (d *Device) MaxAbs(x, r, c device.Tensor) { panic("not written yet") }
+// ColDot is d_j ← Σ_i x_ij·y_ij.
+func (d *Device) ColDot(x, y, dot device.Tensor) {
+	device.CheckColDot(x, y, dot)
+	ax, ay, ad := d.at(x), d.at(y), d.at(dot)
+	scratch, free := d.scratch(int64(C.surgeon_col_dot_scratch(C.int64_t(x.Rows), C.int64_t(x.Cols))))
+	defer free()
+	d.run("ColDot", func() C.int {
+		return C.surgeon_col_dot(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), ax, ay, ad, scratch, d.queue())
+	})
+}
+
+// MaxAbs is r_i ← max_j |x_ij| and c_j ← max_i |x_ij|.
+func (d *Device) MaxAbs(x, r, c device.Tensor) {
+	device.CheckMaxAbs(x, r, c)
+	ax, ar, ac := d.at(x), d.at(r), d.at(c)
+	scratch, free := d.scratch(int64(C.surgeon_max_abs_scratch(C.int64_t(x.Rows), C.int64_t(x.Cols))))
+	defer free()
+	d.run("MaxAbs", func() C.int {
+		return C.surgeon_max_abs(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), ax, ar, ac, scratch, d.queue())
+	})
+}

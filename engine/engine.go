@@ -69,7 +69,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 	s.Reduction = float64(selection.Removed) / float64(r.report.Model.Parameters)
 	s.DampingsRaised = r.raised(append(raised, more...))
 	if s.LossAfter, err = r.heldOut(ctx, r.stageName("check")); err != nil {
-		return err
+		return fmt.Errorf("check: %w", err)
 	}
 	if r.options.MaxLoss > 0 && s.LossAfter > r.options.MaxLoss {
 		return r.stepBack(number, s.LossAfter)
@@ -112,12 +112,21 @@ func (r *run) costs(ctx context.Context, factors *curvature.Factors) ([]prune.La
 			raised = append(raised, more...)
 		}
 		r.dev.Free(l.W)
-		if err := errors.Join(err, r.dev.Sync()); err != nil {
+		if err := r.failed(layers[i], err); err != nil {
 			return nil, nil, fmt.Errorf("costs: %w", err)
 		}
 		r.watcher.Step(i + 1)
 	}
 	return all, raised, nil
+}
+
+// failed is the device's failure in the work on a layer, with its place, or else err: what the method finds wrong with
+// numbers of a device that has failed means nothing.
+func (r *run) failed(l *model.Linear, err error) error {
+	if failure := r.dev.Sync(); failure != nil {
+		return fmt.Errorf("block %d, layer %s: %w", l.Block, l.Name, failure)
+	}
+	return err
 }
 
 // threshold selects what stays.
@@ -147,7 +156,7 @@ func (r *run) update(ctx context.Context, factors *curvature.Factors, costs []pr
 			raised = append(raised, result.Raised...)
 		}
 		r.dev.Free(l.W)
-		if err := errors.Join(err, r.dev.Sync()); err != nil {
+		if err := r.failed(linear, err); err != nil {
 			return 0, nil, fmt.Errorf("update: %w", err)
 		}
 		r.watcher.Step(i + 1)
@@ -177,7 +186,7 @@ func meanLosses(ctx context.Context, m *model.Model, windows [][]int32, batch in
 			if errors.As(err, &bad) {
 				return nil, fmt.Errorf("the loss of %s %d is %v: the model overflows there", what, i+bad.Sequence, bad.Loss)
 			}
-			return nil, err
+			return nil, fmt.Errorf("%ss %d to %d: %w", what, i, min(i+batch, len(windows))-1, err)
 		}
 		all = append(all, losses...)
 		step(len(all))

@@ -22,11 +22,11 @@ import (
 // that is not that of the written file.
 func TestPruneWritesWhatItMeasured(t *testing.T) {
 	for _, name := range []string{"tiny-llama", "tiny-llama3", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"} {
-		for _, dtype := range []string{"", "BF16"} {
-			t.Run(name+" "+dtype, func(t *testing.T) {
+		for _, types := range []struct{ precision, written string }{{"float32", ""}, {"float32", "BF16"}, {"bfloat16", ""}, {"bfloat16", "F16"}} {
+			t.Run(name+" in "+types.precision+" "+types.written, func(t *testing.T) {
 				dir, text := tiny(t, name)
 				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-				o.DType, o.Eval = dtype, []string{text}
+				o.Precision, o.DType, o.Eval = types.precision, types.written, []string{text}
 				w := &silent{}
 				r, err := pruneTiny(t, context.Background(), o, w)
 				if err != nil {
@@ -57,6 +57,25 @@ func TestPruneWritesWhatItMeasured(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What would be caught: a report that forgets what the GPU did, or that asks before the run has ended.
+func TestReportTellsOfTheGPU(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.Shots = 2
+	w := &silent{}
+	o.GPU = func() *report.GPU { return &report.GPU{Name: "some GPU", Samples: len(w.shots)} }
+	if _, err := pruneTiny(t, context.Background(), o, w); err != nil {
+		t.Fatal(err)
+	}
+	r, err := report.Read(filepath.Join(o.Output, "report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.GPU == nil || r.GPU.Name != "some GPU" || r.GPU.Samples != 2 {
+		t.Errorf("the report has %+v", r.GPU)
 	}
 }
 
@@ -162,7 +181,7 @@ func TestDeadPropagationIsExact(t *testing.T) {
 func countZeros(r *run) int {
 	n := 0
 	for _, l := range r.model.Linears() {
-		for _, v := range device.DownloadSlice[float64](r.dev, l.W) {
+		for _, v := range r.model.Values(l.WeightName()) {
 			if v == 0 {
 				n++
 			}
@@ -201,6 +220,21 @@ func TestMaxLoss(t *testing.T) {
 		if math.Abs(r.Final.HeldOutLoss-before) > 1e-6 {
 			t.Errorf("the loss of the model that is kept is %v, want %v", r.Final.HeldOutLoss, before)
 		}
+	}
+}
+
+// What would be caught: work on a model that is above the limit from the start, or traces of it.
+func TestMaxLossBelowDense(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.MaxLoss = 0.5
+	_, err := pruneTiny(t, context.Background(), o, &silent{})
+	var request *RequestError
+	if !errors.As(err, &request) || !strings.Contains(err.Error(), "dense model") {
+		t.Errorf("%v, want a refusal", err)
+	}
+	if _, err := os.Stat(o.Output + ".work"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the work directory is there: %v", err)
 	}
 }
 

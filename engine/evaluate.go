@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"surgeon/engine/device"
@@ -18,8 +19,8 @@ type EvalOptions struct {
 	TextLimit int64    `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
 	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
 	Windows   int      `name:"windows" yaml:"windows" help:"Measure the first N windows only; 0 = all." default:"0" group:"data"`
-	Batch     int      `name:"batch" yaml:"batch" help:"Windows that go through the model at one time." default:"1" placeholder:"WINDOWS" group:"device"`
-	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32 or float64." enum:"float32,float64" default:"float32" placeholder:"TYPE" group:"device"`
+	Batch     int      `name:"batch" yaml:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
+	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs: half the memory, and faster there." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
 }
 
 // Evaluate measures perplexity: the text is tokenised once, cut into non-overlapping windows, the tail dropped; the mean
@@ -29,8 +30,8 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 	switch {
 	case o.Length != 0 && o.Length < 2:
 		return e, refuse("--length is %d; a window needs at least 2 tokens to have a next one", o.Length)
-	case o.Batch < 1 || o.Windows < 0:
-		return e, refuse("--batch is %d and --windows is %d; at least 1 and 0 are needed", o.Batch, o.Windows)
+	case o.Batch < 0 || o.Windows < 0:
+		return e, refuse("--batch is %d and --windows is %d; neither can be negative", o.Batch, o.Windows)
 	case o.TextSkip < 0 || o.TextLimit < 0:
 		return e, refuse("--text-skip is %d and --text-limit is %d; neither can be negative", o.TextSkip, o.TextLimit)
 	}
@@ -42,12 +43,20 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return e, err
 	}
-	m, err := model.Load(dev, in.model, (&Options{Precision: o.Precision}).precision())
+	windows := max(1, len(in.ids)/in.length)
+	if o.Windows > 0 {
+		windows = min(windows, o.Windows)
+	}
+	passes := Options{Length: in.length, Samples: windows, HeldOut: windows, Batch: o.Batch, Precision: o.Precision}
+	if err := settleBatch(dev, in.model.Config, &passes, evalParts); err != nil {
+		return e, err
+	}
+	m, err := loadModel(dev, in.model, o.Precision)
 	if err != nil {
-		return e, &RequestError{err}
+		return e, err
 	}
 	defer m.Free()
-	return in.perplexity(ctx, m, o.Model, o.Windows, o.Batch, w)
+	return in.perplexity(ctx, m, o.Model, o.Windows, passes.Batch, w)
 }
 
 // perplexity measures m, called name, on the text that was read; at most so many windows, 0 = all.
@@ -98,7 +107,10 @@ func (r *run) evaluate(ctx context.Context, name string) error {
 		return nil
 	}
 	e, err := r.evaluation.perplexity(ctx, r.model, name, 0, r.options.Batch, r.watcher)
+	if err != nil {
+		return fmt.Errorf("perplexity of the %s model: %w", name, err)
+	}
 	e.Calibration = r.evaluation.corpus.SHA256 == r.inputs.corpus.SHA256
 	r.report.Evaluations = append(r.report.Evaluations, e)
-	return err
+	return nil
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/checkpoint/safetensors"
 	"surgeon/engine/device"
+	"surgeon/engine/model"
 	"surgeon/engine/prune"
 	"surgeon/engine/report"
 )
@@ -23,15 +25,22 @@ func (r *run) finish(ctx context.Context) error {
 	source := r.inputs.model
 	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: r.changed}
 	err := r.model.Round(func(name string, values []float32) error {
+		if !r.prunes(name) { // the file gets it from the source, and a bfloat16 model holds it rounded already
+			if err := source.Read(name, values); err != nil {
+				return err
+			}
+		}
 		return checkpoint.Round(values, source.OutputDType(name, options))
 	})
+	if failure := r.dev.Sync(); failure != nil {
+		err = failure
+	}
 	if err != nil {
-		return fmt.Errorf("rounding to %s: %w", r.options.DType, err)
+		return fmt.Errorf("rounding to the type of the file: %w", err)
 	}
 	if r.report.Final.HeldOutLoss, err = r.heldOut(ctx, "check of the model as written"); err != nil {
-		return err
+		return fmt.Errorf("check of the model as written: %w", err)
 	}
-
 	if err := r.evaluate(ctx, "pruned"); err != nil {
 		return err
 	}
@@ -57,7 +66,7 @@ func (r *run) propagateDead() error {
 		w := r.layer(nil, i)
 		alive, err := prune.Alive(r.dev, w)
 		r.dev.Free(w.W)
-		if err != nil {
+		if err := r.failed(l, err); err != nil {
 			return err
 		}
 		specs[i], kept[i] = l.Linear, alive
@@ -69,6 +78,9 @@ func (r *run) propagateDead() error {
 		restricted := prune.Restrict(r.dev, w, kept[i])
 		l.SetMatrix(restricted)
 		r.dev.Free(w, restricted)
+		if err := r.failed(l, nil); err != nil {
+			return err
+		}
 		r.report.Layers = append(r.report.Layers, report.Layer{Name: l.Name, Rows: l.Rows, Cols: l.Inputs(),
 			KeptRows: places(kept[i].Rows), KeptCols: places(kept[i].Cols)})
 		total += l.Rows * l.Inputs()
@@ -80,7 +92,7 @@ func (r *run) propagateDead() error {
 			100*r.report.Final.Sparsity, 100*r.report.Shots[n-1].Reached))
 	}
 	r.report.Final.Reduction = float64(removed) / float64(r.report.Model.Parameters)
-	return r.dev.Sync()
+	return nil
 }
 
 func places(marks []bool) []int {
@@ -94,20 +106,32 @@ func places(marks []bool) []int {
 }
 
 // changed hands the weights of the pruned layers to the writer; all else is copied from the source.
-func (r *run) changed(name string) ([]float32, bool) {
-	for _, l := range r.model.Linears() {
-		if name == l.WeightName() || name == l.BiasName() {
-			t, _ := r.model.Tensor(name)
-			return device.DownloadSlice[float32](r.dev, t), true
-		}
+func (r *run) changed(name string) ([]float32, bool, error) {
+	if !r.prunes(name) {
+		return nil, false, nil
 	}
-	return nil, false
+	values := r.model.Values(name)
+	if err := r.dev.Sync(); err != nil {
+		return nil, false, fmt.Errorf("getting it from the device: %w", err)
+	}
+	return values, true, nil
+}
+
+// prunes says whether the tensor of that name is one that runs change.
+func (r *run) prunes(name string) bool {
+	return slices.ContainsFunc(r.model.Linears(), func(l *model.Linear) bool {
+		return name == l.WeightName() || l.Bias && name == l.BiasName()
+	})
 }
 
 // files go beside the weights: the report, the model card, and a tokenizer.json where the input had none.
 func (r *run) files() (map[string][]byte, error) {
 	r.report.PeakResidentBytes, r.report.PeakDeviceBytes = report.PeakResident(), r.dev.Memory().Peak
+	r.report.PlannedDeviceBytes, _ = peak(runParts(r.inputs.model.Config, r.options))
 	r.report.Seconds = time.Since(r.started).Seconds()
+	if r.options.GPU != nil {
+		r.report.GPU = r.options.GPU()
+	}
 	doc, err := r.report.JSON()
 	if err != nil {
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"surgeon/engine/checkpoint"
+	"surgeon/engine/device"
+	"surgeon/engine/model"
 	"surgeon/engine/report"
 	"surgeon/engine/text"
 )
@@ -38,6 +40,26 @@ func openModel(path string) (*inputs, error) {
 		return nil, refuse("the tokenizer of %s: %w", path, err)
 	}
 	return in, nil
+}
+
+// loadModel brings a model to the device. Weights that cannot be used are a wrong request; a device that fails is not.
+func loadModel(dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
+	m, err := model.Load(dev, c, typeOf(precision))
+	if err != nil && dev.Sync() == nil {
+		err = &RequestError{err}
+	}
+	return m, err
+}
+
+// typeOf is the type that a --precision stands for.
+func typeOf(precision string) device.Type {
+	switch precision {
+	case "float64":
+		return device.F64
+	case "bfloat16":
+		return device.BF16
+	}
+	return device.F32
 }
 
 // tokenizerJSON is the tokenizer.json of a directory, or the one that a GGUF's vocabulary amounts to.
@@ -80,16 +102,18 @@ func (in *inputs) readText(patterns []string, skip, limit int64, length int) err
 func (in *inputs) Close() { in.model.Close() }
 
 // checkOutput refuses an output directory that is in use, unless it was written by this run: then the run was stopped
-// between writing and cleaning up. It is asked before any work is done, without the run's name, and when that is known.
-func checkOutput(dir string, force bool, run string) error {
+// between writing and cleaning up. With force it refuses one that must not be replaced. It is asked before any work is done,
+// without the run's name, and when that is known.
+func checkOutput(dir, model string, force bool, run string) error {
 	_, err := os.Lstat(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if force || errors.Is(err, fs.ErrNotExist) {
+		if err := checkpoint.MayWrite(dir, model, force); err != nil {
+			return refuse("the output directory %s: %w", dir, err)
+		}
 		return nil
-	case err != nil:
+	}
+	if err != nil {
 		return refuse("the output directory: %w", err)
-	case force:
-		return nil
 	}
 	if before, err := report.Read(filepath.Join(dir, reportName)); err == nil && (run == "" || before.Run == run) {
 		return nil

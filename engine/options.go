@@ -2,10 +2,12 @@ package engine
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"surgeon/engine/journal"
 	"surgeon/engine/prune"
+	"surgeon/engine/report"
 )
 
 // Options are what a pruning run is asked to do. The tags give each option its one name, for flags, YAML files and the
@@ -38,11 +40,14 @@ type Options struct {
 	Work      string `name:"work" yaml:"work" json:"work" help:"Directory that makes a stopped run go on; default OUTPUT.work, removed when the run is complete." placeholder:"DIR" group:"output"`
 	KeepShots bool   `name:"keep-shots" yaml:"keep-shots" json:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
 
-	Batch     int    `name:"batch" yaml:"batch" json:"batch" help:"Windows that go through the model at one time." default:"1" placeholder:"WINDOWS" group:"device"`
-	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32 or float64." enum:"float32,float64" default:"float32" placeholder:"TYPE" group:"device"`
+	Batch     int    `name:"batch" yaml:"batch" json:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
+	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs: half the memory, and faster there." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
 
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
 	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report
+
+	// GPU, where it is not nil, is asked at the end what the GPU did meanwhile, for the report. It may return nil.
+	GPU func() *report.GPU `kong:"-" yaml:"-" json:"-"`
 
 	workNamed bool          // the user named the work directory, so it stays
 	hooks     journal.Hooks // tests
@@ -84,8 +89,8 @@ func (o *Options) check() error {
 		return refuse("--damp-g is %v and --damp-a is %v; neither can be negative", o.DampG, o.DampA)
 	case !(o.MaxLoss >= 0):
 		return refuse("--max-loss is %v; it cannot be negative", o.MaxLoss)
-	case o.Batch < 1:
-		return refuse("--batch is %d; at least 1 is needed", o.Batch)
+	case o.Batch < 0:
+		return refuse("--batch is %d; it cannot be negative", o.Batch)
 	case o.TextSkip < 0 || o.TextLimit < 0:
 		return refuse("--text-skip is %d and --text-limit is %d; neither can be negative", o.TextSkip, o.TextLimit)
 	case o.Output == "":
@@ -100,5 +105,19 @@ func (o *Options) check() error {
 	if o.Work == "" {
 		o.Work = strings.TrimRight(o.Output, "/") + ".work"
 	}
+	if inside(o.Work, o.Output) || inside(o.Output, o.Work) {
+		return refuse("--work %s and the output directory %s lie in one another; they must be apart", o.Work, o.Output)
+	}
 	return nil
+}
+
+// inside tells whether path is dir or lies in it, by their names.
+func inside(path, dir string) bool {
+	at, err := filepath.Abs(path)
+	around, err2 := filepath.Abs(dir)
+	if err != nil || err2 != nil {
+		return false
+	}
+	relative, err := filepath.Rel(around, at)
+	return err == nil && relative != ".." && !strings.HasPrefix(relative, ".."+string(filepath.Separator))
 }

@@ -20,18 +20,16 @@ type PlanReport struct {
 	Windows int         `json:"windows"`
 	HeldOut int         `json:"held_out"`
 	Length  int         `json:"length"`
+	Batch   int         `json:"batch"` // windows at one time
 	Memory  []PlanPart  `json:"memory"`
 	Stages  []PlanStage `json:"stages"`
 
-	PeakBytes int64   `json:"peak_bytes"` // the largest of the phases, plus what is always there
-	Seconds   float64 `json:"seconds"`    // of the whole run
-}
+	// The largest of the phases, plus what is always there. Where the device lives in main memory, PeakHostBytes is all of
+	// it, tensors included, and PeakDeviceBytes the tensors alone.
+	PeakDeviceBytes int64 `json:"peak_device_bytes"`
+	PeakHostBytes   int64 `json:"peak_host_bytes"`
 
-// PlanPart is a part of memory. Parts of phase "" are there all the time, others only in their phase.
-type PlanPart struct {
-	Name  string `json:"name"`
-	Phase string `json:"phase,omitempty"`
-	Bytes int64  `json:"bytes"`
+	Seconds float64 `json:"seconds"` // of the whole run
 }
 
 // PlanStage is a stage of the run: all its repetitions together.
@@ -43,18 +41,9 @@ type PlanStage struct {
 // measureSeconds is about how long Plan measures.
 const measureSeconds = 2
 
-// hostBytes is what the program itself takes: code, tokenizer, the runtime's own memory. It is a round allowance, not a
-// measurement; TestSmolLM2Plan holds the sum it is part of against a real run.
-const hostBytes = 100 << 20
-
-// GCPercent is how much garbage may lie beside what is in use, in percent of it, before Go collects it; plans count with it
-// and cmd sets it. What is in use are large matrices without pointers, and it costs next to nothing to look through them.
-// Measured on SmolLM2-135M (OpenBLAS, 1 shot, 8 windows of 512 tokens): with Go's 100 the process takes 3.2 GB at most and
-// 105 s of processor time, with 25 it takes 2.2 GB and 107 s.
-const GCPercent = 25
-
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some two
-// seconds on the device with random weights of those shapes. The model's weights are not loaded and nothing is written.
+// seconds on the device with random weights of those shapes. It refuses what Prune would refuse before it begins, weights
+// that are not finite included, which takes one look at all of them. Nothing is written.
 func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanReport, error) {
 	r, err := prepare(dev, o, w)
 	if err != nil {
@@ -62,8 +51,11 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	}
 	defer r.close()
 	in, o := r.inputs, r.options
-	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Length: o.Length}
-	p.planMemory(in, o)
+	if err := in.model.CheckFinite(); err != nil {
+		return nil, &RequestError{err}
+	}
+	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Length: o.Length, Batch: o.Batch}
+	p.planMemory(in, o, dev.Memory())
 	w.Stage("measuring", 0)
 	rates, err := measure(ctx, dev, in, o)
 	if err != nil {
@@ -71,73 +63,6 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	}
 	p.planTime(in.model.Config, o, rates)
 	return p, nil
-}
-
-// planMemory adds up what the run allocates.
-func (p *PlanReport) planMemory(in *inputs, o Options) {
-	cfg, t := in.model.Config, o.precision()
-	weights, _ := counts(cfg)
-	add := func(name, phase string, bytes int64) {
-		p.Memory = append(p.Memory, PlanPart{Name: name, Phase: phase, Bytes: bytes})
-	}
-	add("program and text", "", hostBytes+int64(len(in.corpus.Text))+4*int64(len(in.ids)))
-	add("model files, mapped", "", in.model.Bytes())
-	add("weights", "", weights*int64(t.Size()))
-	const measuring, pruning, writing = "curvature", "costs and update", "writing"
-	if o.Cost != prune.Magnitude {
-		factors := curvature.Bytes(linears(cfg), t)
-		add("factors", measuring, factors)
-		add("factors", pruning, factors)
-	}
-	add("activations", measuring, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.Samples), true))
-	var scratch, largest int64
-	for _, l := range linears(cfg) {
-		r, c := int64(l.Rows), int64(l.Inputs())
-		scratch = max(scratch, 8*(3*r*c+2*max(r, c)*max(r, c)), 8*(6*r*c+max(r, c)*max(r, c)))
-		largest = max(largest, 4*r*c)
-	}
-	add("one layer in float64", pruning, scratch)
-	add("activations of a check", writing, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.HeldOut), false))
-	add("one tensor on the host", writing, max(largest, 4*int64(cfg.Vocab)*int64(cfg.Width)))
-
-	phases := map[string]int64{}
-	var always int64
-	for _, part := range p.Memory {
-		if part.Phase == "" {
-			always += part.Bytes
-		} else {
-			phases[part.Phase] += part.Bytes
-		}
-	}
-	for _, bytes := range phases {
-		p.PeakBytes = max(p.PeakBytes, always+bytes)
-	}
-	garbage := (p.PeakBytes - hostBytes - in.model.Bytes()) * GCPercent / 100
-	p.Memory = append(p.Memory, PlanPart{Name: "garbage that waits for collection", Bytes: garbage})
-	p.PeakBytes += garbage
-}
-
-// counts are the numbers of all weights and of those of the pruned layers.
-func counts(cfg checkpoint.Config) (all, prunable int64) {
-	for _, shape := range cfg.Shapes() {
-		n := int64(1)
-		for _, d := range shape {
-			n *= int64(d)
-		}
-		all += n
-	}
-	for _, l := range linears(cfg) {
-		prunable += int64(l.Rows) * int64(l.Inputs())
-	}
-	return all, prunable
-}
-
-func linears(cfg checkpoint.Config) []*model.Linear {
-	var all []*model.Linear
-	for _, l := range cfg.Linears() {
-		all = append(all, &model.Linear{Linear: l})
-	}
-	return all
 }
 
 // rates are what was measured, each scaled to one unit of work of the run.
@@ -199,7 +124,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	var passes [2]passTimes
 	for i := range min(2, cfg.Blocks) {
 		small.Blocks, small.Window = i+1, cfg.Window[:i+1]
-		m, err := model.Random(dev, small, o.precision(), 1)
+		m, err := model.Random(dev, small, typeOf(o.Precision), 1)
 		if err != nil {
 			return r, err
 		}
@@ -229,7 +154,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 // windowToMeasure is the number of tokens whose passes, all tries of them, take about a third of the time there is.
 func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 	const side = 384
-	x, y := dev.Alloc(side, side, o.precision()), dev.Alloc(side, side, o.precision())
+	x, y := dev.Alloc(side, side, typeOf(o.Precision)), dev.Alloc(side, side, typeOf(o.Precision))
 	defer dev.Free(x, y)
 	dev.Zero(x)
 	var rate float64
@@ -252,10 +177,15 @@ func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 // timeHead is the seconds that the head takes for n tokens, forward only and forward and backward.
 func timeHead(dev device.Device, cfg checkpoint.Config, n int, o Options) (forward, both float64) {
 	v := min(cfg.Vocab, measureVocab)
-	t := o.precision()
-	x, head, logits, dx := dev.Alloc(n, cfg.Width, t), dev.Alloc(v, cfg.Width, t), dev.Alloc(n, v, t), dev.Alloc(n, cfg.Width, t)
-	losses := dev.Alloc(1, n, t)
-	defer dev.Free(x, head, logits, dx, losses)
+	t := typeOf(o.Precision)
+	x, head, dx := dev.Alloc(n, cfg.Width, t), dev.Alloc(v, cfg.Width, t), dev.Alloc(n, cfg.Width, t)
+	logits, losses := dev.Alloc(n, v, t.Acc()), dev.Alloc(1, n, t.Acc())
+	defer dev.Free(x, head, dx, logits, losses)
+	dlogits := logits
+	if t != t.Acc() {
+		dlogits = dev.Alloc(n, v, t)
+		defer dev.Free(dlogits)
+	}
 	dev.Zero(x)
 	dev.Zero(head)
 	targets := make([]int32, n)
@@ -266,7 +196,10 @@ func timeHead(dev device.Device, cfg checkpoint.Config, n int, o Options) (forwa
 		dev.CrossEntropy(logits, targets, true, losses)
 		dev.Sync()
 		forward = min(forward, time.Since(start).Seconds())
-		dev.Gemm(false, false, 1, logits, head, 0, dx)
+		if dlogits != logits {
+			dev.Copy(logits, dlogits)
+		}
+		dev.Gemm(false, false, 1, dlogits, head, 0, dx)
 		dev.Sync()
 		both = min(both, time.Since(start).Seconds())
 	}
@@ -282,7 +215,7 @@ func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
 	if err := in.model.Read(l.WeightName(), values); err != nil {
 		return &RequestError{err}
 	}
-	x := device.NewFrom(dev, values, l.Rows, l.Cols, o.precision())
+	x := device.NewFrom(dev, values, l.Rows, l.Cols, typeOf(o.Precision))
 	dev.Sync()
 	dev.Free(x)
 	all, _ := counts(in.model.Config)

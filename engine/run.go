@@ -56,7 +56,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := checkOutput(o.Output, o.Force, ""); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, ""); err != nil {
 		return nil, err
 	}
 	in, err := openModel(o.Model)
@@ -85,6 +85,9 @@ func (r *run) read() error {
 	if r.calibration, r.heldOutWindows, err = in.windows(*o); err != nil {
 		return err
 	}
+	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
+		return err
+	}
 	hash, err := in.model.Hash()
 	if err != nil {
 		return &RequestError{err}
@@ -92,7 +95,7 @@ func (r *run) read() error {
 	if err := r.describe(hash); err != nil {
 		return err
 	}
-	if err := checkOutput(o.Output, o.Force, r.report.Run); err != nil {
+	if err := checkOutput(o.Output, o.Model, o.Force, r.report.Run); err != nil {
 		return err
 	}
 	if err := journal.Check(o.Work, r.identity()); err != nil {
@@ -108,8 +111,8 @@ func (r *run) read() error {
 func (r *run) start(ctx context.Context) error {
 	o := r.options
 	var err error
-	if r.model, err = model.Load(r.dev, r.inputs.model, o.precision()); err != nil {
-		return &RequestError{err}
+	if r.model, err = loadModel(r.dev, r.inputs.model, o.Precision); err != nil {
+		return err
 	}
 	if r.journal, err = journal.Open(o.Work, r.identity(), journal.Settings{KeepShots: o.KeepShots, Hooks: o.hooks}); err != nil {
 		var refusal *journal.Refusal
@@ -125,17 +128,17 @@ func (r *run) start(ctx context.Context) error {
 		return r.resume(last.Number)
 	}
 	if r.report.Dense.HeldOutLoss, err = r.heldOut(ctx, "dense model"); err != nil {
-		return err
+		return fmt.Errorf("dense model: %w", err)
 	}
 	r.heldOutLoss = r.report.Dense.HeldOutLoss
-	return r.evaluate(ctx, "dense")
-}
-
-func (o *Options) precision() device.Type {
-	if o.Precision == "float64" {
-		return device.F64
+	if o.MaxLoss > 0 && r.heldOutLoss > o.MaxLoss {
+		if err := r.journal.Remove(); err != nil {
+			return err
+		}
+		r.journal = nil
+		return refuse("--max-loss is %v; the held-out loss of the dense model is %.4f nats already", o.MaxLoss, r.heldOutLoss)
 	}
-	return device.F32
+	return r.evaluate(ctx, "dense")
 }
 
 // identity is what the bits of the result depend on. A work directory belongs to one identity.
@@ -146,7 +149,7 @@ func (r *run) identity() map[string]any {
 	}
 	return map[string]any{
 		"--eval sha256": evaluated,
-		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Name(),
+		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
@@ -176,30 +179,43 @@ func (r *run) save(s report.Shot, kept []prune.Kept) error {
 
 // weights are the tensors that a run changes, as entries of a safetensors file.
 func (r *run) weights() []safetensors.Entry {
-	dtype, as := safetensors.F32, device.F32
+	dtype := safetensors.F32
 	if r.model.Type == device.F64 {
-		dtype, as = safetensors.F64, device.F64
+		dtype = safetensors.F64
 	}
 	var all []safetensors.Entry
+	add := func(name string, shape ...int) {
+		all = append(all, safetensors.Entry{Name: name, DType: dtype, Shape: shape, Write: r.writer(name, elements(shape))})
+	}
 	for _, l := range r.model.Linears() {
-		all = append(all, safetensors.Entry{Name: l.WeightName(), DType: dtype, Shape: []int{l.Rows, l.Cols}, Write: r.writer(l.W, as)})
+		add(l.WeightName(), l.Rows, l.Cols)
 		if l.Bias {
-			all = append(all, safetensors.Entry{Name: l.BiasName(), DType: dtype, Shape: []int{l.Rows}, Write: r.writer(l.B, as)})
+			add(l.BiasName(), l.Rows)
 		}
 	}
 	return all
 }
 
-func (r *run) writer(t device.Tensor, as device.Type) func(io.Writer) error {
+// writer writes the values of a tensor of so many elements, as the model's Type.Acc.
+func (r *run) writer(name string, elements int) func(io.Writer) error {
 	return func(w io.Writer) error {
-		data := make([]byte, t.Len()*as.Size())
-		r.dev.Download(t, as, data)
+		as := r.model.Type.Acc()
+		data := make([]byte, elements*as.Size())
+		r.model.Download(name, as, data)
 		if err := r.dev.Sync(); err != nil {
-			return err
+			return fmt.Errorf("getting it from the device: %w", err)
 		}
 		_, err := w.Write(data)
 		return err
 	}
+}
+
+func elements(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
 }
 
 // resume brings back the weights and the report after a shot.
@@ -230,17 +246,15 @@ func (r *run) restore(number int, s *state) error {
 	defer file.Close()
 	for _, e := range r.weights() {
 		x, ok := file.Lookup(e.Name)
-		t, _ := r.model.Tensor(e.Name)
-		if !ok || x.DType != e.DType || x.Elements() != t.Len() {
+		if !ok || x.DType != e.DType || !slices.Equal(x.Shape, e.Shape) {
 			return fmt.Errorf("the work directory %s is not of this model: shot %d has no tensor %s of shape %v", r.options.Work, number, e.Name, e.Shape)
 		}
-		as := device.F32
-		if x.DType == safetensors.F64 {
-			as = device.F64
-		}
-		r.dev.Upload(file.Bytes(e.Name), as, t)
+		r.model.Upload(e.Name, file.Bytes(e.Name), r.model.Type.Acc())
 	}
-	return r.dev.Sync()
+	if err := r.dev.Sync(); err != nil {
+		return fmt.Errorf("bringing shot %d back to the device: %w", number, err)
+	}
+	return nil
 }
 
 // stepBack undoes a shot that would pass --max-loss and ends the run with the model before it.
@@ -250,20 +264,17 @@ func (r *run) stepBack(number int, loss float64) error {
 	if last, ok := r.journal.Last(); ok {
 		return r.restore(last.Number, &state{})
 	}
-	for _, l := range r.model.Linears() { // before the first shot the last good model is the dense one
-		for _, name := range []string{l.WeightName(), l.BiasName()} {
-			t, ok := r.model.Tensor(name)
-			if !ok {
-				continue
-			}
-			values := make([]float32, t.Len())
-			if err := r.inputs.model.Read(name, values); err != nil {
-				return err
-			}
-			device.UploadSlice(r.dev, values, t)
+	for _, e := range r.weights() { // before the first shot the last good model is the dense one
+		values := make([]float32, elements(e.Shape))
+		if err := r.inputs.model.Read(e.Name, values); err != nil {
+			return err
 		}
+		r.model.SetValues(e.Name, values)
 	}
-	return r.dev.Sync()
+	if err := r.dev.Sync(); err != nil {
+		return fmt.Errorf("bringing the dense model back to the device: %w", err)
+	}
+	return nil
 }
 
 // close gives everything back; the work directory stays.
@@ -316,7 +327,7 @@ func (r *run) describe(modelHash string) error {
 		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
 		Seeds: map[string]uint64{"windows": o.Seed}, Started: r.started.UTC(),
 		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: all, Prunable: prunable},
-		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, HeldOut: len(r.heldOutWindows)},
+		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, Batch: o.Batch, HeldOut: len(r.heldOutWindows)},
 	}
 	for _, f := range in.corpus.Files {
 		r.report.Data.Files = append(r.report.Data.Files, report.File{Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})

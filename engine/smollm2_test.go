@@ -142,8 +142,8 @@ func planAndRun(t *testing.T, o Options) (timeRatio, memoryRatio float64) {
 	}
 	peak := report.PeakResident()
 	t.Logf("time: planned %.1f s, taken %.1f s; memory: planned %.2f GB, resident at most %.2f GB, tensors at most %.2f GB", plan.Seconds, seconds,
-		float64(plan.PeakBytes)/1e9, float64(peak)/1e9, float64(dev.Memory().Peak)/1e9)
-	return plan.Seconds / seconds, float64(plan.PeakBytes) / float64(peak)
+		float64(plan.PeakHostBytes)/1e9, float64(peak)/1e9, float64(dev.Memory().Peak)/1e9)
+	return plan.Seconds / seconds, float64(plan.PeakHostBytes) / float64(peak)
 }
 
 // opticks is a text that every Go installation has.

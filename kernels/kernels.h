@@ -37,22 +37,62 @@ int surgeon_pinned_free(void *host);
 int surgeon_convert(int from, int to, int64_t n, const void *x, void *y, void *stream);
 
 /* vector.cu: sums and maxima of rows and columns */
+int surgeon_axpy(int type, int64_t n, double alpha, const void *x, void *y, void *stream);
+int surgeon_row_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *stream); /* d acc */
+int surgeon_col_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *scratch, void *stream); /* d acc */
+int64_t surgeon_col_dot_scratch(int64_t rows, int64_t cols); /* bytes */
+int surgeon_max_abs(int type, int64_t rows, int64_t cols, const void *x, void *r, void *c, void *scratch, void *stream);
+int64_t surgeon_max_abs_scratch(int64_t rows, int64_t cols); /* bytes */
 
-/* gram.cu */
+/* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes. */
+int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
+int surgeon_gram(int type, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream);
 
-/* pack.cu: packed triangles, index lists */
+/* pack.cu: packed triangles, index lists. A list is of int32, NULL for all indices; stride is the columns of the matrix that
+ * the lists point into, m×n the shape of the other one. */
+int surgeon_gather(int type, int64_t m, int64_t n, const void *x, int64_t stride, const int32_t *rows, const int32_t *cols, void *y, void *stream);
+int surgeon_scatter(int type, int64_t m, int64_t n, const void *x, const int32_t *rows, const int32_t *cols, int64_t stride, void *y, void *stream);
+int surgeon_extract(int from, int to, const void *s, int64_t m, const int32_t *rows, int64_t n, const int32_t *cols, void *y, void *stream);
+int surgeon_add_diagonal(int type, int64_t n, double lambda, void *a, void *stream);
+int surgeon_diagonal(int type, int64_t n, const void *s, double *d, void *stream);
+/* smallest: one number on the device, the smallest tag of a matrix with a diagonal that is not finite, INT64_MAX for none. */
+int surgeon_watch_finite(int type, int64_t n, const void *s, int64_t tag, int64_t *smallest, void *stream);
+int surgeon_watch_forget(int64_t *smallest, void *stream);
 
 /* embed.cu */
+int surgeon_embed(int type, int64_t rows, int64_t cols, const void *table, const int32_t *ids, double beta, void *x, void *stream);
+int surgeon_add_row(int type, int64_t rows, int64_t cols, const void *b, void *x, void *stream);
 
 /* norm.cu */
+int surgeon_rms_norm(int type, int64_t rows, int64_t n, const void *x, const void *gain, double eps, void *y, void *stream);
+int surgeon_layer_norm(int type, int64_t rows, int64_t n, const void *x, const void *gain, const void *bias, double eps, void *y, void *stream);
+int surgeon_rms_norm_backward(int type, int64_t rows, int64_t n, const void *x, const void *gain, double eps, const void *dy, double beta, void *dx, void *stream);
+int surgeon_layer_norm_backward(int type, int64_t rows, int64_t n, const void *x, const void *gain, double eps, const void *dy, double beta, void *dx, void *stream);
 
 /* rope.cu */
+/* x: sequences·length rows of heads·2·half; cos and sin, length×half, acc. */
+int surgeon_rope(int type, int64_t length, int64_t sequences, int heads, int half, const void *cos, const void *sin, int inverse, void *x, void *stream);
 
 /* activation.cu */
+int surgeon_swiglu(int type, int64_t n, const void *gate, const void *up, void *y, void *stream);
+int surgeon_swiglu_backward(int type, int64_t n, const void *gate, const void *up, const void *dy, void *dgate, void *dup, void *stream);
+int surgeon_relu(int type, int64_t n, const void *x, void *y, void *stream);
+int surgeon_relu_backward(int type, int64_t n, const void *y, const void *dy, void *dx, void *stream);
 
 /* entropy.cu */
+int surgeon_cross_entropy(int type, int64_t rows, int64_t vocabulary, void *logits, const int32_t *targets, int grad, void *losses, void *stream); /* losses acc */
 
-/* attention.cu */
+/* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
+ * scratch is surgeon_attention_scratch bytes, which the backward pass works with. */
+typedef struct {
+	int64_t sequences, length, window; /* window 0: all earlier tokens */
+	int query, key_value, dim;
+	double scale;
+} surgeon_heads;
+int surgeon_attention(int type, surgeon_heads h, const void *q, const void *k, const void *v, void *out, void *lse, void *stream);
+int64_t surgeon_attention_scratch(int type, surgeon_heads h);
+int surgeon_attention_backward(int type, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse, const void *dout,
+                               void *dq, void *dk, void *dv, void *scratch, void *stream);
 
 /* library.cpp: cuBLAS and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
 int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library);

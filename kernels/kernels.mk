@@ -10,12 +10,12 @@ CUDA_LIB   = $(firstword $(wildcard $(CUDA_HOME)/lib64) $(CUDA_HOME)/lib)
 WHEELS = nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 \
          nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
 
-.PHONY: toolkit cuda test-emu test-cuda emu-there
+.PHONY: toolkit cuda check-cuda lint-cuda test-emu test-cuda emu-there
 
 toolkit: $(CUDA_HOME)/include/cuda.h
 $(CURDIR)/$(TOOLKIT)/include/cuda.h:
 	@echo "fetching nvcc 13.0, its headers and libraries into .cuda (about 2 GB)"
-	@rm -rf .cuda && python3 -m pip install --quiet --disable-pip-version-check --no-deps --target .cuda $(WHEELS)
+	@rm -rf .cuda && python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target .cuda $(WHEELS)
 
 KERNELS    = $(basename $(notdir $(wildcard kernels/*.cu)))
 LIBRARIES  = $(basename $(notdir $(wildcard kernels/*.cpp)))
@@ -52,16 +52,35 @@ build/cuda/libcuda.a: build/cuda/trampolines.o build/cuda/driver.o build/cuda/li
 	rm -f $@ && $(AR) rcs $@ $^
 
 # What cgo needs to compile and link with either.
-CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$(CURDIR)/kernels/driver -I$(CUDA_HOME)/include"
-WHOLE    = -Wl,--whole-archive
-LINK_CUDA = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/cuda -L$(CUDA_LIB) -Wl,-rpath,/usr/local/cuda/lib64 -lsurgeon_kernels $(CUDA_LIB)/libcudart_static.a \
-  -l:libcublas.so.13 -l:libcusolver.so.12 -Wl,-rpath-link,$(CUDA_LIB) -lstdc++ -lrt -lpthread -ldl -lm"
+CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations -I$(CURDIR)/kernels/driver -I$(CUDA_HOME)/include"
+# The libraries are looked for in the toolkit of this checkout, for those who have no other, then where CUDA is usually. lazy:
+# NVML's functions are bound when they are called, after it was found; some compilers bind everything at the start. Symbols
+# of the archives stay inside the program: its stand-ins for the driver are not for the driver's own libraries.
+LINK_CUDA = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/cuda -L$(CUDA_LIB) -Wl,-z,lazy -Wl,--exclude-libs,ALL -Wl,-rpath,\$$ORIGIN/../$(TOOLKIT)/lib -Wl,-rpath,/usr/local/cuda/lib64 \
+  -lsurgeon_kernels $(CUDA_LIB)/libcudart_static.a -l:libcublas.so.13 -l:libcusolver.so.12 -Wl,-rpath-link,$(CUDA_LIB) -lstdc++ -lrt -lpthread -ldl -lm"
 
+# go-nvml makes the linker accept what is undefined, so that must be looked for afterwards. Names without a version (@) are in
+# no library; only NVML may have such.
 cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+	@rm -f bin/surgeon-cuda # go build looks at Go files alone to see whether a program is up to date, not at the kernels
 	$(LINK_CUDA) $(GO) build -trimpath -tags cuda -ldflags "$(LDFLAGS)" -o bin/surgeon-cuda ./cmd/surgeon
+	@if nm -D --undefined-only bin/surgeon-cuda | grep -v -e @ -e ' w ' -e ' U nvml'; then echo "the functions above are called and nowhere defined"; rm bin/surgeon-cuda; exit 1; fi
 
+# What can be known of the program without running it.
+CUOBJDUMP  = $(firstword $(wildcard $(CUDA_HOME)/bin/cuobjdump) $(CURDIR)/build/cuobjdump/nvidia/cu13/bin/cuobjdump)
+$(CURDIR)/build/cuobjdump/nvidia/cu13/bin/cuobjdump:
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target build/cuobjdump nvidia-cuda-cuobjdump==13.2.51
+check-cuda: cuda $(CUOBJDUMP)
+	kernels/check-program.sh bin/surgeon-cuda $(CUOBJDUMP)
+	CGO_ENABLED=0 SURGEON_CUDA_PROGRAM=$(CURDIR)/bin/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramWithout ./cmd/surgeon
+
+lint-cuda: $(CUDA_HOME)/include/cuda.h
+	$(CGO_CUDA) $(GO) vet -tags cuda ./cgo/... ./cmd/... ./bench/...
+	$(CGO_CUDA) $(GO) tool staticcheck -tags cuda ./cgo/... ./cmd/... ./bench/...
+
+RUN_CUDA = REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CUDA_LIB)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}
 test-cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
-	$(LINK_CUDA) REQUIRE_CUDA=1 $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
+	$(LINK_CUDA) $(RUN_CUDA) $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
 
 # The emulated device. AddressSanitizer and UBSan look at the kernels; Go's own memory is none of their business.
 SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -85,18 +104,25 @@ build/emu/emu_%.o: kernels/emu/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	$(CXX) $(EMUFLAGS) -Ikernels/driver -c $< -o $@
 build/emu/libsurgeon_kernels.a: $(KERNELS:%=build/emu/%.o) $(LIBRARIES:%=build/emu/%.o) $(EMULATION:%=build/emu/emu_%.o)
 	rm -f $@ && $(AR) rcs $@ $^
+# The program on the emulated device, for the tests of the command line.
+build/emu/surgeon-cuda: build/emu/libsurgeon_kernels.a build/emu/libcuda.a $(shell find cgo cmd engine -name '*.go')
+	@rm -f $@
+	$(LINK_EMU) $(GO) build -tags cuda -ldflags "$(LDFLAGS)" -o $@ ./cmd/surgeon
+
 build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} -Wl,-z,lazy $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
 # Go does not free what it gives to C at the end, and handles faults itself.
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
-test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
+test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu/surgeon-cuda
 	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
+	CGO_ENABLED=0 $(RUN_EMU) SURGEON_EMU_PROGRAM=$(CURDIR)/build/emu/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramOnAnEmulatedGPU ./cmd/surgeon
 
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
 build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+	@rm -f $@
 	$(LINK_CUDA) $(GO) test -tags cuda -c -o $@ ./cgo
 
 # Faults planted in the kernels one by one, each of which the emulated device has to catch.

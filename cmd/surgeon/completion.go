@@ -94,7 +94,7 @@ func completedValue(v *kong.Value, placeholder string) completed {
 	case placeholder == "DIR":
 		c.takes = directory
 	case placeholder == "DEVICE":
-		c.takes, c.words = oneOf, []string{"auto", "cpu"}
+		c.takes, c.words = oneOf, []string{"auto", "cpu", "cuda"}
 	}
 	return c
 }

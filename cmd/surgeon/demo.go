@@ -66,6 +66,7 @@ func (c *demoCommand) show(s *session, dir string, o engine.Options) error {
 	if !terminal {
 		s.watcher = &tabled{watcher: s.watcher, out: s.stdout, shots: o.Shots}
 	}
+	o.GPU = s.telemetry()
 	result, err := engine.Prune(s.ctx, dev, o, s.watcher)
 	if err != nil {
 		return err

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
 	"runtime/pprof"
+	"strconv"
 
+	"surgeon/cgo"
+	"surgeon/cgo/telemetry"
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
+	"surgeon/engine/report"
 )
 
 // open does what every command that computes begins with: threads, profile, watcher, device. shots is the number of shots
@@ -22,31 +27,136 @@ func (s *session) open(c common, shots int) (device.Device, error) {
 	}
 	s.watcher = newWatcher(s.stderr, c, shots)
 	s.atEnd(s.watcher.End)
-	dev, choice, err := openDevice(c.Device)
+	limit, err := parseBytes("--gpu-memory", c.GPUMemory)
+	if err != nil {
+		return nil, err
+	}
+	dev, err := s.openDevice(c.Device, limit)
 	if err != nil {
 		return nil, err
 	}
 	s.atEnd(func() { dev.Close() })
-	s.watcher.Say(choice)
-	return dev, nil
+	s.watcher.Say(dev.choice)
+	s.pci = dev.pci
+	return dev.Device, nil
 }
 
-// cudaName is how a CUDA device is asked for.
-var cudaName = regexp.MustCompile(`^cuda(:\d{1,3})?$`)
+// cudaName is how a CUDA device is asked for. Without a number it is the first.
+var cudaName = regexp.MustCompile(`^cuda(?::(\d{1,3}))?$`)
 
-// openDevice opens a device by its name, and says in a sentence which it is and why.
-func openDevice(name string) (dev device.Device, choice string, err error) {
+// opened is a device and what is known about it.
+type opened struct {
+	device.Device
+	choice string // a sentence: which device it is, and why where that was not asked for
+	pci    string // of a GPU: its place on the bus
+}
+
+// openDevice opens a device by its name. memoryLimit bounds the memory of a GPU, in bytes; 0 is no bound.
+func (s *session) openDevice(name string, memoryLimit int64) (opened, error) {
 	switch {
 	case name == "auto":
-		d := cpu.Open()
-		return d, fmt.Sprintf("device: %s; chosen because this build runs on the CPU only", d.Name()), nil
+		return s.chooseDevice(memoryLimit)
+	case name == "cpu" && memoryLimit > 0:
+		return opened{}, refuse("--gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is")
 	case name == "cpu":
 		d := cpu.Open()
-		return d, fmt.Sprintf("device: %s", d.Name()), nil
-	case cudaName.MatchString(name):
-		return nil, "", refuse("--device is %s; this build runs on the CPU; CUDA comes with the surgeon-cuda binary, which `make cuda` will build once its kernels are written; use --device cpu", name)
+		return opened{Device: d, choice: "device: " + d.Name()}, nil
 	}
-	return nil, "", refuse("--device is %q; cpu, cuda:N or auto is expected", name)
+	m := cudaName.FindStringSubmatch(name)
+	if m == nil {
+		return opened{}, refuse("--device is %q; cpu, cuda:N or auto is expected", name)
+	}
+	ordinal, _ := strconv.Atoi(m[1]) // "" is 0
+	d, err := openGPU(ordinal, memoryLimit)
+	if err != nil {
+		if none, ok := errors.AsType[*cuda.Unavailable](err); ok {
+			return d, refuse("--device is %s; %w", name, none)
+		}
+		return d, err
+	}
+	d.choice = "device: " + d.Name()
+	return d, nil
+}
+
+// chooseDevice opens the first GPU that can be used, or else the CPU, and says which and why.
+func (s *session) chooseDevice(memoryLimit int64) (opened, error) {
+	d, err := firstGPU(memoryLimit)
+	switch {
+	case err == nil:
+		d.choice = fmt.Sprintf("device: %s; chosen because it is the first GPU that can be used", d.Name())
+		return d, nil
+	case memoryLimit > 0: // who bounds the memory of a GPU has one in mind
+		return d, refuse("--gpu-memory limits a GPU, and none can be used: %s", s.noGPU(err))
+	}
+	d.Device = cpu.Open()
+	d.choice = fmt.Sprintf("device: %s; chosen because %s", d.Name(), s.noGPU(err))
+	return d, nil
+}
+
+// noGPU is why no GPU is used, where opening one ends in err.
+func (s *session) noGPU(err error) string {
+	switch {
+	case cuda.Built:
+		return err.Error()
+	case s.noCUDA != "":
+		return s.noCUDA
+	}
+	return "this build of surgeon has no CUDA, and no NVIDIA GPU was found"
+}
+
+// firstGPU opens the first GPU that can be used. The error is why the first of all cannot.
+func firstGPU(memoryLimit int64) (opened, error) {
+	first, err := openGPU(0, memoryLimit)
+	if err == nil {
+		return first, nil
+	}
+	all, _ := cuda.Devices()
+	for i := 1; i < len(all); i++ {
+		if d, err := openGPU(i, memoryLimit); err == nil {
+			return d, nil
+		}
+	}
+	return opened{}, err
+}
+
+func openGPU(ordinal int, memoryLimit int64) (opened, error) {
+	d, err := cuda.Open(ordinal, cuda.Options{MemoryLimit: memoryLimit})
+	if err != nil {
+		return opened{}, err
+	}
+	o := opened{Device: d}
+	if all, err := cuda.Devices(); err == nil && ordinal < len(all) {
+		o.pci = all[ordinal].PCI
+	}
+	return o, nil
+}
+
+// telemetry begins to sample the open GPU until the program ends. What it returns tells what was seen so far, for the
+// report; nil on the CPU, and where the driver tells nothing, which is said.
+func (s *session) telemetry() func() *report.GPU {
+	if s.pci == "" {
+		return nil
+	}
+	watch, err := s.watchGPU()
+	if err != nil {
+		s.watcher.Say(fmt.Sprintf("the report will not tell the GPU's power and clocks: %v", err))
+		return nil
+	}
+	return watch.GPU
+}
+
+func (s *session) watchGPU() (*telemetry.Watch, error) {
+	nvml, err := telemetry.Open()
+	if err != nil {
+		return nil, err
+	}
+	s.atEnd(nvml.Close)
+	watch, err := nvml.Watch(s.pci)
+	if err != nil {
+		return nil, err
+	}
+	s.atEnd(watch.Stop)
+	return watch, nil
 }
 
 // profile writes a CPU profile until the program ends.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"surgeon/cgo"
 	"surgeon/engine"
 )
 
@@ -74,10 +75,20 @@ func (s *session) judge(err error) (code int, sentence string) {
 		}
 		return exitRequest, parseSentence(parse)
 	}
+	if failedOnDevice(err) { // also where it was in the middle of looking at what was asked for
+		return exitFailed, err.Error()
+	}
 	if _, ok := errors.AsType[*engine.RequestError](err); ok {
 		return exitRequest, err.Error()
 	}
 	return exitFailed, err.Error()
+}
+
+// failedOnDevice says whether a GPU that was open, and fit, failed or had no more memory.
+func failedOnDevice(err error) bool {
+	_, failed := errors.AsType[*cuda.Failure](err)
+	_, full := errors.AsType[*cuda.OutOfMemory](err)
+	return failed || full
 }
 
 // parseSentence adds to what the parser says what to do about it.

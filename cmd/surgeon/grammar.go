@@ -21,8 +21,9 @@ type grammar struct {
 
 // common are the flags of every command that computes.
 type common struct {
-	Device  string `help:"Where the matrices lie: cpu, cuda:N, or auto, which says what it chose." default:"auto" placeholder:"DEVICE" group:"device" yaml:"device"`
-	Threads int    `help:"Cores to use; 0 = all." default:"0" placeholder:"CORES" group:"device" yaml:"threads"`
+	Device    string `help:"Where the matrices lie: cpu, cuda:N, or auto, which says what it chose." default:"auto" placeholder:"DEVICE" group:"device" yaml:"device"`
+	GPUMemory string `name:"gpu-memory" help:"Most of the GPU's memory to use, such as 40GB or 40GiB; empty = all." placeholder:"BYTES" group:"device" yaml:"gpu-memory"`
+	Threads   int    `help:"Cores to use; 0 = all." default:"0" placeholder:"CORES" group:"device" yaml:"threads"`
 
 	Quiet     bool   `short:"q" help:"Tell only warnings, errors and the result." xor:"loudness" group:"general"`
 	Verbose   bool   `short:"v" help:"Tell more." xor:"loudness" group:"general"`

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"log/slog"
+	"math"
 	"time"
 
 	"surgeon/engine/report"
@@ -62,9 +63,10 @@ func (l *lines) Warn(sentence string) { l.log.Warn(sentence) }
 func (l *lines) Shot(s report.Shot) {
 	l.End()
 	l.schedule.shot(s, l.now())
-	facts := []any{"number", s.Number, "of", l.schedule.shots, "target", s.Target, "reached", s.Reached, "loss_before", s.LossBefore, "loss_after", s.LossAfter}
+	facts := []any{"number", s.Number, "of", l.schedule.shots,
+		"target", places(s.Target, 4), "reached", places(s.Reached, 4), "loss_before", places(s.LossBefore, 6), "loss_after", places(s.LossAfter, 6)}
 	if s.PredictedIncrease != nil {
-		facts = append(facts, "predicted_increase", *s.PredictedIncrease)
+		facts = append(facts, "predicted_increase", places(*s.PredictedIncrease, 6))
 	}
 	if left, known := l.schedule.left(l.now()); known {
 		facts = append(facts, "left", left.Round(time.Second).String())
@@ -80,5 +82,11 @@ func (l *lines) End() {
 	l.stage = ""
 }
 
-// short keeps three decimals of a figure that nobody calculates with.
-func short(x float64) float64 { return float64(int64(x*1000+0.5)) / 1000 }
+// short keeps three decimals of a figure that nobody calculates with; report.json has all of them.
+func short(x float64) float64 { return places(x, 3) }
+
+// places rounds x to n decimals, if it is a number.
+func places(x float64, n int) float64 {
+	scale := math.Pow10(n)
+	return math.Round(x*scale) / scale
+}

@@ -60,7 +60,9 @@ func run(args []string, stdout, stderr io.Writer) (code int) {
 	}()
 	command, err := parse(s, args)
 	if err == nil && command != nil {
-		err = command.Run()
+		if err = s.handOver(command); err == nil {
+			err = command.Run()
+		}
 	}
 	if err != nil {
 		return s.fail(err)
@@ -100,6 +102,8 @@ type session struct {
 	common   common
 	watcher  watcher // of the command that runs; nil before
 	config   configValues
+	noCUDA   string // why the GPU of this machine is not handed over to, or ""
+	pci      string // place of the open GPU on the bus, or ""
 	closings []func()
 }
 

@@ -15,6 +15,9 @@ import (
 // TestMain lets this test binary stand for the program, for tests that need a process of its own.
 func TestMain(m *testing.M) {
 	if os.Getenv("SURGEON_TEST_MAIN") != "" {
+		if root := os.Getenv("SURGEON_TEST_ROOT"); root != "" {
+			systemRoot = root
+		}
 		main()
 	}
 	os.Exit(m.Run())
@@ -149,6 +152,10 @@ func TestWrongRequests(t *testing.T) {
 	writeFile(t, "cut/tokenizer.json", readFile(t, "model/tokenizer.json"))
 	weights := readFile(t, "model/model.safetensors")
 	writeFile(t, "cut/model.safetensors", weights[:len(weights)-100])
+	writeFile(t, "nan/config.json", readFile(t, "model/config.json"))
+	writeFile(t, "nan/tokenizer.json", readFile(t, "model/tokenizer.json"))
+	writeFile(t, "nan/model.safetensors", weights[:len(weights)-4]+"\x00\x00\xc0\x7f")
+	const nan = `nan: tensor "model.norm.weight" holds NaN at index 31 (shape [32]); a weight that is not finite spoils the whole model, take an intact copy`
 	writeFile(t, "run.yaml", "model: model\ntext: [text.txt]\nshotz: 3\n")
 	writeFile(t, "two.yaml", "model: model\n---\nmodel: model\n")
 	if code, _, stderr := invoke(pruneArgs("-o", "first", "--work", "other", "--keep-shots")...); code != 0 {
@@ -171,7 +178,9 @@ func TestWrongRequests(t *testing.T) {
 		{pruneArgs("--rank", "x"), `surgeon: --rank: "x" is none of cost, cost-per-weight; see surgeon prune --help`},
 		{pruneArgs("--threads", "-1"), "surgeon: --threads is -1; it is a number of cores, 0 for all"},
 		{pruneArgs("--device", "gpu"), `surgeon: --device is "gpu"; cpu, cuda:N or auto is expected`},
-		{pruneArgs("--device", "cuda:0"), "surgeon: --device is cuda:0; this build runs on the CPU; CUDA comes with the surgeon-cuda binary, which `make cuda` will build once its kernels are written; use --device cpu"},
+		{pruneArgs("--device", "cpu", "--gpu-memory", "40GB"), "surgeon: --gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is"},
+		{pruneArgs("--gpu-memory", "40G"), `surgeon: --gpu-memory is "40G"; the unit g is none of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB`},
+		{pruneArgs("--batch", "-1"), "surgeon: --batch is -1; it cannot be negative"},
 		{pruneArgs("--length", "1000"), "surgeon: --length is 1000 tokens; model has positions for 64"},
 		{pruneArgs("--no-such"), "surgeon: unknown flag --no-such; see surgeon prune --help"},
 		{pruneArgs("--quiet", "--verbose"), "surgeon: --quiet and --verbose can't be used together; see surgeon prune --help"},
@@ -179,14 +188,21 @@ func TestWrongRequests(t *testing.T) {
 		{[]string{"prune", "model", "-o", "out"}, "surgeon: missing flags: --target=SHARE, --text=FILE; see surgeon prune --help"},
 		{[]string{"prune", "--text", "text.txt", "--target", "0.3", "-o", "out"}, "surgeon: no model is named; give a Hugging Face directory or a GGUF file"},
 		{[]string{"prune", "model", "--text", "text.txt", "--target", "0.3"}, "surgeon: no output directory is named; add -o DIR"},
-		{[]string{"prune", "nowhere", "--text", "text.txt", "--target", "0.3", "-o", "out"}, "surgeon: opening model: stat nowhere: no such file or directory"},
+		{[]string{"prune", "nowhere", "--text", "text.txt", "--target", "0.3", "-o", "out"}, "surgeon: opening model: stat nowhere: no such file or directory; a Hugging Face directory or a GGUF file on this machine is expected, nothing is downloaded"},
 		{[]string{"prune", "model", "--text", "nowhere.txt", "--target", "0.3", "-o", "out"}, "surgeon: corpus: stat nowhere.txt: no such file or directory"},
-		{[]string{"prune", "model", "--text", "empty.txt", "--target", "0.3", "-o", "out"}, "surgeon: corpus: empty.txt: 1 documents, and no text in them"},
+		{[]string{"prune", "model", "--text", "empty.txt", "--target", "0.3", "-o", "out"}, "surgeon: corpus: there is no text in empty.txt"},
 		{[]string{"prune", "unknown", "--text", "text.txt", "--target", "0.3", "-o", "out"},
 			`surgeon: opening model unknown: config.json: model_type "gpt9" is not supported; supported are llama, mistral, opt, qwen2, qwen3`},
 		{[]string{"prune", "cut", "--text", "text.txt", "--target", "0.3", "-o", "out"},
 			fmt.Sprintf(`surgeon: opening model cut: cut/model.safetensors: tensor "model.norm.weight" ends at byte %d of the data and the file has %d; the file is truncated`, tinyDataBytes(weights), tinyDataBytes(weights)-100)},
 		{pruneArgs("-o", "used"), "surgeon: used is there already; name another output directory, or add --force to replace it"},
+		{pruneArgs("-o", "used", "--force"), "surgeon: the output directory used: the directory holds other things than a model (no config.json); it is not removed, give another name"},
+		{pruneArgs("-o", "model", "--force"), "surgeon: the output directory model: the model that is read, model, lies in it; a source is not replaced, give another name"},
+		{pruneArgs("-o", "text.txt/out"), "surgeon: the output directory: lstat text.txt/out: not a directory"},
+		{pruneArgs("-o", "out", "--work", "out"), "surgeon: --work out and the output directory out lie in one another; they must be apart"},
+		{pruneArgs("-o", "out", "--work", "out/work"), "surgeon: --work out/work and the output directory out lie in one another; they must be apart"},
+		{[]string{"prune", "nan", "--text", "text.txt", "--target", "0.3", "--samples", "12", "-o", "out"}, "surgeon: loading nan: " + nan},
+		{[]string{"prune", "nan", "--text", "text.txt", "--target", "0.3", "--samples", "12", "-o", "out", "--dry-run"}, "surgeon: " + nan},
 		{pruneArgs("--work", "foreign"), "surgeon: foreign is a work directory of something else: it holds something and no options.json; give another one with --work, or an empty one"},
 		{pruneArgs("--work", "other", "--target", "0.4"),
 			"surgeon: the work directory other belongs to a run with other options (--target: 0.3 there, 0.4 here): give the options of that run to go on with it, or another directory with --work, or remove it to start again"},
@@ -260,7 +276,7 @@ func TestJSON(t *testing.T) {
 	}{
 		{pruneArgs("--json"), 0, []string{"model", "shots", "final", "options", "warnings"}},
 		{[]string{"eval", "out", "--text", "text.txt", "--json"}, 0, []string{"perplexity", "loss", "windows", "window_length", "text", "tokens_per_second"}},
-		{[]string{"plan", "model", "--text", "text.txt", "--target", "0.3", "--samples", "4", "--json"}, 0, []string{"memory", "stages", "seconds", "peak_bytes"}},
+		{[]string{"plan", "model", "--text", "text.txt", "--target", "0.3", "--samples", "4", "--json"}, 0, []string{"memory", "stages", "seconds", "batch", "peak_device_bytes", "peak_host_bytes"}},
 		{[]string{"info", "--json"}, 0, []string{"program", "machine", "devices", "formats", "architectures"}},
 		{pruneArgs("--json", "--target", "2"), exitRequest, []string{"error", "exit_code"}},
 		{[]string{"eval", "--json"}, exitRequest, []string{"error", "exit_code"}},

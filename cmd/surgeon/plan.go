@@ -8,6 +8,7 @@ import (
 
 	"surgeon/engine"
 	"surgeon/engine/device"
+	"surgeon/engine/report"
 )
 
 type planCommand struct {
@@ -45,7 +46,7 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 		}
 		return s.print(b.String())
 	}
-	planText(&b, p, dev.Memory(), o.Shots)
+	planText(&b, p, dev.Memory(), report.ThisMachine("").MemoryBytes, o.Shots)
 	if dry {
 		work := o.Work
 		if work == "" {
@@ -56,25 +57,46 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 	return s.print(b.String())
 }
 
-func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, shots int) {
-	fmt.Fprintf(b, "%s, %s and %d held out, of %d tokens, on %s\n\n", counted(shots, "shot"), counted(p.Windows, "window"), p.HeldOut, p.Length, p.Device)
-	fmt.Fprintf(b, "%-52s%12s\n", "memory", "MiB")
-	for _, part := range p.Memory {
-		name := part.Name
-		if part.Phase != "" {
-			name += ", during " + part.Phase
+// planText writes the plan for a device of memory m in a machine with so many bytes of main memory, 0 where that is not known.
+func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, machine int64, shots int) {
+	fmt.Fprintf(b, "%s, %s and %d held out, of %d tokens, %d at one time, on %s\n\n",
+		counted(shots, "shot"), counted(p.Windows, "window"), p.HeldOut, p.Length, p.Batch, p.Device)
+	if m.Host {
+		memoryText(b, "memory", p.Memory, p.PeakHostBytes)
+	} else {
+		places := map[string][]engine.PlanPart{}
+		for _, part := range p.Memory {
+			places[part.Place] = append(places[part.Place], part)
 		}
-		fmt.Fprintf(b, "  %-50s%12.1f\n", name, float64(part.Bytes)/(1<<20))
+		memoryText(b, "memory of the device", places[engine.OnDevice], p.PeakDeviceBytes)
+		if m.Total > 0 { // what does not fit is refused before there is a plan
+			fmt.Fprintf(b, "  %-50s%12.1f\n", "of", float64(m.Total)/(1<<20))
+		}
+		fmt.Fprintln(b)
+		memoryText(b, "main memory", places[engine.OnHost], p.PeakHostBytes)
 	}
-	fmt.Fprintf(b, "  %-50s%12.1f\n", "at most at one time", float64(p.PeakBytes)/(1<<20))
-	if m.Total > 0 && p.PeakBytes > m.Total {
-		fmt.Fprintf(b, "  This is more than the %s of this machine.\n", gibibytes(m.Total))
+	if machine > 0 && p.PeakHostBytes > machine {
+		fmt.Fprintf(b, "  This is more than the %s of this machine.\n", gibibytes(machine))
 	}
 	fmt.Fprintf(b, "\n%-52s%12s\n", "time", "")
 	for _, stage := range p.Stages {
 		fmt.Fprintf(b, "  %-50s%12s\n", stage.Name, spell(seconds(stage.Seconds)))
 	}
 	fmt.Fprintf(b, "  %-50s%12s\n", "all", spell(seconds(p.Seconds)))
+}
+
+// memoryText is the table of one memory.
+func memoryText(b *strings.Builder, title string, parts []engine.PlanPart, peak int64) {
+	row := func(name string, bytes int64) { fmt.Fprintf(b, "  %-50s%12.1f\n", name, float64(bytes)/(1<<20)) }
+	fmt.Fprintf(b, "%-52s%12s\n", title, "MiB")
+	for _, part := range parts {
+		name := part.Name
+		if part.Phase != "" {
+			name += ", during " + part.Phase
+		}
+		row(name, part.Bytes)
+	}
+	row("at most at one time", peak)
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -18,7 +18,7 @@ func (c *clock) advance(d time.Duration) { c.t = c.t.Add(d) }
 
 func testShot(number int) report.Shot {
 	predicted := 0.0125
-	return report.Shot{Number: number, Target: 0.15, Reached: 0.149, LossBefore: 3.25, LossAfter: 3.2625, PredictedIncrease: &predicted,
+	return report.Shot{Number: number, Target: 0.15000000000000002, Reached: 0.149, LossBefore: 3.25, LossAfter: 3.2625, PredictedIncrease: &predicted,
 		Seconds: map[string]float64{"curvature": 8, "update": 2}}
 }
 

@@ -45,6 +45,7 @@ func (c *pruneCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
+	o.GPU = s.telemetry()
 	result, err := engine.Prune(s.ctx, dev, o, s.watcher)
 	if err != nil {
 		return s.stopped(err, result)

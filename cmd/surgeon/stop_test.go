@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,6 +60,9 @@ func stopAndGoOn(t *testing.T, sig syscall.Signal) {
 	}
 
 	words := strings.Fields(lastLine(stderr.String()))
+	if sig == syscall.SIGTERM { // the bits do not depend on the threads, so a run may go on with fewer or more
+		words = append(words, "--threads", strconv.Itoa(runtime.GOMAXPROCS(0)+1))
+	}
 	code, _, again := invoke(words[1:]...)
 	if code != 0 || !strings.Contains(again, "going on after shot 2 of 6") {
 		t.Fatalf("exit code %d:\n%s\nafter\n%s", code, again, &stderr)

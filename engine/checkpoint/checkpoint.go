@@ -80,6 +80,9 @@ type stored struct {
 // tensors that are missing, left over, or shaped differently from what the configuration says.
 func Open(path string) (*Checkpoint, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("opening model: %w; a Hugging Face directory or a GGUF file on this machine is expected, nothing is downloaded", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening model: %w", err)
 	}
@@ -159,6 +162,23 @@ func (c *Checkpoint) Read(name string, dst []float32) error {
 	}
 	if i := t.decodeAll(dst); i >= 0 {
 		return fmt.Errorf("%s: tensor %q holds %v at index %d (shape %v); a weight that is not finite spoils the whole model, take an intact copy", c.Path, name, dst[i], i, t.shape)
+	}
+	return nil
+}
+
+// CheckFinite decodes every tensor and refuses NaN and Inf, as Read does.
+func (c *Checkpoint) CheckFinite() error {
+	var values []float32
+	for _, name := range c.names {
+		t := c.tensors[name]
+		if t.dtype != "" && !readable(t.dtype) {
+			continue // carried over as it is
+		}
+		n := elements(t.shape)
+		values = slices.Grow(values[:0], n)
+		if err := c.Read(name, values[:n]); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,13 +6,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
-// mayWrite refuses a directory that must not be replaced, before any work is done.
-func mayWrite(dir, source string, force bool) error {
+// MayWrite refuses a directory that Write could not make or must not replace, before any work is done. source is the path
+// of the model that is read. It writes nothing.
+func MayWrite(dir, source string, force bool) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
 	info, err := os.Lstat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return mayMake(dir)
 	}
 	if err != nil {
 		return err
@@ -43,6 +50,21 @@ func mayWrite(dir, source string, force bool) error {
 		return fmt.Errorf("the directory holds other things than a model (no %s); it is not removed, give another name", configName)
 	}
 	return nil
+}
+
+// mayMake refuses a directory that cannot be made: where the path to it ends for now, this user must be allowed to write. A read-only disk says so here too; a full one does not.
+func mayMake(dir string) error {
+	for at := filepath.Dir(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("nothing can be written in %s: %w; give another name", at, err)
+		}
+		return nil
+	}
 }
 
 // sibling makes a new directory beside dir, so that a rename between them stays on one file system. The mode is that of any

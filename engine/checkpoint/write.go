@@ -23,9 +23,9 @@ type WriteOptions struct {
 	// of a GGUF file with quantised tensors all become F32, since safetensors has no such encodings.
 	DType safetensors.DType
 
-	// Changed gives the new values of a tensor, row-major, or false for one that stays as it is. Nil changes nothing. It may
-	// be called twice for the embedding, where the source holds a copy of it for the tied head.
-	Changed func(name string) ([]float32, bool)
+	// Changed gives the new values of a tensor, row-major, or false for one that stays as it is; an error ends the writing.
+	// Nil changes nothing. It may be called twice for the embedding, where the source holds a copy of it for the tied head.
+	Changed func(name string) (values []float32, changed bool, err error)
 
 	// Files are written beside the weights: tokenizer.json, README.md, report.json. They stand before files of the same name
 	// in the source.
@@ -65,7 +65,7 @@ func (c *Checkpoint) OutputDType(name string, o WriteOptions) safetensors.DType 
 // The directory of the source itself is never replaced. After an error dir is what it was, and nothing is left beside it.
 //
 // Errors: values that are not finite or not any more in the output type (they name the tensor), a Changed of the wrong
-// length, a disk that is full, names in Files that are not plain file names or belong to the model.
+// length, one of its errors, a disk that is full, names in Files that are not plain file names or belong to the model.
 func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 	defer func() {
 		if err != nil {
@@ -83,7 +83,7 @@ func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
-	if err := mayWrite(dir, src.Path, o.Force); err != nil {
+	if err := MayWrite(dir, src.Path, o.Force); err != nil {
 		return err
 	}
 	temporary, err := sibling(dir, "new")
@@ -228,7 +228,11 @@ func (w *writer) weights() error {
 func (w *writer) tensor(to io.Writer, name string, t safetensors.DType) error {
 	s := w.src.tensors[name]
 	if !s.carried && w.options.Changed != nil {
-		if values, ok := w.options.Changed(name); ok {
+		values, changed, err := w.options.Changed(name)
+		if err != nil {
+			return err
+		}
+		if changed {
 			if n := elements(s.shape); len(values) != n {
 				return fmt.Errorf("%d new values for the shape %v, which has %d", len(values), s.shape, n)
 			}

@@ -149,7 +149,7 @@ func TestWriteChangedAndConverted(t *testing.T) {
 		for i := range values {
 			values[i] = float32(i) * 1.001
 		}
-		o := WriteOptions{DType: dtype, Changed: func(n string) ([]float32, bool) { return values, n == name }}
+		o := WriteOptions{DType: dtype, Changed: func(n string) ([]float32, bool, error) { return values, n == name, nil }}
 		out := filepath.Join(t.TempDir(), "out")
 		if err := Write(out, src, o); err != nil {
 			t.Fatal(err)
@@ -253,9 +253,10 @@ func TestWriteRefuses(t *testing.T) {
 	source := load(t, "tiny-llama").save(1)
 	src := open(t, source)
 	const up = "model.layers.1.mlp.up_proj.weight"
-	changed := func(name string, x ...float32) func(string) ([]float32, bool) {
-		return func(n string) ([]float32, bool) { return x, n == name }
+	changed := func(name string, x ...float32) func(string) ([]float32, bool, error) {
+		return func(n string) ([]float32, bool, error) { return x, n == name, nil }
 	}
+	lost := func(string) ([]float32, bool, error) { return nil, false, errors.New("the device is lost") }
 	norm := func(x float32) []float32 { v := make([]float32, 32); v[5] = x; return v }
 	for _, c := range []struct {
 		name    string
@@ -272,6 +273,7 @@ func TestWriteRefuses(t *testing.T) {
 		}, WriteOptions{Force: true}, []string{"other things than a model"}},
 		{"type", nil, WriteOptions{DType: safetensors.I8}, []string{"I8", "BF16"}},
 		{"length", nil, WriteOptions{Changed: changed(up, 1, 2, 3)}, []string{up, "3 new values", "[48 32]", "1536"}},
+		{"values that cannot be had", nil, WriteOptions{Changed: lost}, []string{"lm_head.weight", "the device is lost"}},
 		{"NaN", nil, WriteOptions{Changed: changed("model.norm.weight", norm(float32(math.NaN()))...)}, []string{"model.norm.weight", "NaN", "index 5"}},
 		{"overflow", nil, WriteOptions{DType: safetensors.F16, Changed: changed("model.norm.weight", norm(1e5)...)}, []string{"model.norm.weight", "100000 at index 5", "F16", "65504"}},
 		{"file in a subdirectory", nil, WriteOptions{Files: map[string][]byte{"a/b": nil}}, []string{`"a/b"`}},
@@ -396,5 +398,33 @@ func TestWriteDiskFull(t *testing.T) {
 				t.Fatal("never enough")
 			}
 		}
+	}
+}
+
+// What would be caught: an output that cannot be made, found out only after hours of work.
+func TestMayWrite(t *testing.T) {
+	dir := t.TempDir()
+	closed := filepath.Join(dir, "closed")
+	if err := os.Mkdir(closed, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	refused := "nothing can be written in " + closed
+	if os.Geteuid() == 0 { // root may write everywhere
+		refused = ""
+	}
+	for _, c := range []struct{ dir, want string }{
+		{filepath.Join(dir, "new"), ""},
+		{filepath.Join(dir, "new/deep/out"), ""},
+		{dir, "the directory exists"},
+		{filepath.Join(closed, "out"), refused},
+		{filepath.Join(closed, "deep/out"), refused},
+	} {
+		err := MayWrite(c.dir, filepath.Join(dir, "source"), false)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: error %v, want %q", c.dir, err, c.want)
+		}
+	}
+	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
+		t.Errorf("something was written: %v, %v", list, err)
 	}
 }

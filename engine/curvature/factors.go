@@ -60,15 +60,24 @@ func Bytes(linears []*model.Linear, t device.Type) int64 {
 
 // NonFinite is the error of a NaN or an infinity in what a factor is made of.
 type NonFinite struct {
-	What     string // "input" or "output gradient"
-	Layer    string
-	Block    int
-	Sequence int // the calibration window, from 0
+	What  string // "input" or "output gradient"
+	Layer string
+	Block int
+	First int // calibration windows, from 0, of the batch
+	Last  int
 }
 
 func (e *NonFinite) Error() string {
-	return fmt.Sprintf("the %s of block %d, layer %s, holds a NaN or an infinity in calibration window %d: "+
-		"the model overflows there; try float32 weights, or leave that text out", e.What, e.Block, e.Layer, e.Sequence)
+	return fmt.Sprintf("the %s of block %d, layer %s, holds a NaN or an infinity in %s: "+
+		"the model overflows there; try float32 weights, or leave that text out", e.What, e.Block, e.Layer, between(e.First, e.Last))
+}
+
+// between names the calibration windows first to last.
+func between(first, last int) string {
+	if first == last {
+		return fmt.Sprintf("calibration window %d", first)
+	}
+	return fmt.Sprintf("calibration windows %d to %d", first, last)
 }
 
 // Collect runs forward and backward over all windows, batchSize of them at a time, and returns the factors and the mean
@@ -90,7 +99,7 @@ func Collect(ctx context.Context, m *model.Model, windows [][]int32, batchSize i
 			return fail(err)
 		}
 		batch := windows[first:min(first+batchSize, len(windows))]
-		tap.first = first
+		tap.first, tap.last = first, first+len(batch)-1
 		l, err := m.ForwardBackward(batch, tap)
 		if broken := tap.nonFinite(); broken != nil {
 			return fail(broken)
@@ -98,9 +107,9 @@ func Collect(ctx context.Context, m *model.Model, windows [][]int32, batchSize i
 		if err != nil {
 			var bad *model.NonFiniteLoss
 			if errors.As(err, &bad) {
-				err = fmt.Errorf("calibration window %d: the loss is %v though all inputs and gradients are finite", first+bad.Sequence, bad.Loss)
+				return fail(fmt.Errorf("calibration window %d: the loss is %v though all inputs and gradients are finite", first+bad.Sequence, bad.Loss))
 			}
-			return fail(err)
+			return fail(fmt.Errorf("curvature: %s: %w", between(first, tap.last), err))
 		}
 		losses = append(losses, l...)
 		if progress != nil {
@@ -130,9 +139,9 @@ func newFactors(m *model.Model) *Factors {
 
 // tap adds what the passes hand out to the factors.
 type tap struct {
-	factors *Factors
-	layers  []*model.Linear
-	first   int // first window of the batch
+	factors     *Factors
+	layers      []*model.Linear
+	first, last int // windows of the batch
 }
 
 func (t *tap) Input(index int, x device.Tensor) { t.add(index, x, t.factors.a[index]) }
@@ -159,7 +168,7 @@ func (t *tap) nonFinite() error {
 	if !found {
 		return nil
 	}
-	e := &NonFinite{What: "input", Sequence: t.first}
+	e := &NonFinite{What: "input", First: t.first, Last: t.last}
 	var layer *model.Linear
 	if n := len(t.factors.a); tag >= n {
 		e.What, layer = "output gradient", t.layers[len(t.layers)-1-(tag-n)]

@@ -31,15 +31,10 @@ func load(t *testing.T, dev device.Device, name string) *model.Model {
 }
 
 // set changes one element of a tensor.
-func set(t *testing.T, dev device.Device, m *model.Model, name string, at int, value float32) {
-	t.Helper()
-	x, ok := m.Tensor(name)
-	if !ok {
-		t.Fatalf("no tensor %s", name)
-	}
-	values := device.DownloadSlice[float32](dev, x)
+func set(m *model.Model, name string, at int, value float32) {
+	values := m.Values(name)
 	values[at] = value
-	device.UploadSlice(dev, values, x)
+	m.SetValues(name, values)
 }
 
 // What would be caught: a NaN or an infinity that passes, or is put down to the wrong layer, block or window.
@@ -56,9 +51,9 @@ func TestNonFinite(t *testing.T) {
 		want   curvature.NonFinite
 	}{
 		{"NaN in the embedding of a token", "model.embed_tokens.weight", 127 * width, nan, 127, 1,
-			curvature.NonFinite{What: "input", Layer: "model.layers.0.self_attn.q_proj", Block: 0, Sequence: 2}},
+			curvature.NonFinite{What: "input", Layer: "model.layers.0.self_attn.q_proj", Block: 0, First: 2, Last: 2}},
 		{"the same in batches of 3", "model.embed_tokens.weight", 127 * width, nan, 127, 3,
-			curvature.NonFinite{What: "input", Layer: "model.layers.0.self_attn.q_proj", Block: 0, Sequence: 0}},
+			curvature.NonFinite{What: "input", Layer: "model.layers.0.self_attn.q_proj", Block: 0, First: 0, Last: 2}},
 		{"infinity in a weight", "model.layers.1.self_attn.o_proj.weight", 5, inf, 0, 1,
 			curvature.NonFinite{What: "input", Layer: "model.layers.1.mlp.gate_proj", Block: 1}},
 		{"NaN in the head", "lm_head.weight", 7, nan, 0, 1,
@@ -81,7 +76,7 @@ func TestNonFinite(t *testing.T) {
 			if test.token != 0 {
 				windows[2][5] = test.token
 			}
-			set(t, dev, m, test.tensor, test.at, test.value)
+			set(m, test.tensor, test.at, test.value)
 			_, _, err := curvature.Collect(context.Background(), m, windows, test.batch, nil)
 			var got *curvature.NonFinite
 			if !errors.As(err, &got) || *got != test.want {

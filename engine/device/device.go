@@ -29,6 +29,9 @@ package device
 type Device interface {
 	// Name says what the device is, for logs and reports: "cpu (gonum, 2 threads)", "cuda:0 NVIDIA H100 80GB HBM3".
 	Name() string
+	// Bits names what the bits of results depend on beside the calls: "cpu (OpenBLAS, Zen)", "cuda NVIDIA H100 80GB HBM3". A
+	// stopped run goes on where it is the same.
+	Bits() string
 	// Alloc makes a rows×cols tensor. Its content is undefined.
 	Alloc(rows, cols int, t Type) Tensor
 	// Free gives tensors back; views made by Slice or Reshape become invalid with them. Freeing a zero Tensor does nothing.
@@ -57,6 +60,7 @@ type Memory struct {
 	Total int64 // what the device has, or may use where a limit was set
 	Used  int64 // held by tensors now
 	Peak  int64 // the most Used has been
+	Host  bool  // tensors lie in main memory, beside the program; false for a device with memory of its own
 }
 
 // Algebra is the linear algebra of the method (method.md sections 1 to 5).

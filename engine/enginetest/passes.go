@@ -12,6 +12,9 @@ import (
 	"surgeon/engine/model"
 )
 
+// Tiny are the tiny models, one for each architecture.
+var Tiny = []string{"tiny-llama", "tiny-llama3", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"}
+
 // passDoc is what Passes reads of golden.json and float64.json.
 type passDoc struct {
 	DenseLoss []float64 `json:"dense_loss"`
@@ -31,11 +34,11 @@ var sources = []struct {
 // forward or backward pass, of any of the architectures, and in the sums of the factors: sign, scale, order of heads, RoPE,
 // windows, biases, the constant input, the last position.
 func Passes(t *testing.T, open func(*testing.T) device.Device) {
-	for _, name := range []string{"tiny-llama", "tiny-llama3", "tiny-mistral", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-opt-post"} {
+	for _, name := range Tiny {
 		t.Run(name, func(t *testing.T) {
 			dev := open(t)
 			defer dev.Close()
-			m := load(t, dev, golden.Dir(name), device.F64)
+			m := Load(t, dev, golden.Dir(name), device.F64)
 			tokens := golden.Tokens(t, name)
 			logits := device.DownloadSlice[float64](dev, m.Logits(tokens[:1]))
 			for _, batch := range []int{1, 3, 8} {
@@ -53,8 +56,8 @@ func Passes(t *testing.T, open func(*testing.T) device.Device) {
 					golden.Near(t, fmt.Sprintf("%s losses, batches of %d", s.name, batch), losses, want.DenseLoss, s.loss)
 					for i, l := range m.Linears() {
 						a, g := f.Of(i)
-						golden.Near(t, s.name+" A of "+l.Name, full(dev, a), arrays.Get("dense/"+l.Name+"/A"), s.factors)
-						golden.Near(t, s.name+" G of "+l.Name, full(dev, g), arrays.Get("dense/"+l.Name+"/G"), s.factors)
+						golden.Near(t, s.name+" A of "+l.Name, Full(dev, a), arrays.Get("dense/"+l.Name+"/A"), s.factors)
+						golden.Near(t, s.name+" G of "+l.Name, Full(dev, g), arrays.Get("dense/"+l.Name+"/G"), s.factors)
 					}
 				}
 				f.Free()
@@ -70,7 +73,8 @@ func Passes(t *testing.T, open func(*testing.T) device.Device) {
 	}
 }
 
-func load(t *testing.T, dev device.Device, dir string, typ device.Type) *model.Model {
+// Load brings the model of a directory to the device.
+func Load(t *testing.T, dev device.Device, dir string, typ device.Type) *model.Model {
 	t.Helper()
 	c, err := checkpoint.Open(dir)
 	if err != nil {
@@ -84,8 +88,8 @@ func load(t *testing.T, dev device.Device, dir string, typ device.Type) *model.M
 	return m
 }
 
-// full is a packed triangle as a row-major square.
-func full(dev device.Device, s device.Sym) []float64 {
+// Full is a packed triangle as a row-major square.
+func Full(dev device.Device, s device.Sym) []float64 {
 	packed := device.DownloadSlice[float64](dev, s.Packed)
 	x := make([]float64, s.N*s.N)
 	for i := range s.N {

@@ -52,30 +52,44 @@ func run(t *testing.T, open func(*testing.T) device.Device, o engine.Options, sh
 	return r
 }
 
-// Runs prunes tiny models from end to end, in float32, on the device and on the CPU. It would catch: other structures kept
-// after a shot, other losses, a run that does not go on bit for bit after a stop.
+// Runs prunes tiny models from end to end, on the device and on the CPU. It would catch: other structures kept after a shot,
+// other losses, a run that does not go on bit for bit after a stop.
+//
+// In float32 the two sides differ by the order of their sums: 1e-6 in a loss, and the same structures shot after shot. In
+// bfloat16 what is rounded differs as well, and the factors of these random models are off by several percent, so that only
+// the losses are comparable.
 func Runs(t *testing.T, open func(*testing.T) device.Device) {
-	for _, name := range []string{"tiny-llama", "tiny-opt"} {
-		t.Run(name, func(t *testing.T) {
-			model, text := golden.TinyRun(t, name)
-			reference, dir := options(model, text, t.TempDir()), t.TempDir()
+	for _, c := range []struct {
+		name, precision string
+		loss            float64 // relative
+	}{{"tiny-llama", "float32", 1e-5}, {"tiny-opt", "float32", 1e-5}, {"tiny-qwen3", "bfloat16", 0.02}} {
+		t.Run(c.name+" "+c.precision, func(t *testing.T) {
+			model, text := golden.TinyRun(t, c.name)
+			reference, whole, stopped := options(model, text, t.TempDir()), options(model, text, t.TempDir()), options(model, text, t.TempDir())
+			reference.Precision, whole.Precision, stopped.Precision = c.precision, c.precision, c.precision
 			want := run(t, func(*testing.T) device.Device { return cpu.Open() }, reference, 0)
-			o := options(model, text, dir)
-			got := run(t, open, o, 0)
+			got := run(t, open, whole, 0)
 			for i, w := range want.Shots {
 				g := got.Shots[i]
-				// float32 on both sides, summed in other orders: 1e-6 in a loss, and the same shot after shot.
-				if math.Abs(g.LossAfter-w.LossAfter) > 1e-4 || math.Abs(*g.PredictedIncrease-*w.PredictedIncrease) > 1e-3**w.PredictedIncrease {
-					t.Errorf("shot %d: loss %v, predicted %v; on the CPU %v and %v", i+1, g.LossAfter, *g.PredictedIncrease, w.LossAfter, *w.PredictedIncrease)
+				if math.Abs(g.LossAfter-w.LossAfter) > c.loss*w.LossAfter {
+					t.Errorf("shot %d: loss %v, on the CPU %v", i+1, g.LossAfter, w.LossAfter)
 				}
-				sameStructures(t, filepath.Join(o.Work, fmt.Sprintf("shot-%03d.safetensors", i+1)), filepath.Join(reference.Work, fmt.Sprintf("shot-%03d.safetensors", i+1)))
+				if c.precision == "float32" {
+					if math.Abs(*g.PredictedIncrease-*w.PredictedIncrease) > 1e-3**w.PredictedIncrease {
+						t.Errorf("shot %d: predicted %v, on the CPU %v", i+1, *g.PredictedIncrease, *w.PredictedIncrease)
+					}
+					sameStructures(t, shotFile(whole, i+1), shotFile(reference, i+1))
+				}
 			}
-			stopped := options(model, text, t.TempDir())
 			run(t, open, stopped, 1)
 			run(t, open, stopped, 0)
-			sameBits(t, stopped, o, "stopped after a shot")
+			sameBits(t, stopped, whole, "stopped after a shot")
 		})
 	}
+}
+
+func shotFile(o engine.Options, shot int) string {
+	return filepath.Join(o.Work, fmt.Sprintf("shot-%03d.safetensors", shot))
 }
 
 // sameBits compares what two runs wrote.

@@ -3,7 +3,6 @@ package enginetest
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -40,7 +39,7 @@ func RealRun(t *testing.T, open func(*testing.T) device.Device, precision string
 	r := run(t, open, o, 0)
 	got := realRun{Device: r.Machine.Device}
 	for i, s := range r.Shots {
-		got.Shots = append(got.Shots, realShot{s.LossBefore, s.LossAfter, *s.PredictedIncrease, zeros(t, filepath.Join(o.Work, fmt.Sprintf("shot-%03d.safetensors", i+1)))})
+		got.Shots = append(got.Shots, realShot{s.LossBefore, s.LossAfter, *s.PredictedIncrease, zeros(t, shotFile(o, i+1))})
 	}
 	path := filepath.Join(golden.Dir(""), "smollm2-run.json")
 	if os.Getenv("SURGEON_UPDATE") == "1" {

@@ -35,11 +35,11 @@ func (m *Model) ForwardBackward(batch [][]int32, tap Tap) ([]float64, error) {
 	return m.collectLosses(ws, batch)
 }
 
-// Logits is the N×V matrix of logits of a batch; the caller frees it. Meant for short sequences: it is not chunked.
+// Logits is the N×V matrix of logits of a batch, of type Acc; the caller frees it. Meant for short sequences: it is not chunked.
 func (m *Model) Logits(batch [][]int32) device.Tensor {
 	ws := m.workspace(batch, false)
 	m.forward(ws, batch, nil)
-	logits := m.dev.Alloc(ws.n, m.Config.Vocab, m.Type)
+	logits := m.dev.Alloc(ws.n, m.Config.Vocab, m.Type.Acc())
 	m.normalise(m.finalNorm, ws.h[m.Config.Blocks], ws.x)
 	m.dev.Gemm(false, true, 1, ws.x, m.head, 0, logits)
 	return logits
@@ -138,9 +138,15 @@ func (m *Model) headLoss(ws *workspace, batch [][]int32, grad bool) {
 		logits := ws.logits.Slice(0, j-i)
 		d.Gemm(false, true, 1, ws.x.Slice(i, j), m.head, 0, logits)
 		d.CrossEntropy(logits, targets[i:j], grad, ws.losses.Reshape(ws.n, 1).Slice(i, j).Reshape(1, j-i))
-		if grad {
-			d.Gemm(false, false, 1, logits, m.head, 0, ws.dh.Slice(i, j))
+		if !grad {
+			continue
 		}
+		dlogits := logits
+		if !ws.dlogits.IsZero() {
+			dlogits = ws.dlogits.Slice(0, j-i)
+			d.Copy(logits, dlogits)
+		}
+		d.Gemm(false, false, 1, dlogits, m.head, 0, ws.dh.Slice(i, j))
 	}
 	if grad {
 		m.normaliseBackward(m.finalNorm, last, ws.dh, 0, ws.dh)

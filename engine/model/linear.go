@@ -9,11 +9,11 @@ import (
 // columns: a bias is the last column, and then the input has a constant 1 appended.
 type Linear struct {
 	checkpoint.Linear
-	W device.Tensor // Rows×Cols
-	B device.Tensor // 1×Rows, or none
 
-	dev   device.Device
-	index int // place in Model.Linears
+	weight *weight // W, Rows×Cols
+	bias   *weight // b, 1×Rows; nil where there is none
+	dev    device.Device
+	index  int // place in Model.Linears
 }
 
 // InputsPerBlock is the number of distinct inputs that the linear layers of a block have: q, k and v read one, gate and
@@ -46,33 +46,34 @@ func (l *Linear) Inputs() int {
 func (l *Linear) Matrix(t device.Type) device.Tensor {
 	w := l.dev.Alloc(l.Rows, l.Inputs(), t)
 	if !l.Bias {
-		l.dev.Copy(l.W, w)
+		l.weight.copyTo(l.dev, w)
 		return w
 	}
 	part := l.dev.Alloc(l.Rows, l.Cols, t)
-	l.dev.Copy(l.W, part)
+	l.weight.copyTo(l.dev, part)
 	l.dev.Scatter(part, nil, span(0, l.Cols), w)
 	l.dev.Free(part)
 	bias := l.dev.Alloc(l.Rows, 1, t)
-	l.dev.Copy(l.B.Reshape(l.Rows, 1), bias)
+	l.bias.copyTo(l.dev, bias.Reshape(1, l.Rows))
 	l.dev.Scatter(bias, nil, span(l.Cols, l.Cols+1), w)
 	l.dev.Free(bias)
 	return w
 }
 
-// SetMatrix stores [W b], a Rows×Inputs tensor of any type, rounding it to the model's.
+// SetMatrix stores [W b], a Rows×Inputs tensor of any type, rounding it to the model's; in a bfloat16 model to float32 for
+// the master, and that to bfloat16 for the passes.
 func (l *Linear) SetMatrix(w device.Tensor) {
 	if !l.Bias {
-		l.dev.Copy(w, l.W)
+		l.weight.copyFrom(l.dev, w)
 		return
 	}
 	part := l.dev.Alloc(l.Rows, l.Cols, w.Type)
 	l.dev.Gather(w, nil, span(0, l.Cols), part)
-	l.dev.Copy(part, l.W)
+	l.weight.copyFrom(l.dev, part)
 	l.dev.Free(part)
 	bias := l.dev.Alloc(l.Rows, 1, w.Type)
 	l.dev.Gather(w, nil, span(l.Cols, l.Cols+1), bias)
-	l.dev.Copy(bias, l.B.Reshape(l.Rows, 1))
+	l.bias.copyFrom(l.dev, bias.Reshape(1, l.Rows))
 	l.dev.Free(bias)
 }
 
@@ -87,13 +88,13 @@ func span(i, j int) []int32 {
 
 // forward is y ← x·Wᵀ + b + β·y.
 func (l *Linear) forward(x device.Tensor, beta float64, y device.Tensor) {
-	l.dev.Gemm(false, true, 1, x, l.W, beta, y)
+	l.dev.Gemm(false, true, 1, x, l.weight.tensor, beta, y)
 	if l.Bias {
-		l.dev.AddRow(l.B, y)
+		l.dev.AddRow(l.bias.tensor, y)
 	}
 }
 
 // backward is dx ← dy·W + β·dx.
 func (l *Linear) backward(dy device.Tensor, beta float64, dx device.Tensor) {
-	l.dev.Gemm(false, false, 1, dy, l.W, beta, dx)
+	l.dev.Gemm(false, false, 1, dy, l.weight.tensor, beta, dx)
 }

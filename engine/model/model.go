@@ -11,6 +11,12 @@
 // (method.md section 1), so that they do not depend on how sequences are put into batches. No weight gradients are made,
 // and the backward pass ends at the outputs of the first linear layers of block 0: 4 instead of 6 FLOP per weight and token.
 //
+// # Precision
+//
+// Weights and activations are of the model's type, float32, float64 or bfloat16. Logits, losses, the log-sum-exps of the
+// attention and the rotary tables are of its Type.Acc, float32 for bfloat16. The weights of the linear layers of a bfloat16
+// model have float32 masters in main memory (weight): Linear.Matrix and all other reading and writing of values sees those.
+//
 // # Memory
 //
 // For the backward pass a block keeps, per token, its input, its middle, q, k, v, the attention output, the log-sum-exp
@@ -21,6 +27,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
@@ -32,7 +39,7 @@ type Model struct {
 	Type   device.Type // of weights and activations
 
 	dev       device.Device
-	weights   []weight  // all tensors, under their names
+	weights   []*weight // all tensors, under their names
 	linears   []*Linear // in the order of Config.Linears
 	embedding device.Tensor
 	positions device.Tensor // learned positions, or none
@@ -138,14 +145,18 @@ type loader struct {
 	source  source
 	typ     device.Type
 	buffer  []float32
-	weights []weight
+	weights []*weight
 	err     error
 }
 
 // tensor loads a matrix, or a vector as one row.
-func (l *loader) tensor(name string) device.Tensor {
+func (l *loader) tensor(name string) device.Tensor { return l.weight(name, false).tensor }
+
+// weight loads the same as what changes, where changes is true: with a master, if the model's type is bfloat16.
+func (l *loader) weight(name string, changes bool) *weight {
+	w := &weight{name: name}
 	if l.err != nil {
-		return device.Tensor{}
+		return w
 	}
 	shape := l.source.Shape(name)
 	rows, cols := 1, 1
@@ -156,18 +167,21 @@ func (l *loader) tensor(name string) device.Tensor {
 		rows, cols = shape[0], shape[1]
 	default:
 		l.err = fmt.Errorf("tensor %s has shape %v; a vector or a matrix is needed", name, shape)
-		return device.Tensor{}
+		return w
 	}
 	if cap(l.buffer) < rows*cols {
 		l.buffer = make([]float32, rows*cols)
 	}
 	values := l.buffer[:rows*cols]
 	if l.err = l.source.Read(name, values); l.err != nil {
-		return device.Tensor{}
+		return w
 	}
-	x := device.NewFrom(l.dev, values, rows, cols, l.typ)
-	l.weights = append(l.weights, weight{name, x})
-	return x
+	w.tensor = device.NewFrom(l.dev, values, rows, cols, l.typ)
+	if changes && l.typ == device.BF16 {
+		w.master = slices.Clone(values)
+	}
+	l.weights = append(l.weights, w)
+	return w
 }
 
 // norm loads the gain, and the bias of a LayerNorm, of the norm whose tensors begin with name.
@@ -180,9 +194,9 @@ func (l *loader) norm(name string, kind checkpoint.Norm) norm {
 }
 
 func (l *loader) linear(spec checkpoint.Linear) *Linear {
-	x := &Linear{Linear: spec, dev: l.dev, W: l.tensor(spec.WeightName())}
+	x := &Linear{Linear: spec, dev: l.dev, weight: l.weight(spec.WeightName(), true)}
 	if spec.Bias {
-		x.B = l.tensor(spec.BiasName())
+		x.bias = l.weight(spec.BiasName(), true)
 	}
 	return x
 }

@@ -16,13 +16,14 @@ type workspace struct {
 	h      []device.Tensor // N×D: the input of each block, then the output of the last
 	blocks []activations
 
-	cos, sin device.Tensor // rotary tables, T×d/2
+	cos, sin device.Tensor // rotary tables, T×d/2, of type Acc
 	x        device.Tensor // N×D: output of a norm, or gradient at it
 	inner    device.Tensor // N×F: input of down, or gradient at it
-	logits   device.Tensor // at most chunkElements
-	losses   device.Tensor // 1×N
+	logits   device.Tensor // at most chunkElements, of type Acc
+	losses   device.Tensor // 1×N, of type Acc
 
 	dh, datt, dq, dk, dv device.Tensor // gradients; only for a backward pass
+	dlogits              device.Tensor // the gradient at logits in the model's type, where that is not theirs; else it takes their place
 
 	owned []device.Tensor
 }
@@ -116,7 +117,8 @@ func layout(c checkpoint.Config, t device.Type, length, sequences int, backward 
 	}
 	ws.x, ws.inner = wide(c.Width), wide(c.Inner)
 	ws.losses = alloc(1, ws.n, t.Acc())
-	ws.logits = alloc(max(1, min(ws.n, chunkElements/c.Vocab)), c.Vocab, t)
+	chunk := max(1, min(ws.n, chunkElements/c.Vocab))
+	ws.logits = alloc(chunk, c.Vocab, t.Acc())
 	ws.h = make([]device.Tensor, c.Blocks+1)
 	ws.blocks = make([]activations, c.Blocks)
 	for i := range ws.blocks {
@@ -131,9 +133,12 @@ func layout(c checkpoint.Config, t device.Type, length, sequences int, backward 
 		ws.h[c.Blocks] = wide(c.Width)
 		ws.dh, ws.datt, ws.dq = wide(c.Width), wide(queries), wide(queries)
 		ws.dk, ws.dv = wide(keys), wide(keys)
+		if t != t.Acc() {
+			ws.dlogits = alloc(chunk, c.Vocab, t)
+		}
 	}
 	if c.Positions == checkpoint.Rotary {
-		ws.cos, ws.sin = alloc(length, c.HeadDim/2, t), alloc(length, c.HeadDim/2, t)
+		ws.cos, ws.sin = alloc(length, c.HeadDim/2, t.Acc()), alloc(length, c.HeadDim/2, t.Acc())
 	}
 	return ws
 }

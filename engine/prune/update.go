@@ -51,16 +51,16 @@ func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping)
 	defer d.Free(v)
 	var raised []Raised
 	if len(p.s) > 0 && len(p.t) > 0 {
-		stays := d.Alloc(len(p.s), len(p.t), device.F64)
-		defer d.Free(stays)
-		d.Gather(w, p.s, p.t, stays)
+		stays := gather(d, w, p.s, p.t)
+		var err error
 		if how != None {
-			var err error
-			if raised, err = refit(d, l, alive, p, how, damp, w, stays); err != nil {
-				return Result{}, err
-			}
+			raised, err = refit(d, l, alive, p, how, damp, w, stays)
 		}
 		d.Scatter(stays, p.s, p.t, v)
+		d.Free(stays) // before the prediction, which needs room
+		if err != nil {
+			return Result{}, err
+		}
 	}
 
 	full := d.Alloc(l.W.Rows, l.W.Cols, device.F64)

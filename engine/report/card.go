@@ -135,7 +135,11 @@ func (r *Report) cardMaking(b *bytes.Buffer) {
 	}
 	fmt.Fprintf(b, "; device %s\n", line(r.Machine.Device))
 	if r.PeakResidentBytes > 0 || r.PeakDeviceBytes > 0 {
-		fmt.Fprintf(b, "- Memory at most: %s of the process, %s of tensors on the device\n", known(r.PeakResidentBytes), known(r.PeakDeviceBytes))
+		fmt.Fprintf(b, "- Memory at most: %s of the process, %s of tensors on the device (planned: %s)\n",
+			known(r.PeakResidentBytes), known(r.PeakDeviceBytes), known(r.PlannedDeviceBytes))
+	}
+	if r.GPU != nil && r.GPU.Samples > 0 {
+		fmt.Fprintf(b, "- GPU: driver %s, CUDA %s; %s\n", line(r.GPU.Driver), line(r.GPU.CUDA), line(r.GPU.During()))
 	}
 	var seeds []string
 	for name, seed := range r.Seeds {

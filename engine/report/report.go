@@ -44,8 +44,11 @@ type Report struct {
 
 	Evaluations []Evaluation `json:"evaluations"`
 
-	PeakResidentBytes int64 `json:"peak_resident_bytes"` // of the process, PeakResident
-	PeakDeviceBytes   int64 `json:"peak_device_bytes"`   // of the tensors on the device
+	PeakResidentBytes  int64 `json:"peak_resident_bytes"`  // of the process, PeakResident
+	PeakDeviceBytes    int64 `json:"peak_device_bytes"`    // of the tensors on the device
+	PlannedDeviceBytes int64 `json:"planned_device_bytes"` // what the plan says PeakDeviceBytes will be
+
+	GPU *GPU `json:"gpu"` // nil on the CPU, and where the driver tells nothing
 }
 
 // Model is the model that was pruned, before.
@@ -65,6 +68,7 @@ type Data struct {
 	Windows int    `json:"windows"`  // for the curvature
 	Length  int    `json:"length"`   // of a window, in tokens
 	HeldOut int    `json:"held_out"` // further windows, only measured on
+	Batch   int    `json:"batch"`    // windows that went through the model at one time
 }
 
 // File is one file of text, as it lies on the disk.

@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // sample is a report with something in every field.
 func sample() *Report {
-	predicted := 0.0312
+	predicted, limit := 0.0312, 700.
 	return &Report{
 		Program: Program{Version: "0.1.0", SHA256: "e1f0", Commit: "0123456789abcdef", Modified: true, Go: "go1.26.0", Tags: "openblas"},
 		Machine: Machine{OS: "linux/amd64", CPU: "Example CPU @ 2.00GHz", Cores: 2, MemoryBytes: 16 << 30, Device: "cpu (gonum, 2 threads)"},
@@ -32,7 +32,7 @@ func sample() *Report {
 		Warnings:    []string{"calibration has 12 288 tokens\nfor 6 144 inputs"},
 		Model:       Model{Path: "models/tiny llama", Format: "safetensors", Family: "llama", SHA256: "aa11", Parameters: 1234567, Prunable: 1000000},
 		Data: Data{Files: []File{{Name: "calibration.txt", SHA256: "bb22", Bytes: 1121681}, {Name: "more|text`s.jsonl", SHA256: "cc33", Bytes: 12}},
-			Tokens: 280420, Windows: 24, Length: 512, HeldOut: 3},
+			Tokens: 280420, Windows: 24, Length: 512, HeldOut: 3, Batch: 4},
 		Dense: Dense{HeldOutLoss: 3.1415},
 		Shots: []Shot{
 			{Number: 1, Target: 0.15, Reached: 0.1499, Reduction: 0.1214, Threshold: 1.234e-5, LossBefore: 3.1415, LossAfter: 3.18,
@@ -48,7 +48,11 @@ func sample() *Report {
 			NewEvaluation("dense", "WikiText-2 test", false, 2048, 166, math.Log(5.47)),
 			NewEvaluation("pruned", "calibration.txt", true, 512, 50, math.Log(31.25)),
 		},
-		PeakResidentBytes: 3 << 29, PeakDeviceBytes: 0,
+		PeakResidentBytes: 3 << 29, PeakDeviceBytes: 0, PlannedDeviceBytes: 1 << 28,
+		GPU: &GPU{Name: "Example GPU", PCI: "0000:1b:00.0", Driver: "580.95.05", CUDA: "13.0", MemoryBytes: 80 << 30, PowerLimit: &limit, Samples: 90,
+			Power: &Range{Mean: 612.25, Min: 75, Max: 701.5}, SMClock: &Range{Mean: 1755, Min: 345, Max: 1980}, MemoryClock: &Range{Mean: 2619, Min: 2619, Max: 2619},
+			Utilisation: &Range{Mean: 97, Min: 0, Max: 100}, MemoryUsed: nil, Temperature: &Range{Mean: 61, Min: 34, Max: 66},
+			SlowedDown: map[string]float64{"power limit": 0.3}},
 	}
 }
 

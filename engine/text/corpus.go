@@ -35,6 +35,11 @@ type File struct {
 
 const betweenDocuments = "\n\n"
 
+// textBytesMax is the most text that a corpus may have, and the most that one file may hold after decompression: a few
+// kilobytes of .gz, .zst or .parquet can stand for any amount, and that must end in a sentence, not in a machine without
+// memory. It is 2,000 times what 128 windows of 2048 tokens need.
+const textBytesMax = 4 << 30
+
 // ReadCorpus reads the files that patterns name: paths, or globs as filepath.Match knows them. Patterns are taken in the order
 // given, the files of a glob in alphabetical order, and a file named twice is read once. A name that exists is never taken
 // for a glob.
@@ -44,8 +49,12 @@ const betweenDocuments = "\n\n"
 //	other     text
 //
 // Each may be compressed, with .gz or .zst behind its name. It is an error if a file or a glob's match is missing, damaged, not
-// valid UTF-8, contains NUL, or if there is no text at all.
-func ReadCorpus(patterns []string) (*Corpus, error) {
+// valid UTF-8, contains NUL, if there is no text at all, or more than 4 GiB.
+func ReadCorpus(patterns []string) (*Corpus, error) { return readCorpus(patterns, textBytesMax) }
+
+// readCorpus is ReadCorpus with a limit to the bytes of text. Whatever the files say, the memory it takes is a small
+// multiple of that limit and of their size on the disk.
+func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 	paths, err := expand(patterns)
 	if err != nil {
 		return nil, fmt.Errorf("corpus: %w", err)
@@ -54,11 +63,15 @@ func ReadCorpus(patterns []string) (*Corpus, error) {
 	var text strings.Builder
 	documents := 0
 	for _, path := range paths {
-		file, err := readFile(path, func(document string) {
+		file, err := readFile(path, bytesMax, func(document string) error {
 			if documents++; documents > 1 {
 				text.WriteString(betweenDocuments)
 			}
+			if int64(text.Len()) > bytesMax-int64(len(document)) {
+				return tooLong(bytesMax)
+			}
 			text.WriteString(document)
+			return nil
 		})
 		if err != nil {
 			return nil, fmt.Errorf("corpus: %s: %w", path, err)
@@ -67,7 +80,7 @@ func ReadCorpus(patterns []string) (*Corpus, error) {
 	}
 	c.Text = text.String()
 	if strings.TrimSpace(c.Text) == "" {
-		return nil, fmt.Errorf("corpus: %s: %d documents, and no text in them", strings.Join(paths, ", "), documents)
+		return nil, fmt.Errorf("corpus: there is no text in %s", strings.Join(paths, ", "))
 	}
 	c.SHA256 = sum([]byte(c.Text))
 	return c, nil
@@ -141,20 +154,28 @@ func expand(patterns []string) ([]string, error) {
 	return paths, nil
 }
 
+// tooLong refuses a text of more than bytesMax bytes.
+func tooLong(bytesMax int64) error {
+	return fmt.Errorf("the text is longer than %d bytes, the most that is read; give fewer files or a part of the text", bytesMax)
+}
+
 // readFile hands the documents of a file to add, in order.
-func readFile(path string, add func(document string)) (File, error) {
+func readFile(path string, bytesMax int64, add func(document string) error) (File, error) {
+	name := strings.ToLower(path)
+	if info, err := os.Stat(path); err == nil && !isPacked(name) && info.Size() > bytesMax {
+		return File{}, tooLong(bytesMax)
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return File{}, err
 	}
 	file := File{Path: path, Bytes: int64(len(data)), SHA256: sum(data)}
-	name := strings.ToLower(path)
 	switch filepath.Ext(name) {
 	case ".gz":
-		data, err = gunzip(data)
+		data, err = gunzip(data, bytesMax)
 		name = strings.TrimSuffix(name, ".gz")
 	case ".zst":
-		data, err = unzstd(data)
+		data, err = unzstd(data, bytesMax)
 		name = strings.TrimSuffix(name, ".zst")
 	}
 	if err != nil {
@@ -164,39 +185,65 @@ func readFile(path string, add func(document string)) (File, error) {
 	case ".jsonl":
 		return file, readLines(data, add)
 	case ".parquet":
-		return file, readParquet(data, add)
+		return file, readParquet(data, bytesMax, add)
 	}
 	text := string(data)
 	if err := checkText(text); err != nil {
 		return File{}, err
 	}
-	add(text)
-	return file, nil
+	return file, add(text)
 }
 
-func gunzip(data []byte) ([]byte, error) {
-	in, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		return nil, fmt.Errorf("the file is no gzip data or is cut off: %w", err)
+// isPacked tells from a file's name that the text in it can be longer than the file.
+func isPacked(name string) bool {
+	switch filepath.Ext(name) {
+	case ".gz", ".zst", ".parquet":
+		return true
 	}
-	out, err := io.ReadAll(in)
-	if err != nil {
-		return nil, fmt.Errorf("the gzip data are damaged or cut off after %d bytes of text: %w", len(out), err)
-	}
-	return out, nil
+	return false
 }
 
-func unzstd(data []byte) ([]byte, error) {
-	in, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("the file is no zstandard data: %w", err)
+// unpack decompresses data: once to see how long the text is and that it is within bytesMax, and again into memory of just
+// that size. Growing memory as the text comes would take more than twice as much, of a text that is refused too.
+func unpack(kind string, bytesMax int64, open func() (io.ReadCloser, error)) ([]byte, error) {
+	read := func(to io.Writer) (int64, error) {
+		in, err := open()
+		if err != nil {
+			return 0, fmt.Errorf("the file is no %s data or is cut off: %w", kind, err)
+		}
+		defer in.Close()
+		n, err := io.Copy(to, io.LimitReader(in, bytesMax+1))
+		if err != nil {
+			return n, fmt.Errorf("the %s data are damaged or cut off after %d bytes of text: %w", kind, n, err)
+		}
+		return n, nil
 	}
-	defer in.Close()
-	out, err := io.ReadAll(in)
+	n, err := read(io.Discard)
 	if err != nil {
-		return nil, fmt.Errorf("the zstandard data are damaged or cut off after %d bytes of text: %w", len(out), err)
+		return nil, err
 	}
-	return out, nil
+	if n > bytesMax {
+		return nil, tooLong(bytesMax)
+	}
+	out := bytes.NewBuffer(make([]byte, 0, n))
+	if _, err := read(struct{ io.Writer }{out}); err != nil { // without Buffer.ReadFrom, which wants room for more
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+func gunzip(data []byte, bytesMax int64) ([]byte, error) {
+	return unpack("gzip", bytesMax, func() (io.ReadCloser, error) { return gzip.NewReader(bytes.NewReader(data)) })
+}
+
+func unzstd(data []byte, bytesMax int64) ([]byte, error) {
+	return unpack("zstandard", bytesMax, func() (io.ReadCloser, error) {
+		in, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		return in.IOReadCloser(), nil
+	})
 }
 
 // checkText finds what shows that a file is no text.

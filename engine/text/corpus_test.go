@@ -7,11 +7,16 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress"
+	"github.com/parquet-go/parquet-go/format"
 )
 
 func gz(t *testing.T, data string) string {
@@ -32,9 +37,13 @@ func zst(t *testing.T, data string) string {
 	return string(w.EncodeAll([]byte(data), nil))
 }
 
-func parquetOf[T any](t *testing.T, rows ...T) string {
+func parquetOf[T any](t testing.TB, rows ...T) string {
+	return parquetBy(t, &parquet.Snappy, 2, rows...)
+}
+
+func parquetBy[T any](t testing.TB, codec compress.Codec, groupRows int64, rows ...T) string {
 	var out bytes.Buffer
-	w := parquet.NewGenericWriter[T](&out, parquet.MaxRowsPerRowGroup(2), parquet.Compression(&parquet.Snappy))
+	w := parquet.NewGenericWriter[T](&out, parquet.MaxRowsPerRowGroup(groupRows), parquet.Compression(codec))
 	if _, err := w.Write(rows); err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +56,10 @@ func parquetOf[T any](t *testing.T, rows ...T) string {
 type textRow struct {
 	ID   int64
 	Text string `parquet:"text"`
+}
+
+type dictionaryRow struct {
+	Text string `parquet:"text,dict"`
 }
 
 type optionalRow struct {
@@ -137,6 +150,7 @@ func TestReadCorpusErrors(t *testing.T) {
 		"kind.parquet": parquetOf(t, struct {
 			Text int64 `parquet:"text"`
 		}{5}),
+		"footer.parquet":  good[:len(good)-8] + "\xff\xff\xff\xff" + good[len(good)-4:],
 		"binary.parquet":  parquetOf(t, textRow{1, "fine"}, textRow{2, "a\xff"}),
 		"damaged.parquet": good[:60] + strings.Repeat("\xff", 40) + good[100:],
 	})
@@ -148,6 +162,7 @@ func TestReadCorpusErrors(t *testing.T) {
 		{"list.jsonl", "line 1 is not a JSON object"}, {"nul.jsonl", "NUL"}, {"utf8.jsonl", "line 2: byte 9"},
 		{"column.parquet", `no column "text"; the columns are body`}, {"no.parquet", "no Parquet file"}, {"cut.parquet", "Parquet"}, {"null.parquet", "row 0 has no"},
 		{"kind.parquet", "want one string"}, {"binary.parquet", "row 1: byte 1"}, {"damaged.parquet", ""},
+		{"footer.parquet", "promises a footer of 4294967295 bytes"},
 	} {
 		_, err := ReadCorpus([]string{filepath.Join(folder, c.pattern)})
 		if err == nil {
@@ -164,6 +179,98 @@ func TestReadCorpusErrors(t *testing.T) {
 	}
 	if _, err := ReadCorpus(nil); err == nil {
 		t.Error("no patterns at all are taken")
+	}
+}
+
+// TestReadCorpusLimit catches text of any size that a small file unpacks to, memory taken before that is noticed, and a limit
+// that text of exactly its size does not pass.
+func TestReadCorpusLimit(t *testing.T) {
+	const bytesMax = 1 << 20
+	long := strings.Repeat("0123456789abcde\n", 16<<20/16)
+	fits := long[:bytesMax]
+	half := long[:bytesMax/2]
+	line := func(s string) string { return `{"text":` + strconv.Quote(s) + "}\n" }
+	many := make([]dictionaryRow, 10_000)
+	for i := range many {
+		many[i].Text = long[:4096]
+	}
+	files := map[string]string{
+		"fits.txt": fits, "fits.txt.gz": gz(t, fits), "fits.txt.zst": zst(t, fits), "fits.parquet": parquetOf(t, textRow{1, fits[:bytesMax-100]}),
+		"long.txt": long[:bytesMax+1], "long.txt.gz": gz(t, long), "long.txt.zst": zst(t, long), "long.jsonl.gz": gz(t, strings.Repeat(line(half), 100)),
+		"page.parquet": parquetOf(t, textRow{1, long}), "gzip.parquet": parquetBy(t, &parquet.Gzip, 2, textRow{1, long}),
+		"zstd.parquet": parquetBy(t, &parquet.Zstd, 2, textRow{1, long}), "brotli.parquet": parquetBy(t, &parquet.Brotli, 2, textRow{1, long}),
+		"lz4.parquet": parquetBy(t, &parquet.Lz4Raw, 2, textRow{1, long}), "dictionary.parquet": parquetBy(t, &parquet.Snappy, 1<<20, many...), "a.txt": half, "b.txt": half,
+	}
+	folder := write(t, files)
+	for _, c := range []struct{ patterns, want string }{
+		{"fits.txt", ""}, {"fits.txt.gz", ""}, {"fits.txt.zst", ""}, {"fits.parquet", ""}, {"a.txt", ""},
+		{"a.txt b.txt", "b.txt: the text is longer"}, // by the empty line between them
+		{"long.txt", "longer than 1048576 bytes"}, {"long.txt.gz", "longer than"}, {"long.txt.zst", "longer than"}, {"long.jsonl.gz", "longer than"},
+		{"page.parquet", "longer than"}, {"gzip.parquet", "longer than"}, {"zstd.parquet", "longer than"}, {"brotli.parquet", "longer than"}, {"lz4.parquet", "longer than"},
+		{"dictionary.parquet", "longer than"},
+	} {
+		var patterns []string
+		size := 0
+		for _, name := range strings.Fields(c.patterns) {
+			patterns = append(patterns, filepath.Join(folder, name))
+			size += len(files[name])
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := readCorpus(patterns, bytesMax)
+		runtime.ReadMemStats(&after)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: error %v, want %q", c.patterns, err, c.want)
+		}
+		// All that was taken from beginning to end: some times the limit, and what decoders hold (windows of up to 8 MiB).
+		if taken := int64(after.TotalAlloc - before.TotalAlloc); taken > 4*bytesMax+3*int64(size)+16<<20 {
+			t.Errorf("%s: %d bytes of memory were taken for a file of %d and a limit of %d", c.patterns, taken, size, bytesMax)
+		}
+	}
+}
+
+// TestCheckPage catches a page that is taken at its word.
+func TestCheckPage(t *testing.T) {
+	const bytesMax = 1 << 20
+	page := gz(t, strings.Repeat("0", 1<<16))
+	header := func(bytes, values int32) *format.PageHeader {
+		h := &format.PageHeader{UncompressedPageSize: bytes}
+		h.DataPageHeader.Valid, h.DataPageHeader.V.NumValues = true, values
+		return h
+	}
+	for _, c := range []struct {
+		page   string
+		header *format.PageHeader
+		codec  format.CompressionCodec
+		want   string
+	}{
+		{page, header(1<<16, 100), format.Gzip, ""},
+		{page, header(1<<16-1, 100), format.Gzip, "more than the 65535 bytes"},
+		{page, header(1<<20+1, 0), format.Gzip, "longer than"},
+		{page, header(1<<16, 1<<18), format.Gzip, "longer than"}, // indices of a dictionary: one run, and 4 bytes for each when read
+		{page, header(-1, 0), format.Gzip, "damaged"},
+		{page, header(1, -1), format.Gzip, "damaged"},
+		{"no gzip", header(100, 1), format.Gzip, "cannot be decompressed"},
+		{"no lz4", header(100, 1), format.Lz4Raw, "cannot be decompressed"}, // the library would not end
+	} {
+		err := checkPage([]byte(c.page), c.header, c.codec, bytesMax)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%+v: error %v, want %q", c, err, c.want)
+		}
+	}
+}
+
+// TestReadParquetCodecs catches a kind of compression that pages cannot be looked through with.
+func TestReadParquetCodecs(t *testing.T) {
+	for _, codec := range []compress.Codec{&parquet.Uncompressed, &parquet.Snappy, &parquet.Gzip, &parquet.Zstd, &parquet.Brotli, &parquet.Lz4Raw} {
+		file := parquetBy(t, codec, 2, dictionaryRow{"one"}, dictionaryRow{"two"}, dictionaryRow{""}, dictionaryRow{"one"}, dictionaryRow{""})
+		plain := parquetBy(t, codec, 2, textRow{1, "one"}, textRow{2, "two"}, textRow{3, ""}, textRow{4, "one"}, textRow{5, ""})
+		folder := write(t, map[string]string{"d.parquet": file, "p.parquet": plain})
+		for _, name := range []string{"d.parquet", "p.parquet"} {
+			if corpus, err := ReadCorpus([]string{filepath.Join(folder, name)}); err != nil || corpus.Text != "one\n\ntwo\n\n\n\none\n\n" {
+				t.Errorf("%s, %v: %+v, %v", name, codec, corpus, err)
+			}
+		}
 	}
 }
 
@@ -197,4 +304,33 @@ func TestCut(t *testing.T) {
 			t.Errorf("Cut(%d, %d) gives %q, want an error", bad[0], bad[1], cut.Text)
 		}
 	}
+}
+
+// FuzzDocuments looks for .jsonl and .parquet data that end in a panic, or give documents that are no text. What compression does with
+// damaged data is the libraries' matter.
+func FuzzDocuments(f *testing.F) {
+	f.Add([]byte("{\"text\":\"one\"}\n\n{\"text\":\"\\ud800\",\"text\":\"tw\\u00f6\"}"), false)
+	f.Add([]byte("{\"text\":null}\n[]"), false)
+	for _, codec := range []compress.Codec{&parquet.Uncompressed, &parquet.Snappy} {
+		f.Add([]byte(parquetBy(f, codec, 2, textRow{1, "one"}, textRow{2, ""}, textRow{3, "two"})), true)
+		f.Add([]byte(parquetBy(f, codec, 9, dictionaryRow{"one"}, dictionaryRow{"two"}, dictionaryRow{"one"})), true)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, isParquet bool) {
+		const bytesMax = 1 << 16
+		size := 0
+		add := func(document string) error {
+			if size += len(document); size > bytesMax {
+				return tooLong(bytesMax)
+			}
+			if !utf8.ValidString(document) || strings.ContainsRune(document, 0) {
+				t.Errorf("%q is taken for text", document)
+			}
+			return nil
+		}
+		if isParquet {
+			readParquet(data, bytesMax, add)
+		} else {
+			readLines(data, add)
+		}
+	})
 }

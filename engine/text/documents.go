@@ -15,7 +15,7 @@ import (
 const textField = "text"
 
 // readLines hands on the documents of a .jsonl file.
-func readLines(data []byte, add func(string)) error {
+func readLines(data []byte, add func(string) error) error {
 	for number := 1; len(data) > 0; number++ {
 		line := data
 		if end := bytes.IndexByte(data, '\n'); end >= 0 {
@@ -44,18 +44,23 @@ func readLines(data []byte, add func(string)) error {
 		if strings.ContainsRune(*document, 0) {
 			return fmt.Errorf("line %d: the field %q contains NUL; this is no text", number, textField)
 		}
-		add(*document)
+		if err := add(*document); err != nil {
+			return fmt.Errorf("line %d: %w", number, err)
+		}
 	}
 	return nil
 }
 
 // readParquet hands on the column "text". The library panics on some damaged files; that is an error here.
-func readParquet(data []byte, add func(string)) (err error) {
+func readParquet(data []byte, bytesMax int64, add func(string) error) (err error) {
 	defer func() {
 		if trouble := recover(); trouble != nil {
 			err = fmt.Errorf("the Parquet file is damaged: %v", trouble)
 		}
 	}()
+	if err := checkFooter(data); err != nil {
+		return err
+	}
 	file, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return fmt.Errorf("this is no Parquet file, or it is damaged: %w", err)
@@ -72,7 +77,10 @@ func readParquet(data []byte, add func(string)) (err error) {
 		return fmt.Errorf("the column %q holds %v, want one string in each row", textField, column.Node.Type())
 	}
 	row := int64(0)
-	for _, group := range file.RowGroups() {
+	for i, group := range file.RowGroups() {
+		if err := checkPages(data, &file.Metadata().RowGroups[i].Columns[column.ColumnIndex].MetaData, bytesMax); err != nil {
+			return fmt.Errorf("row %d or later: %w", row, err)
+		}
 		if err := readChunk(group.ColumnChunks()[column.ColumnIndex], &row, add); err != nil {
 			return err
 		}
@@ -83,7 +91,7 @@ func readParquet(data []byte, add func(string)) (err error) {
 	return nil
 }
 
-func readChunk(chunk parquet.ColumnChunk, row *int64, add func(string)) error {
+func readChunk(chunk parquet.ColumnChunk, row *int64, add func(string) error) error {
 	pages := chunk.Pages()
 	defer pages.Close()
 	for {
@@ -102,7 +110,7 @@ func readChunk(chunk parquet.ColumnChunk, row *int64, add func(string)) error {
 	}
 }
 
-func readPage(page parquet.Page, row *int64, add func(string)) error {
+func readPage(page parquet.Page, row *int64, add func(string) error) error {
 	values := make([]parquet.Value, 256)
 	in := page.Values()
 	for {
@@ -115,8 +123,10 @@ func readPage(page parquet.Page, row *int64, add func(string)) error {
 			if err := checkText(document); err != nil {
 				return fmt.Errorf("row %d: %w", *row, err)
 			}
+			if err := add(document); err != nil {
+				return fmt.Errorf("row %d: %w", *row, err)
+			}
 			*row++
-			add(document)
 		}
 		if errors.Is(err, io.EOF) {
 			return nil

@@ -30,12 +30,13 @@ struct dim3 {
 	unsigned x, y, z;
 	dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct float2 { float x, y; };
+struct __align__(8) float2 { float x, y; };
 struct __align__(16) float4 { float x, y, z, w; };
-struct double2 { double x, y; };
-struct uint2 { uint32_t x, y; };
+struct __align__(16) double2 { double x, y; };
+struct __align__(8) uint2 { uint32_t x, y; };
 struct __align__(16) uint4 { uint32_t x, y, z, w; };
 inline float2 make_float2(float x, float y) { return float2{x, y}; }
+inline double2 make_double2(double x, double y) { return double2{x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return float4{x, y, z, w}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return uint2{x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return uint4{x, y, z, w}; }

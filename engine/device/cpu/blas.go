@@ -2,7 +2,10 @@
 
 package cpu
 
-import "math"
+import (
+	"math"
+	"runtime"
+)
 
 const (
 	blasName = "gonum"
@@ -14,3 +17,6 @@ const (
 	// panelRows × panelCols of a product are made by one call. gonum's Gemm shares its work among the cores itself.
 	panelRows, panelCols = math.MaxInt, math.MaxInt
 )
+
+// kernels names what gonum's kernels differ by.
+func kernels() string { return runtime.GOARCH }

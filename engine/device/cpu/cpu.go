@@ -39,6 +39,10 @@ func (d *Device) Name() string {
 	return fmt.Sprintf("cpu (%s, %d threads)", blasName, runtime.GOMAXPROCS(0))
 }
 
+// Bits is "cpu (gonum, amd64)", or "cpu (OpenBLAS, Zen)": what the bits of a result depend on. The number of threads is not
+// among it.
+func (d *Device) Bits() string { return fmt.Sprintf("cpu (%s, %s)", blasName, kernels()) }
+
 // Sync has nothing to wait for, and main memory does not fail.
 func (d *Device) Sync() error { return nil }
 
@@ -51,7 +55,7 @@ func (d *Device) Close() error {
 
 // Memory tells how much tensors hold, scratch tensors of the running operation included.
 func (d *Device) Memory() device.Memory {
-	return device.Memory{Total: machineBytes(), Used: int64(d.store.used), Peak: int64(d.store.peak)}
+	return device.Memory{Total: machineBytes(), Used: int64(d.store.used), Peak: int64(d.store.peak), Host: true}
 }
 
 // Alloc makes a rows×cols tensor. It starts at a multiple of 64 bytes: gonum's kernels sum in an order that depends on the

@@ -139,7 +139,7 @@ func TestChecksLetFailedTensorsThrough(t *testing.T) {
 func TestMemory(t *testing.T) {
 	d := cpu.Open()
 	a, b := d.Alloc(100, 10, device.F32), d.Alloc(10, 10, device.F64)
-	if m := d.Memory(); m.Used != 4800 || m.Peak != 4800 || m.Total <= 0 {
+	if m := d.Memory(); m.Used != 4800 || m.Peak != 4800 || m.Total <= 0 || !m.Host {
 		t.Errorf("%+v after 4800 bytes", m)
 	}
 	d.Free(a, device.Tensor{})

@@ -4,6 +4,7 @@ package cpu
 
 // #cgo LDFLAGS: -lopenblas -llapacke
 // void openblas_set_num_threads(int);
+// char *openblas_get_corename(void);
 import "C"
 
 import (
@@ -32,3 +33,6 @@ func init() {
 	blas64.Use(blasnetlib.Implementation{})
 	lapack64.Use(lapacknetlib.Implementation{})
 }
+
+// kernels names the processors whose kernels OpenBLAS chose when it was loaded.
+func kernels() string { return C.GoString(C.openblas_get_corename()) }

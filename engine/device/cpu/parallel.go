@@ -9,14 +9,24 @@ import (
 // parallel calls f for the pieces [0, grain), [grain, 2·grain), … of [0, n), on as many goroutines as there are cores. Who
 // works on a piece depends on chance, where it begins and ends does not: f must write nothing that another piece reads or
 // writes, but for what it keeps under its worker's number, 0 to workers()−1.
+//
+// A panic in f comes back through the caller, with its value, wherever f ran: misuse found in a piece must reach whoever
+// recovers there, and a goroutine that nobody recovers in would end the program with a stack trace. The other workers
+// finish the piece they are at and take no more. Of several panics one is kept.
 func parallel(n, grain int, f func(worker, i, j int)) {
 	if n <= 0 {
 		return
 	}
 	pieces := 1 + (n-1)/grain
 	var next atomic.Int64
+	var trouble atomic.Pointer[panicked]
 	run := func(worker int) {
-		for {
+		defer func() {
+			if value := recover(); value != nil {
+				trouble.CompareAndSwap(nil, &panicked{value})
+			}
+		}()
+		for trouble.Load() == nil {
 			p := int(next.Add(1)) - 1
 			if p >= pieces {
 				return
@@ -30,7 +40,13 @@ func parallel(n, grain int, f func(worker, i, j int)) {
 	}
 	run(0)
 	wg.Wait()
+	if t := trouble.Load(); t != nil {
+		panic(t.value)
+	}
 }
+
+// panicked is what a worker of parallel panicked with.
+type panicked struct{ value any }
 
 func workers() int { return runtime.GOMAXPROCS(0) }
 

@@ -3,6 +3,7 @@ package devicetest
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -19,6 +20,17 @@ var heads = []Shape{
 	{M: 2, Heads: device.Heads{Length: 129, Query: 2, KeyValue: 2, Dim: 5, Scale: 0.5}},
 	{M: 1, Heads: device.Heads{Length: 300, Query: 2, KeyValue: 1, Dim: 6, Scale: 0.4, Window: 130}},
 	{M: 1, Heads: device.Heads{Length: 260, Query: 1, KeyValue: 1, Dim: 4, Scale: 0.5, Window: 1000}},
+}
+
+// wideHeads have the widths that tensor cores take as bfloat16, and one beyond. The first is small enough for the NaN passes.
+var wideHeads = []Shape{
+	{M: 2, Heads: device.Heads{Length: 22, Query: 1, KeyValue: 1, Dim: 64, Scale: 0.125}},
+	{M: 2, Heads: device.Heads{Length: 130, Query: 4, KeyValue: 2, Dim: 64, Scale: 0.125, Window: 70}},
+	{M: 1, Heads: device.Heads{Length: 200, Query: 2, KeyValue: 2, Dim: 80, Scale: 0.11}},
+	{M: 1, Heads: device.Heads{Length: 161, Query: 2, KeyValue: 1, Dim: 96, Scale: 0.1, Window: 40}},
+	{M: 1, Heads: device.Heads{Length: 128, Query: 2, KeyValue: 1, Dim: 128, Scale: 0.088}},
+	{M: 1, Heads: device.Heads{Length: 257, Query: 1, KeyValue: 1, Dim: 128, Scale: 0.088, Window: 100}},
+	{M: 1, Heads: device.Heads{Length: 70, Query: 1, KeyValue: 1, Dim: 200, Scale: 0.07}},
 }
 
 var benchHeads = []Shape{
@@ -75,11 +87,11 @@ func inner(h device.Heads, x []float64, i, head int, y []float64, j int) float64
 
 // attention with or without lse.
 func attention(lse bool) Op {
-	name := "Attention"
+	name, shapes := "Attention", slices.Concat(heads, wideHeads)
 	if !lse {
-		name = "Attention without lse"
+		name, shapes = "Attention without lse", slices.Concat(heads, wideHeads[:2])
 	}
-	return Op{Name: name, Spreads: true, Shapes: heads, Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Spreads: true, Shapes: shapes, Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
 		h := s.Heads
 		n := s.M * h.Length
 		c := Case{
@@ -115,7 +127,7 @@ func attention(lse bool) Op {
 // attentionBackward is given the out and lse of numbers other than q, k and v: it must use them, and not make its own. As
 // bfloat16 they could not be right in any case.
 func attentionBackward() Op {
-	return Op{Name: "AttentionBackward", Spreads: true, Shapes: heads, Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: "AttentionBackward", Spreads: true, Shapes: slices.Concat(heads, wideHeads), Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
 		h := s.Heads
 		n, wide, narrow := s.M*h.Length, h.Query*h.Dim, h.KeyValue*h.Dim
 		positive := func(r *rand.Rand, _ bool, x []float64) { // so that p stays small

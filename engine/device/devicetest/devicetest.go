@@ -24,7 +24,7 @@ type Op struct {
 	Shapes, Bench []Shape
 	// Exact says that the operation does no more than add and multiply: with small integers there is one right result.
 	Exact bool
-	// Spreads says that a NaN may reach more of the output than the definition asks for.
+	// Spreads says that a NaN may reach more of the output than the definition, which is then Loops, asks for.
 	Spreads bool
 	// Case makes the call for a shape. Index lists and the like come from r.
 	Case func(s Shape, r *rand.Rand) Case

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"surgeon/engine"
+	"surgeon/engine/device"
+)
+
+// What would be caught: parts told under the wrong memory, a peak without what it is a peak of, a machine that is too small
+// and nobody is told.
+func TestPlanText(t *testing.T) {
+	p := &engine.PlanReport{Device: "cuda:0", Windows: 128, HeldOut: 16, Length: 2048, Batch: 4, PeakDeviceBytes: 70 << 30, PeakHostBytes: 40 << 30, Seconds: 60,
+		Memory: []engine.PlanPart{
+			{Name: "masters", Place: engine.OnHost, Bytes: 24 << 30},
+			{Name: "weights", Place: engine.OnDevice, Bytes: 12 << 30},
+			{Name: "factors", Phase: "curvature", Place: engine.OnDevice, Bytes: 32 << 30},
+		},
+		Stages: []engine.PlanStage{{Name: "load", Seconds: 60}},
+	}
+	text := func(m device.Memory, machine int64) string {
+		var b strings.Builder
+		planText(&b, p, m, machine, 20)
+		return strings.Join(strings.Fields(b.String()), " ")
+	}
+	const head = "20 shots, 128 windows and 16 held out, of 2048 tokens, 4 at one time, on cuda:0 "
+	const times = " time load 1 min 00 s all 1 min 00 s"
+	for _, test := range []struct {
+		m       device.Memory
+		machine int64
+		want    string
+	}{
+		{device.Memory{Total: 80 << 30}, 0, head + "memory of the device MiB weights 12288.0 factors, during curvature 32768.0 at most at one time 71680.0 of 81920.0 " +
+			"main memory MiB masters 24576.0 at most at one time 40960.0" + times},
+		{device.Memory{}, 32 << 30, head + "memory of the device MiB weights 12288.0 factors, during curvature 32768.0 at most at one time 71680.0 " +
+			"main memory MiB masters 24576.0 at most at one time 40960.0 This is more than the 32.0 GiB of this machine." + times},
+		{device.Memory{Host: true}, 64 << 30, head + "memory MiB masters 24576.0 weights 12288.0 factors, during curvature 32768.0 at most at one time 40960.0" + times},
+	} {
+		if got := text(test.m, test.machine); got != test.want {
+			t.Errorf("memory %+v:\n got %s\nwant %s", test.m, got, test.want)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+
+	"surgeon/engine/checkpoint"
+	"surgeon/engine/curvature"
+	"surgeon/engine/device"
+	"surgeon/engine/model"
+	"surgeon/engine/prune"
+)
+
+// PlanPart is a part of memory. Parts of phase "" are there all the time, others only in their phase.
+type PlanPart struct {
+	Name  string `json:"name"`
+	Phase string `json:"phase,omitempty"`
+	Place string `json:"place"` // OnDevice or OnHost
+	Bytes int64  `json:"bytes"`
+}
+
+// Where a part lies. On a device that lives in main memory (device.Memory.Host) both are one memory.
+const (
+	OnDevice = "device" // tensors
+	OnHost   = "host"
+)
+
+// The phases of a run, by what is in memory.
+const (
+	measuring = "curvature"
+	pruning   = "costs and update"
+	writing   = "writing" // and checking: the model and passes without curvature
+)
+
+// hostBytes is what the program itself takes: code, tokenizer, the runtime's own memory. It is a round allowance, not a
+// measurement; TestSmolLM2Plan holds the sum it is part of against a real run.
+const hostBytes = 100 << 20
+
+// GCPercent is how much garbage may lie beside what is in use, in percent of it, before Go collects it; plans count with it
+// and cmd sets it. What is in use are large matrices without pointers, and it costs next to nothing to look through them.
+// Measured on SmolLM2-135M (OpenBLAS, 1 shot, 8 windows of 512 tokens): with Go's 100 the process takes 3.2 GB at most and
+// 105 s of processor time, with 25 it takes 2.2 GB and 107 s.
+const GCPercent = 25
+
+// evalParts are the tensors of an evaluation: a model and forward passes over at most o.HeldOut windows.
+func evalParts(cfg checkpoint.Config, o Options) []PlanPart {
+	t := typeOf(o.Precision)
+	weights, _ := counts(cfg)
+	return []PlanPart{
+		{"weights", "", OnDevice, weights * int64(t.Size())},
+		{"activations", "", OnDevice, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.HeldOut), false)},
+	}
+}
+
+// runParts are the tensors of a run.
+func runParts(cfg checkpoint.Config, o Options) []PlanPart {
+	t := typeOf(o.Precision)
+	if len(o.Eval) > 0 { // its windows are many
+		o.HeldOut = o.Batch
+	}
+	eval := evalParts(cfg, o)
+	parts := []PlanPart{eval[0]}
+	add := func(name, phase string, bytes int64) { parts = append(parts, PlanPart{name, phase, OnDevice, bytes}) }
+	if o.Cost != prune.Magnitude {
+		factors := curvature.Bytes(linears(cfg), t)
+		add("factors", measuring, factors)
+		add("activations", measuring, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.Samples), true))
+		add("factors", pruning, factors)
+	}
+	// Costs hold three matrices of the layer's size and two of its larger order, an update six and one. Vectors are not
+	// worth counting beside them.
+	var scratch int64
+	for _, l := range linears(cfg) {
+		r, c := int64(l.Rows), int64(l.Inputs())
+		scratch = max(scratch, 8*(3*r*c+2*max(r, c)*max(r, c)), 8*(6*r*c+max(r, c)*max(r, c)))
+	}
+	add("one layer in float64", pruning, scratch)
+	add("activations of a check", writing, eval[1].Bytes)
+	return parts
+}
+
+// hostParts are what lies in main memory beside the tensors.
+func hostParts(in *inputs, o Options) []PlanPart {
+	cfg := in.model.Config
+	_, prunable := counts(cfg)
+	parts := []PlanPart{
+		{"program and text", "", OnHost, hostBytes + int64(len(in.corpus.Text)) + 4*int64(len(in.ids))},
+		{"model files, mapped", "", OnHost, in.model.Bytes()},
+	}
+	if typeOf(o.Precision) == device.BF16 {
+		parts = append(parts, PlanPart{"masters of the pruned weights, float32", "", OnHost, 4 * prunable})
+	}
+	largest := 4 * int64(cfg.Vocab) * int64(cfg.Width)
+	for _, l := range linears(cfg) {
+		largest = max(largest, 4*int64(l.Rows)*int64(l.Inputs()))
+	}
+	return append(parts, PlanPart{"one tensor on the host", writing, OnHost, largest})
+}
+
+// planMemory adds up what the run allocates, on a device of memory m.
+func (p *PlanReport) planMemory(in *inputs, o Options, m device.Memory) {
+	host, tensors := hostParts(in, o), runParts(in.model.Config, o)
+	p.PeakDeviceBytes, _ = peak(tensors)
+	p.Memory = slices.Concat(host, tensors)
+	if m.Host {
+		host = p.Memory
+	}
+	p.PeakHostBytes, _ = peak(host)
+	garbage := (p.PeakHostBytes - hostBytes - in.model.Bytes()) * GCPercent / 100 // neither code nor maps are collected
+	p.Memory = append(p.Memory, PlanPart{"garbage that waits for collection", "", OnHost, garbage})
+	p.PeakHostBytes += garbage
+}
+
+// peak is the most that parts of one memory take at one time, and the phase in which they do.
+func peak(parts []PlanPart) (bytes int64, phase string) {
+	sum := map[string]int64{}
+	for _, p := range parts {
+		sum[p.Phase] += p.Bytes
+	}
+	for _, p := range parts { // in their order: of phases that take the same it is the first
+		if p.Phase != "" && (phase == "" || sum[p.Phase] > sum[phase]) {
+			phase = p.Phase
+		}
+	}
+	if phase == "" {
+		return sum[""], ""
+	}
+	return sum[""] + sum[phase], phase
+}
+
+// batchTokens bounds a batch that nobody asked for: with so many rows the products of a pass are as fast as they get, and
+// more would only take memory.
+const batchTokens = 1 << 14
+
+// headroom is the share of a device's memory that a batch nobody asked for leaves free, as a divisor: for the gaps between
+// tensors and for what libraries allocate beside them.
+const headroom = 16
+
+// chooseBatch is the number of windows that go through the model at one time where the user leaves it open. In main memory
+// it is 1: the cores are busy with one window, and more only take memory. A device with memory of its own gets as many of
+// the windows as it has room for; bytes is what it must hold with a batch, and grows with it.
+func chooseBatch(m device.Memory, length, windows int, bytes func(batch int) int64) int {
+	if m.Host {
+		return 1
+	}
+	most, limit := max(1, min(windows, batchTokens/length)), m.Total-m.Total/headroom
+	if m.Total == 0 { // it does not say
+		limit = math.MaxInt64
+	}
+	return 1 + sort.Search(most-1, func(i int) bool { return bytes(i+2) > limit })
+}
+
+// settleBatch chooses the batch where the user leaves it open, and refuses work that a device with memory of its own has no
+// room for. What is too much for main memory is not refused: the system may have swap space, and the plan says so. parts
+// are the tensors of the work, evalParts or runParts.
+func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(checkpoint.Config, Options) []PlanPart) error {
+	if o.Batch == 0 {
+		with := *o
+		o.Batch = chooseBatch(d.Memory(), o.Length, o.Samples, func(batch int) int64 {
+			with.Batch = batch
+			bytes, _ := peak(parts(cfg, with))
+			return bytes
+		})
+	}
+	return checkRoom(d, parts(cfg, *o), *o)
+}
+
+// checkRoom refuses parts that a device with memory of its own has no room for.
+func checkRoom(d device.Device, parts []PlanPart, o Options) error {
+	m := d.Memory()
+	need, phase := peak(parts)
+	if m.Host || m.Total == 0 || need <= m.Total {
+		return nil
+	}
+	var list, ways []string
+	for _, p := range parts {
+		if p.Phase == "" || p.Phase == phase {
+			list = append(list, p.Name+" "+binary(p.Bytes))
+		}
+	}
+	if phase != pruning {
+		ways = append(ways, fmt.Sprintf("a shorter --length (it is %d)", o.Length))
+		if o.Batch > 1 {
+			ways = append(ways, fmt.Sprintf("a smaller --batch (it is %d)", o.Batch))
+		}
+	}
+	if typeOf(o.Precision) != device.BF16 {
+		ways = append(ways, "--precision bfloat16")
+	}
+	when := ""
+	if phase != "" {
+		when = " during " + phase
+	}
+	return refuse("%s has room for %s, and %s are needed%s: %s; what helps is %s", d.Name(), binary(m.Total), binary(need), when,
+		strings.Join(list, ", "), strings.Join(append(ways, "a higher --gpu-memory where that is the limit"), ", or "))
+}
+
+// binary is a number of bytes for people.
+func binary(n int64) string {
+	if n < 1<<30 {
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+}
+
+// counts are the numbers of all weights and of those of the pruned layers.
+func counts(cfg checkpoint.Config) (all, prunable int64) {
+	for _, shape := range cfg.Shapes() {
+		all += int64(elements(shape))
+	}
+	for _, l := range linears(cfg) {
+		prunable += int64(l.Rows) * int64(l.Inputs())
+	}
+	return all, prunable
+}
+
+func linears(cfg checkpoint.Config) []*model.Linear {
+	var all []*model.Linear
+	for _, l := range cfg.Linears() {
+		all = append(all, &model.Linear{Linear: l})
+	}
+	return all
+}
