@@ -9,6 +9,7 @@ package devicetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"surgeon/engine/device"
@@ -161,4 +162,4 @@ func triangle(name string, n int, role Role) Operand {
 }
 
 // Ops is the table.
-func Ops() []Op { return append(append(algebra(), factorisations()...), layers()...) }
+func Ops() []Op { return slices.Concat(algebra(), factorisations(), eigen(), layers()) }
