@@ -30,7 +30,9 @@ type Device struct {
 	transfers transfers
 	watched   block // the smallest tag that WatchFinite remembers
 	library   library
-	timer     *timer // nil without SURGEON_CUDA_SYNC
+
+	jacobiOrder int    // the largest order of matrices that Eigh gives to its own kernels
+	timer       *timer // nil without SURGEON_CUDA_SYNC
 }
 
 var _ device.Device = (*Device)(nil)

@@ -128,7 +128,7 @@ func open(ordinal int, o Options) (*Device, error) {
 	if info.Problem != "" {
 		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has %s", ordinal, info.Name, info.Problem)}
 	}
-	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer()}
+	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), jacobiOrder: defaultJacobiOrder}
 	if err := d.start(o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)
@@ -161,6 +161,9 @@ func (d *Device) start(o Options) error {
 		return err
 	}
 	if err := d.startLibrary(); err != nil {
+		return err
+	}
+	if err := d.selfTest(); err != nil {
 		return err
 	}
 	return d.Sync()

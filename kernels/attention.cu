@@ -77,7 +77,6 @@ template <class T> __global__ void __launch_bounds__(plainThreads) attention(Att
 				addProduct<false, A>(o[half], t.p, t.b);
 			}
 		}
-		__syncthreads(); // p was read
 	}
 	for (int r = 0; r < 4; r++) {
 		for (int x = 8; x > 0; x >>= 1)

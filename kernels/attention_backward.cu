@@ -15,30 +15,24 @@
 
 namespace {
 
-const int dotThreads = 256; // a warp to each row and head
+const int dotThreads = 256; // 8 warps, each with 8 rows of the same head
 
 template <class T>
 __global__ void __launch_bounds__(dotThreads) dots(Attend h, const T *out, const Acc<T> *lse, const T *dout, Statistics<Acc<T>> to) {
 	typedef Acc<T> A;
-	int lane = threadIdx.x % 32;
-	int64_t padded = paddedLength(h), warps = stride() / 32, n = h.pairs() * padded;
-	for (int64_t w = first() / 32; w < n; w += warps) {
-		int64_t pair = w / padded, i = w % padded;
-		if (i >= h.length) {
-			if (lane == 0) {
-				to.lse[w] = INFINITY;
-				to.dot[w] = 0;
-			}
-			continue;
-		}
-		int64_t x = (pair / h.query * h.length + i) * h.query + pair % h.query; // the row, of rows of width dim
+	const int tiles = (int)ceilDiv(h.length, side), lane = threadIdx.x % 32;
+	const int64_t pair = blockIdx.x / tiles, begin = pair / h.query * h.length, head = pair % h.query;
+	for (int n = 0; n < 8; n++) {
+		int i = (int)(blockIdx.x % tiles) * side + threadIdx.x / 32 * 8 + n;
+		int64_t at = pair * tiles * side + i, x = (begin + i) * h.query + head; // x: of the rows of width dim
 		A sum = 0;
-		for (int d = lane; d < h.dim; d += 32)
-			sum += value(out[x * h.dim + d]) * value(dout[x * h.dim + d]);
+		if (i < h.length)
+			for (int d = lane; d < h.dim; d += 32)
+				sum += value(out[x * h.dim + d]) * value(dout[x * h.dim + d]);
 		sum = warpSum(sum);
 		if (lane == 0) {
-			to.lse[w] = lse[x] * A(1.4426950408889634); // log2 e
-			to.dot[w] = sum;
+			to.lse[at] = i < h.length ? lse[x] * A(1.4426950408889634) : A(INFINITY); // log2 e
+			to.dot[at] = sum;
 		}
 	}
 }
@@ -150,7 +144,7 @@ int backward(const Attend &h, bool tensor, const T *q, const T *k, const T *v, c
 	typedef Acc<T> A;
 	int64_t rows = h.pairs() * paddedLength(h);
 	Statistics<A> of{scratch, scratch + rows};
-	int e = launch(dots<T>, elementGrid(rows * 32), dotThreads, 0, stream, h, out, lse, dout, of);
+	int e = launch(dots<T>, dim3((unsigned)(rows / side)), dotThreads, 0, stream, h, out, lse, dout, of);
 	if (e != 0)
 		return e;
 	if constexpr (sizeof(T) == 2)

@@ -130,7 +130,31 @@ int surgeon_identity(int64_t m, int64_t w, double *x, void *stream);
 int64_t surgeon_squares_partials(int64_t m, int64_t w);
 int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, double *d, void *stream);
 
-/* eigh.cu */
+/* eigh.cu: float64. a = V·diag(w)·Vᵀ; the order of the calls is begin, rotate where warm, check, then sweep and check until no
+ * status is "running", end. */
+typedef struct {
+	int64_t n;       /* order */
+	double *a;       /* n×n; destroyed */
+	double *v;       /* n×n scratch, not for cuSOLVER */
+	double *values;  /* n, ascending */
+	double *vectors; /* n×n, eigenvector j in column j */
+	double *scratch; /* surgeon_eigh_scratch(n) numbers */
+	int *status;
+} surgeon_eigen;
+
+enum { SURGEON_EIGH_RUNNING = -1, SURGEON_EIGH_DONE = 0, SURGEON_EIGH_FAILED = 1 };
+
+int64_t surgeon_eigh_scratch(int64_t n);
+int surgeon_eigh_begin(int64_t count, const surgeon_eigen *matrices, int64_t largest, int warm, void *stream);
+int surgeon_eigh_check(int64_t count, const surgeon_eigen *matrices, int64_t largest, int isFirst, void *stream);
+int surgeon_eigh_sweep(int64_t count, const surgeon_eigen *matrices, int64_t largest, void *stream);
+int surgeon_eigh_end(int64_t count, const surgeon_eigen *matrices, int64_t largest, void *stream);
+int surgeon_eigh_end_large(const surgeon_eigen *matrix, int64_t n, void *stream);
+/* library.cpp: v ← vectors made orthogonal, a ← vᵀ·a·v; v holds the vectors, w is n×n scratch, vectors are destroyed. */
+int surgeon_eigh_rotate(void *library, int64_t n, double *a, double *v, double *vectors, double *w, void *stream);
+/* library.cpp: by cuSOLVER, eigenvector j in row j of a. info is an int on the device, 0 where it went well. */
+int surgeon_eigh_workspace(void *library, int64_t n, int64_t *bytes);
+int surgeon_eigh_large(void *library, int64_t n, double *a, double *values, void *workspace, int64_t bytes, int *info);
 
 #ifdef __cplusplus
 }

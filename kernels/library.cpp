@@ -150,3 +150,35 @@ extern "C" int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, int64
 		return code;
 	return surgeon_squares(m, w, scratch, scratch + m * w, d + j0, stream);
 }
+
+// A given V may have lost digits: one step of Newton and Schulz, V ← V·(3·I − VᵀV)/2, squares what it lacks to be orthogonal.
+extern "C" int surgeon_eigh_rotate(void *library, int64_t n, double *a, double *v, double *vectors, double *w, void *stream) {
+	auto product = [&](bool trans, double alpha, const double *x, const double *y, double beta, double *z) {
+		return surgeon_gemm(library, trans, 0, SURGEON_F64, SURGEON_F64, n, n, n, alpha, x, y, beta, z, stream);
+	};
+	if (int code = product(true, 1, vectors, vectors, 0, w))
+		return code;
+	if (int code = product(false, -0.5, vectors, w, 1.5, v))
+		return code;
+	if (int code = product(false, 1, a, v, 0, vectors))
+		return code;
+	return product(true, 1, v, vectors, 0, a);
+}
+
+extern "C" int surgeon_eigh_workspace(void *library, int64_t n, int64_t *bytes) {
+	Library *l = (Library *)library;
+	size_t device = 0, host = 0;
+	if (int code = solverCode(cusolverDnXsyevd_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr, n,
+	                                                      CUDA_R_64F, nullptr, CUDA_R_64F, &device, &host)))
+		return code;
+	if (host > l->host.size())
+		l->host.resize(host);
+	*bytes = (int64_t)device;
+	return 0;
+}
+
+extern "C" int surgeon_eigh_large(void *library, int64_t n, double *a, double *values, void *workspace, int64_t bytes, int *info) {
+	Library *l = (Library *)library;
+	return solverCode(cusolverDnXsyevd(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, values, CUDA_R_64F,
+	                                   workspace, (size_t)bytes, l->host.data(), l->host.size(), info));
+}

@@ -57,8 +57,9 @@ template <int n> __device__ __forceinline__ void copyWait() { asm volatile("cp.a
 // pair packs two values, rounded to bfloat16, the first in the low half.
 __device__ __forceinline__ uint32_t pair(float low, float high) {
 #ifdef __CUDACC__
-	__nv_bfloat162 both = __floats2bfloat162_rn(low, high); // one instruction, where two roundings and a merge are three
-	return (uint32_t)__bfloat16_as_ushort(both.x) | (uint32_t)__bfloat16_as_ushort(both.y) << 16;
+	uint32_t r; // one instruction for both
+	asm("cvt.rn.bf16x2.f32 %0,%1,%2;" : "=r"(r) : "f"(high), "f"(low));
+	return r;
 #else
 	return (uint32_t)rounded<bf16>(low).bits | (uint32_t)rounded<bf16>(high).bits << 16;
 #endif

@@ -314,6 +314,26 @@ func CheckCholeskyInverseDiag(ls, ds []Tensor) {
 	}
 }
 
+// CheckEigh checks the arguments of Eigh.
+func CheckEigh(as, values, vectors []Tensor) {
+	o := op("Eigh")
+	if len(values) != len(as) || len(vectors) != len(as) {
+		o.fail("%d matrices, %d values and %d vectors", len(as), len(values), len(vectors))
+	}
+	var before []arg
+	for i, a := range as {
+		aa, aw, av := arg{fmt.Sprintf("a[%d]", i), a}, arg{fmt.Sprintf("values[%d]", i), values[i]}, arg{fmt.Sprintf("vectors[%d]", i), vectors[i]}
+		o.square(aa)
+		o.is(aa, a.Rows, a.Rows, F64)
+		o.is(aw, 1, a.Rows, F64)
+		o.is(av, a.Rows, a.Rows, F64)
+		for _, x := range []arg{aa, aw, av} {
+			o.apart(x, before...)
+			before = append(before, x)
+		}
+	}
+}
+
 // CheckRowDot checks the arguments of RowDot.
 func CheckRowDot(x, y, d Tensor) { op("RowDot").dot(x, y, d, x.Rows) }
 

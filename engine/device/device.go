@@ -22,7 +22,7 @@
 // # What crosses between host and device
 //
 // In the inner loop token ids go in, costs and diagonals come out, index lists go in. Only Upload, Download, Diagonal,
-// FirstNonFinite, Cholesky and Sync wait for the device; everything else may be queued.
+// FirstNonFinite, Cholesky, Eigh and Sync wait for the device; everything else may be queued.
 package device
 
 // Device is one place where matrices live and are worked on. Methods are called from one goroutine at a time.
@@ -93,6 +93,13 @@ type Algebra interface {
 	CholeskySolve(side Side, l, b Tensor)
 	// CholeskyInverseDiag is d_i ← [(l·lᵀ)⁻¹]_ii for each pair; d is 1×n F64. n³/3 FLOP each.
 	CholeskyInverseDiag(l, d []Tensor)
+	// Eigh is a_k = V·diag(w)·Vᵀ for each symmetric matrix: values_k ← w, 1×n and ascending, vectors_k ← V, n×n, eigenvector j
+	// in column j. All are F64. Only the lower triangle of a_k is read; its content is undefined afterwards. With warm, vectors
+	// hold on entry what may be near the solution, orthogonal to single precision at least: the eigenvectors of a matrix that
+	// differs little. ok is false for a matrix that is not finite, and where eigenvalues were not found; values and vectors
+	// are then undefined. Warm vectors that are not finite may make it false too. About 9·n³ FLOP each by way of a tridiagonal
+	// matrix.
+	Eigh(warm bool, a, values, vectors []Tensor) (ok []bool)
 	// RowDot is d_i ← Σ_j x_ij·y_ij, d 1×Rows of type Acc.
 	RowDot(x, y, d Tensor)
 	// ColDot is d_j ← Σ_i x_ij·y_ij, d 1×Cols of type Acc.

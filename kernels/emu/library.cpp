@@ -259,3 +259,64 @@ cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t, cusolverDnParams_t, cublas
 	*info = potrf(n, (double *)a, lda);
 	return CUSOLVER_STATUS_SUCCESS;
 }
+
+cusolverStatus_t cusolverDnXsyevd_bufferSize(cusolverDnHandle_t, cusolverDnParams_t, cusolverEigMode_t, cublasFillMode_t, int64_t n, cudaDataType, const void *, int64_t,
+                                             cudaDataType, const void *, cudaDataType, size_t *device, size_t *host) {
+	*device = *host = n * sizeof(double);
+	return CUSOLVER_STATUS_SUCCESS;
+}
+
+// syevd is the classical method of Jacobi, row after row: a, full, ← its rotations, row j of v ← eigenvector j.
+fast static bool syevd(int64_t n, std::vector<double> &a, std::vector<double> &v) {
+	for (int sweep = 0; sweep < 50; sweep++) {
+		double off = 0, all = 0;
+		for (int64_t i = 0; i < n; i++)
+			for (int64_t j = 0; j < n; j++)
+				(i == j ? all : off) += a[i * n + j] * a[i * n + j];
+		if (off <= 1e-30 * (all + off))
+			return true;
+		for (int64_t p = 0; p < n; p++)
+			for (int64_t q = p + 1; q < n; q++) {
+				double x = a[p * n + q];
+				if (x == 0)
+					continue;
+				double tau = (a[q * n + q] - a[p * n + p]) / (2 * x), t = copysign(1 / (fabs(tau) + sqrt(1 + tau * tau)), tau), c = 1 / sqrt(1 + t * t), s = t * c;
+				for (int64_t i = 0; i < n; i++) {
+					double f = a[i * n + p], g = a[i * n + q];
+					a[i * n + p] = c * f - s * g;
+					a[i * n + q] = s * f + c * g;
+				}
+				for (auto *m : {&a, &v})
+					for (int64_t i = 0; i < n; i++) {
+						double f = (*m)[p * n + i], g = (*m)[q * n + i];
+						(*m)[p * n + i] = c * f - s * g;
+						(*m)[q * n + i] = s * f + c * g;
+					}
+			}
+	}
+	return false;
+}
+
+cusolverStatus_t cusolverDnXsyevd(cusolverDnHandle_t, cusolverDnParams_t, cusolverEigMode_t mode, cublasFillMode_t uplo, int64_t n, cudaDataType type, void *matrix,
+                                  int64_t lda, cudaDataType, void *values, cudaDataType, void *device, size_t deviceBytes, void *host, size_t hostBytes, int *info) {
+	if (cusolverStatus_t bad = workspaces(n, uplo, type, device, deviceBytes, host, hostBytes, info))
+		return bad;
+	look("a", matrix, n, n, lda, 8);
+	look("the values", values, n, 1, n, 8);
+	double *a = (double *)matrix, *w = (double *)values;
+	std::vector<double> full(n * n), v(n * n);
+	for (int64_t j = 0; j < n; j++) {
+		v[j * n + j] = 1;
+		for (int64_t i = 0; i <= j; i++)
+			full[i * n + j] = full[j * n + i] = a[j * lda + i];
+	}
+	*info = syevd(n, full, v) ? 0 : 1;
+	std::vector<int64_t> by(n);
+	std::iota(by.begin(), by.end(), 0);
+	std::sort(by.begin(), by.end(), [&](int64_t i, int64_t j) { return full[i * n + i] < full[j * n + j]; });
+	for (int64_t j = 0; j < n; j++) {
+		w[j] = full[by[j] * n + by[j]];
+		memcpy(a + j * lda, v.data() + by[j] * n, n * sizeof(double));
+	}
+	return CUSOLVER_STATUS_SUCCESS;
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -19,6 +20,9 @@ var plane = []Shape{
 	{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 127, N: 64}, {M: 1, N: 700}, {M: 700, N: 1}, {M: 3, N: 2049}, {M: 0, N: 5},
 }
 
+// bands are planes of rows that a device can move in large pieces: narrow, wide, more than a block of it, more than a slice.
+var bands = append(slices.Clone(plane), Shape{M: 5, N: 512}, Shape{M: 130, N: 1032})
+
 func algebra() []Op {
 	ops := []Op{}
 	for _, v := range []struct {
@@ -31,7 +35,7 @@ func algebra() []Op {
 	into.Name, into.Types = "Gemm bfloat16 into float32", []device.Type{device.BF16}
 	ops = append(ops, into, nothing(), gram(0, 0), gram(0, 0.5), gram(1, 0), gram(1, 1))
 	return append(ops,
-		Op{Name: "Axpy", Shapes: plane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		Op{Name: "Axpy", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
 				Operands: []Operand{in("x", s.M, s.N), inOut("y", s.M, s.N)},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Axpy(-2, x[0], x[1]); return nil },
@@ -57,7 +61,7 @@ func algebra() []Op {
 		}},
 		dot("RowDot", func(s Shape) int { return s.M }, func(i, j int) int { return i }, device.Device.RowDot),
 		dot("ColDot", func(s Shape) int { return s.N }, func(i, j int) int { return j }, device.Device.ColDot),
-		Op{Name: "MaxAbs", Shapes: plane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		Op{Name: "MaxAbs", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
 				Operands: []Operand{in("x", s.M, s.N), out("r", 1, s.M), out("c", 1, s.N)},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.MaxAbs(x[0], x[1], x[2]); return nil },
@@ -225,7 +229,7 @@ func gram(ones int, beta float64) Op {
 }
 
 func dot(name string, size func(Shape) int, index func(i, j int) int, call func(d device.Device, x, y, z device.Tensor)) Op {
-	return Op{Name: name, Shapes: plane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 		return Case{
 			Operands: []Operand{in("x", s.M, s.N), in("y", s.M, s.N), out("d", 1, size(s)).as(acc)},
 			FLOPs:    2 * float64(s.M) * float64(s.N), Terms: s.M + s.N,

@@ -106,6 +106,8 @@ var timed = []struct {
 	// As many right sides as a shot removes of a row or column: a twentieth of them.
 	{op: "CholeskySolve left", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
 	{op: "CholeskySolve right", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
+	{op: "Eigh", in: float64s, shapes: []Shape{{M: 576, N: 32}}},
+	{op: "Eigh warm", in: float64s, shapes: []Shape{{M: 576, N: 32}}},
 	{op: "RowDot", in: float64s, shapes: weights},
 	{op: "ColDot", in: float64s, shapes: weights},
 	{op: "MaxAbs", in: float64s, shapes: weights},

@@ -9,6 +9,7 @@ package devicetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"surgeon/engine/device"
@@ -68,6 +69,8 @@ type Case struct {
 	// Residual, where there is one, judges outputs instead of comparing them: a relative error, given the operands before and
 	// after the call.
 	Residual func(before, after [][]float64) float64
+	// lead is how many elements of their allocations lie before the operands; 0 stands for a row of each.
+	lead int
 }
 
 // Bytes is what the call must at least move: what is read once, what is written once.
@@ -166,4 +169,4 @@ func triangle(name string, n int, role Role) Operand {
 }
 
 // Ops is the table.
-func Ops() []Op { return append(append(algebra(), factorisations()...), layers()...) }
+func Ops() []Op { return slices.Concat(algebra(), factorisations(), eigen(), layers()) }
