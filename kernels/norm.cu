@@ -275,7 +275,7 @@ template <bool centred> int launchNorm(int type, int64_t rows, int64_t n, const 
 				return launch(norm<T, P, centred>, g.grid, g.block, sizeof(NormSums<Acc<T>>), stream, rows, n, g.group, (const T *)x, (const T *)gain, (const T *)bias,
 				              (Acc<T>)eps, (T *)y);
 			});
-		RowGroups g = blockRows(rows);
+		RowGroups g = blockRows(rows, columnBlock(n));
 		return launch(normPlain<T, centred>, g.grid, g.block, sizeof(NormSums<double>), stream, rows, n, (const T *)x, (const T *)gain, (const T *)bias, eps, (T *)y);
 	});
 }
@@ -292,7 +292,7 @@ int launchNormBackward(int type, int64_t rows, int64_t n, const void *x, const v
 				return launch(normBackward<T, P, centred>, g.grid, g.block, sizeof(NormBackwardSums<Acc<T>, centred ? 3 : 2>), stream, rows, n, g.group, (const T *)x, (const T *)gain, (Acc<T>)eps,
 				              (const T *)dy, (Acc<T>)beta, (T *)dx);
 			});
-		RowGroups g = blockRows(rows);
+		RowGroups g = blockRows(rows, columnBlock(n));
 		return launch(normBackwardPlain<T, centred>, g.grid, g.block, sizeof(NormBackwardSums<double, 3>), stream, rows, n, (const T *)x, (const T *)gain, eps, (const T *)dy,
 		              (Acc<T>)beta, (T *)dx);
 	});
