@@ -112,7 +112,8 @@ build/emu/surgeon-cuda: build/emu/libsurgeon_kernels.a build/emu/libcuda.a $(she
 build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-LINK_EMU = $(CGO_CUDA) CGO_LDFLAGS="-L$${SURGEON_LIBRARY:-$(CURDIR)/build/emu} -Wl,-z,lazy $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+LINK_EMU_WITH = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/$(1) -L$(CURDIR)/build/emu -Wl,-z,lazy $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+LINK_EMU = $(call LINK_EMU_WITH,build/emu)
 # Go does not free what it gives to C at the end, and handles faults itself.
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
@@ -125,7 +126,15 @@ build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
 	@rm -f $@
 	$(LINK_CUDA) $(GO) test -tags cuda -c -o $@ ./cgo
 
-# Faults planted in the kernels one by one, each of which the emulated device has to catch.
+# Faults planted in the kernels one by one, each of which the emulated device has to catch. The tests are linked with a shared
+# library for this, so that only that is made anew for each.
+EMU_OBJECTS = $(KERNELS:%=build/emu/%.o) $(LIBRARIES:%=build/emu/%.o) $(EMULATION:%=build/emu/emu_%.o)
+EMU_SHARED  = $(CXX) -shared $(SANITIZE)
+build/emu/shared/libsurgeon_kernels.so: $(EMU_OBJECTS)
+	@mkdir -p $(@D)
+	$(EMU_SHARED) $^ -lboost_context -o $@
+
 .PHONY: test-faults
-test-faults: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a
-	@EMU_COMPILE="$(CXX) $(EMUFLAGS)" kernels/emu/faults.sh build/emu '$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 20m -run "$$RUN" ./cgo'
+test-faults: emu-there build/emu/shared/libsurgeon_kernels.so build/emu/libcuda.a
+	$(call LINK_EMU_WITH,build/emu/shared) $(GO) test -tags cuda -c -o build/emu/faults.test ./cgo
+	@EMU_COMPILE="$(CXX) $(EMUFLAGS)" EMU_SHARED="$(EMU_SHARED)" EMU_OBJECTS="$(EMU_OBJECTS)" $(RUN_EMU) kernels/emu/faults.sh build/emu/faults.test

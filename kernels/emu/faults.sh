@@ -1,44 +1,35 @@
 #!/bin/sh
 # Plants faults in copies of the kernels, one at a time, and sees that the tests on the emulated device catch each of them.
 # faults.txt has a line for each: kernel, name, a sed script that makes the fault, the tests that should fail.
-# usage: faults.sh BUILD TEST   with BUILD the directory of the good emulated library, and TEST a command that links with
-# the library in $SURGEON_LIBRARY and runs the tests named in $RUN
+# usage: faults.sh TESTS      a test program of package cgo that is linked with libsurgeon_kernels.so
+# Environment: EMU_COMPILE compiles a kernel, EMU_SHARED makes a shared library of EMU_OBJECTS; test-faults in kernels.mk sets them
 set -u
-build=$1
-shift
-here=$(dirname "$0")/..
-missed=0 planted=0
+root=$PWD tests=$PWD/$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r "$here" "$work/kernels"
-while IFS='	' read -r kernel name script tests; do
+cp -r kernels "$work/kernels"
+missed=0 planted=0
+verdict() { # verdict caught|… TEXT
+  echo "$1  $kernel: $name${2:+: $2}"
+  [ "$1" = "caught    " ] || missed=$((missed + 1))
+}
+while IFS='	' read -r kernel name script expected; do
   case $kernel in '' | '#'*) continue ;; esac
   planted=$((planted + 1))
-  sed -E "$script" "$here/$kernel.cu" >"$work/kernels/$kernel.cu"
-  if cmp -s "$here/$kernel.cu" "$work/kernels/$kernel.cu"; then
-    echo "NOT PLANTED  $kernel: $name: the sed script changes nothing"
-    missed=$((missed + 1))
-    continue
-  fi
-  rm -rf "$work/lib" && mkdir "$work/lib" && cp "$build"/*.a "$build"/"$kernel".o "$work/lib"
-  if ! $EMU_COMPILE -x c++ -c "$work/kernels/$kernel.cu" -o "$work/lib/$kernel.o" 2>"$work/log"; then
-    echo "NOT BUILT    $kernel: $name"
-    head -5 "$work/log"
-    missed=$((missed + 1))
-    continue
-  fi
-  ar r "$work/lib/libsurgeon_kernels.a" "$work/lib/$kernel.o" 2>/dev/null
-  if SURGEON_LIBRARY=$work/lib RUN=$tests sh -c "$*" >"$work/log" 2>&1; then
-    echo "MISSED       $kernel: $name"
-    missed=$((missed + 1))
-  elif grep -qE 'FAIL|ERROR: AddressSanitizer|emulated device:' "$work/log"; then
-    echo "caught       $kernel: $name: $(grep -oE 'ERROR: AddressSanitizer: [a-z-]+|emulated device: [^,]*|device_test.go.*|[a-z]+.go:[0-9]+: .*' "$work/log" | head -1 | cut -c1-140)"
+  good=kernels/$kernel.cu bad=$work/kernels/$kernel.cu
+  sed -E "$script" "$good" >"$bad"
+  others=$(for o in $EMU_OBJECTS; do [ "$o" = "build/emu/$kernel.o" ] || echo "$o"; done)
+  # shellcheck disable=SC2086 # commands and lists of several words
+  if cmp -s "$good" "$bad"; then
+    verdict "NOT PLANTED" "the sed script changes nothing"
+  elif ! { $EMU_COMPILE -x c++ -c "$bad" -o "$work/$kernel.o" && $EMU_SHARED "$work/$kernel.o" $others -lboost_context -o "$work/libsurgeon_kernels.so"; } 2>"$work/log"; then
+    verdict "NOT BUILT  " "$(head -1 "$work/log")"
+  elif (cd "$root/cgo" && LD_LIBRARY_PATH=$work "$tests" -test.timeout 5m -test.run "$expected") >"$work/log" 2>&1; then
+    verdict "MISSED     "
   else
-    echo "NOT RUN      $kernel: $name"
-    tail -5 "$work/log"
-    missed=$((missed + 1))
+    verdict "caught    " "$(grep -oE 'ERROR: AddressSanitizer: [a-z-]+|emulated device: [^,]*|[a-z]+\.go:[0-9]+: .*|runtime error: .*' "$work/log" | head -1 | cut -c1-140)"
   fi
-  cp "$here/$kernel.cu" "$work/kernels/$kernel.cu"
-done <"$here/emu/faults.txt"
+  cp "$good" "$bad"
+done <kernels/emu/faults.txt
 echo "$((planted - missed)) passed, $missed failed"
 [ "$missed" -eq 0 ] && [ "$planted" -gt 0 ]
