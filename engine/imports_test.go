@@ -33,7 +33,7 @@ func TestImportRules(t *testing.T) {
 		"engine/prune":      {"engine/device", "engine/checkpoint"},
 		"engine": {"engine/device", "engine/checkpoint", "engine/checkpoint/gguf", "engine/checkpoint/safetensors", "engine/text",
 			"engine/model", "engine/curvature", "engine/prune", "engine/journal", "engine/report"},
-		"cgo":              {"engine/device"},
+		"cgo":              {"engine/device", "engine/device/cpu"},
 		"cgo/telemetry":    {"engine/report"},
 		"cmd/surgeon/demo": nil,
 	}
