@@ -9,7 +9,7 @@ BLAS      = CGO_ENABLED=1
 TEXT     ?= $(shell $(GO) env GOROOT)/src/testdata/Isaac.Newton-Opticks.txt
 SMOLLM2   = .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: all openblas openblas-there demo test test-openblas race fuzz lint lint-dockerfile bench smollm2 smollm2-model clean
+.PHONY: all openblas openblas-there demo test test-openblas race fuzz lint lint-dockerfile bench bench-cuda smollm2 smollm2-model clean
 
 include kernels/kernels.mk
 
@@ -59,6 +59,11 @@ lint-dockerfile: $(HADOLINT)
 
 bench: openblas-there
 	$(BLAS) $(GO) test -tags openblas -run '^$$' -bench . ./bench ./engine/text ./engine/prune
+
+# On a machine with a GPU, and with bin/surgeon-cuda (make cuda) from this or another machine: into bench/results.
+bench-cuda:
+	@test -x bin/surgeon-cuda || { echo "make cuda makes bin/surgeon-cuda, which is what is measured here"; exit 1; }
+	bench/cuda.sh bin/surgeon-cuda
 
 smollm2-model: $(SMOLLM2)
 $(SMOLLM2):

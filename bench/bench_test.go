@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"math"
 	"math/rand/v2"
 	"os"
 	"testing"
@@ -19,21 +18,6 @@ import (
 // length is the window that figures are given for, in tokens.
 const length = 512
 
-// gemmRate is the FLOP/s of a large product of that type in this process, now: the best of some tries.
-func gemmRate(dev device.Device, t device.Type) float64 {
-	const m, n, k = 512, 1536, 1536
-	a, b, c := random(dev, m, k, t), random(dev, k, n, t), dev.Alloc(m, n, t)
-	defer dev.Free(a, b, c)
-	best := math.Inf(1)
-	for range 4 {
-		start := time.Now()
-		dev.Gemm(false, false, 1, a, b, 0, c)
-		dev.Sync()
-		best = min(best, time.Since(start).Seconds())
-	}
-	return 2 * m * n * k / best
-}
-
 func random(dev device.Device, rows, cols int, t device.Type) device.Tensor {
 	rng := rand.New(rand.NewPCG(uint64(rows), uint64(cols)))
 	x := make([]float32, rows*cols)
@@ -43,99 +27,82 @@ func random(dev device.Device, rows, cols int, t device.Type) device.Tensor {
 	return device.NewFrom(dev, x, rows, cols, t)
 }
 
-// passFLOP is the arithmetic of forward, backward and factors of one window: 4 FLOP for each weight of the blocks and of the
-// head and token (2 forward, 2 for the gradient at the input; block 0's first layers need none), N·n² for each factor of
-// order n, and the causal half of attention, 4·T²/2·d·H forward and 2.5 times that backward.
-func passFLOP(cfg checkpoint.Config, tokens int) float64 {
-	n := float64(tokens)
-	flop := 4 * n * float64(cfg.Vocab) * float64(cfg.Width)
-	seen := map[int]bool{}
-	for _, spec := range cfg.Linears() {
-		l := model.Linear{Linear: spec}
-		per := 4.0
-		if l.Block == 0 && l.Input() == 0 {
-			per = 2
-		}
-		flop += per * n * float64(l.Rows) * float64(l.Cols)
-		flop += n * float64(l.Rows) * float64(l.Rows)
-		if !seen[l.Input()] {
-			seen[l.Input()] = true
-			flop += n * float64(l.Inputs()) * float64(l.Inputs())
-		}
+// small are the shapes that a CPU is done with in seconds.
+var small = []string{"smollm2-135m", "opt-125m"}
+
+func each(b *testing.B, f func(b *testing.B, cfg checkpoint.Config, dev device.Device)) {
+	for _, name := range small {
+		b.Run(name, func(b *testing.B) {
+			shape, _ := ShapeNamed(name)
+			cfg, err := shape.Parse()
+			if err != nil {
+				b.Fatal(err)
+			}
+			dev := cpu.Open()
+			defer dev.Close()
+			f(b, cfg, dev)
+		})
 	}
-	return flop + 3.5*float64(cfg.Blocks)*2*n*n*float64(cfg.HeadDim)*float64(cfg.Heads)
+}
+
+func gemmRate(b *testing.B, dev device.Device, t device.Type) float64 {
+	rate, err := NewCeilings(dev).Gemm(t)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return rate
 }
 
 // BenchmarkWindow is forward, backward and factors of one window of 512 tokens. of-gemm is its rate as a fraction of a
 // large product's.
 func BenchmarkWindow(b *testing.B) {
-	for _, shape := range Shapes {
-		b.Run(shape.Name, func(b *testing.B) {
-			cfg, err := shape.Parse()
+	each(b, func(b *testing.B, cfg checkpoint.Config, dev device.Device) {
+		m, err := model.Random(dev, cfg, device.F32, 1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ids := randomSequences(cfg.Vocab, &ShotReport{Sequences: 1, Length: length})
+		pass := func() float64 {
+			f, losses, err := curvature.Collect(context.Background(), m, ids, 1, nil)
 			if err != nil {
 				b.Fatal(err)
 			}
-			dev := cpu.Open()
-			defer dev.Close()
-			m, err := model.Random(dev, cfg, device.F32, 1)
-			if err != nil {
-				b.Fatal(err)
-			}
-			ids := make([]int32, length)
-			rng := rand.New(rand.NewPCG(4, 0))
-			for i := range ids {
-				ids[i] = int32(rng.IntN(cfg.Vocab))
-			}
-			pass := func() float64 {
-				f, losses, err := curvature.Collect(context.Background(), m, [][]int32{ids}, 1, nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				f.Free()
-				return losses[0]
-			}
-			pass() // first allocation
-			rate := gemmRate(dev, device.F32)
-			var loss float64
-			for b.Loop() {
-				loss = pass()
-			}
-			report(b, passFLOP(cfg, length), rate)
-			b.ReportMetric(loss, "loss")
-		})
-	}
+			f.Free()
+			return losses[0]
+		}
+		pass() // first allocation
+		rate := gemmRate(b, dev, device.F32)
+		var loss float64
+		for b.Loop() {
+			loss = pass()
+		}
+		reportRate(b, passFLOP(cfg, length), rate)
+		b.ReportMetric(loss, "loss")
+	})
 }
 
 // BenchmarkShot is all costs and all updates of one shot, without curvature.
 func BenchmarkShot(b *testing.B) {
-	for _, shape := range Shapes {
-		b.Run(shape.Name, func(b *testing.B) {
-			cfg, err := shape.Parse()
-			if err != nil {
-				b.Fatal(err)
-			}
-			dev := cpu.Open()
-			defer dev.Close()
-			var layers []prune.Layer
-			for _, spec := range cfg.Linears()[:len(cfg.Linears())/cfg.Blocks] { // one block; the others have its shapes
-				l := model.Linear{Linear: spec}
-				layers = append(layers, prune.Layer{Name: spec.Name, W: random(dev, l.Rows, l.Inputs(), device.F64), A: factor(dev, l.Inputs()), G: factor(dev, l.Rows)})
-			}
-			rate := gemmRate(dev, device.F64)
-			var flop, checksum float64
-			for b.Loop() {
-				flop = 0
-				for range cfg.Blocks {
-					for _, l := range layers {
-						rise, f := shot(b, dev, l)
-						checksum, flop = rise, flop+f
-					}
+	each(b, func(b *testing.B, cfg checkpoint.Config, dev device.Device) {
+		var layers []prune.Layer
+		all := linears(cfg)
+		for _, l := range all[:len(all)/cfg.Blocks] { // one block; the others have its shapes
+			layers = append(layers, prune.Layer{Name: l.Name, W: random(dev, l.Rows, l.Inputs(), device.F64), A: factor(dev, l.Inputs()), G: factor(dev, l.Rows)})
+		}
+		rate := gemmRate(b, dev, device.F64)
+		var flop, checksum float64
+		for b.Loop() {
+			flop = 0
+			for range cfg.Blocks {
+				for _, l := range layers {
+					rise, f := shot(b, dev, l)
+					checksum, flop = rise, flop+f
 				}
 			}
-			report(b, flop, rate)
-			b.ReportMetric(checksum, "predicted")
-		})
-	}
+		}
+		reportRate(b, flop, rate)
+		b.ReportMetric(checksum, "predicted")
+	})
 }
 
 // shot is costs and update of one layer, a twentieth of its rows and columns going, and its FLOP.
@@ -172,7 +139,7 @@ func factor(dev device.Device, n int) device.Sym {
 	return s
 }
 
-func report(b *testing.B, flop, bound float64) {
+func reportRate(b *testing.B, flop, bound float64) {
 	rate := flop * float64(b.N) / b.Elapsed().Seconds()
 	b.ReportMetric(rate/1e9, "GFLOP/s")
 	b.ReportMetric(rate/bound, "of-gemm")

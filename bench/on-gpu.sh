@@ -9,15 +9,14 @@
 #   parity      every operation against the CPU, golden cases, whole runs of tiny models
 #   memcheck    the operations under compute-sanitizer: memory, then shared memory that is read and written without a barrier
 #   racecheck
-#   ops         every operation at real shapes        (surgeon bench ops)
-#   shots       one shot at the shapes of real models (surgeon bench shot)
+#   bench       operations and shots at real shapes, into bench/results (cuda.sh)
 #   real        the real model against the run of the CPU; needs SURGEON_SMOLLM2 and SURGEON_WIKITEXT
 set -u
 out=$1
 shift
 mkdir -p "$out"
 export REQUIRE_CUDA=1
-tests=$PWD/build/cuda/cuda.test surgeon=$PWD/bin/surgeon-cuda
+tests=$PWD/build/cuda/cuda.test
 failed=0
 step() { # step NAME COMMAND…
   name=$1
@@ -34,17 +33,11 @@ step() { # step NAME COMMAND…
   tail -n "${TAIL:-12}" "$out/$name.txt"
 }
 sanitizer() { compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" -test.run "${OPERATIONS:-TestParity}" -test.timeout 9m; }
-shots() {
-  "$surgeon" bench shot --shape smollm2-135m --sequences 128 --length 2048 &&
-    "$surgeon" bench shot --shape opt-125m --sequences 64 --length 2048 &&
-    "$surgeon" bench shot --shape llama-2-7b --sequences "${SEQUENCES:-16}" --length 4096 --gpu-memory "${GPU_MEMORY:-74GiB}"
-}
 for s in "$@"; do
   case $s in
   parity) step parity "$tests" -test.v -test.timeout 9m -test.run 'Transfers|Lists|Parity|OutOfMemory|SelfTest|Golden|TwoShots|Runs' ;;
   memcheck | racecheck) step "$s" sanitizer "$s" ;;
-  ops) step ops "$surgeon" bench ops --seconds 500 ;;
-  shots) step shots shots ;;
+  bench) step bench bench/cuda.sh bin/surgeon-cuda ;;
   real) step real "$tests" -test.v -test.timeout 9m -test.run SmolLM2 ;;
   *) echo "on-gpu.sh: no step is called $s" && exit 2 ;;
   esac

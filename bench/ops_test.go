@@ -1,17 +1,46 @@
 package bench
 
 import (
+	"fmt"
 	"testing"
 
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
-	"surgeon/engine/device/devicetest"
 )
 
-// BenchmarkOperation is every operation of the device that has shapes for it, from the table of the parity suite. The Gemm
-// rows are the ceiling of the others.
+// BenchmarkOperation is every operation of the device at the shapes that are not too large for this machine. ns/op is of the
+// fastest round; see Row.
 func BenchmarkOperation(b *testing.B) {
 	dev := cpu.Open()
 	defer dev.Close()
-	devicetest.Bench(b, dev, device.F32)
+	c := NewCeilings(dev)
+	left := 0
+	for _, x := range (OpsOptions{Type: device.F32}).Select() {
+		b.Run(x.Name(), func(b *testing.B) {
+			if why := c.tooLarge(x); why != "" {
+				left++
+				b.Skip(why)
+			}
+			t, err := c.start(x)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer t.free()
+			for b.Loop() {
+				if err := t.round(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			row, err := t.finish()
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, m := range row.metrics() {
+				b.ReportMetric(m.value, m.unit)
+			}
+		})
+	}
+	if left > 0 {
+		fmt.Printf("# %d calls are too large for this device and were left out; -v says which, and why\n", left)
+	}
 }

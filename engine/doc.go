@@ -16,13 +16,14 @@
 //
 // # One shot, told by the functions that make it
 //
-// Prune repeats run.shot. measure sends every calibration window through model.ForwardBackward, which hands each layer's
+// Prune repeats run.shot: a turn of the method's loop (turn.shrink, which Turn makes without a run around it), a look at
+// the loss, and a save. measure sends every calibration window through model.ForwardBackward, which hands each layer's
 // input and output gradient to package curvature, and that adds them to the factors (device.Gram). costs asks, layer by
 // layer, prune.Alive what is not dead and prune.Costs what each row and column would cost; only these numbers come to the
-// host. threshold is prune.Select: one sorted sweep over all of them. update is prune.Apply for every layer: index lists go
-// to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). heldOut looks
-// at windows that took no part. save hands weights and report to package journal, from where an interrupted run goes on bit
-// for bit.
+// host. threshold is prune.Select: one sorted sweep over all of them. update is prune.Apply for every layer: index lists
+// go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). heldOut
+// looks at windows that took no part. save hands weights and report to package journal, from where an interrupted run goes
+// on bit for bit.
 //
 // After the last shot finish clears what is structurally dead, rounds to the type of the file, measures that, and writes.
 //

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
@@ -37,38 +36,21 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 	return r.report, nil
 }
 
-// shot is one turn of the method's loop (The LLM Surgeon, algorithm 1): measure the curvature, cost every row and column,
-// find one threshold for the whole model, remove what lies below it and re-fit the rest, then look at the loss.
+// shot is one turn of the method's loop, and a look at the loss.
 func (r *run) shot(ctx context.Context, number int) error {
 	target := r.options.Target * float64(number) / float64(r.options.Shots)
 	s := report.Shot{Number: number, Target: target, LossBefore: r.heldOutLoss, Seconds: map[string]float64{}}
-	r.clock = s.Seconds
+	r.clock, r.title = s.Seconds, fmt.Sprintf("shot %d of %d: ", number, r.options.Shots)
 
-	factors, err := r.measure(ctx)
+	o, err := r.shrink(ctx, target)
 	if err != nil {
 		return err
 	}
-	costs, raised, err := r.costs(ctx, factors)
-	if err != nil {
-		return err
-	}
-	selection, err := r.threshold(costs, target)
-	if err != nil {
-		return err
-	}
-	predicted, more, err := r.update(ctx, factors, costs, selection)
-	if err != nil {
-		return err
-	}
-	s.Threshold = selection.Threshold
-	if factors != nil {
-		factors.Free()
-		s.PredictedIncrease = &predicted
-	}
-	s.Reached = float64(selection.Removed) / float64(selection.Total)
-	s.Reduction = float64(selection.Removed) / float64(r.report.Model.Parameters)
-	s.DampingsRaised = r.raised(append(raised, more...))
-	if s.LossAfter, err = r.heldOut(ctx, r.stageName("check")); err != nil {
+	s.Threshold, s.PredictedIncrease = o.Selection.Threshold, o.Predicted
+	s.Reached = float64(o.Selection.Removed) / float64(o.Selection.Total)
+	s.Reduction = float64(o.Selection.Removed) / float64(r.report.Model.Parameters)
+	s.DampingsRaised = r.raised(o.Raised)
+	if s.LossAfter, err = r.heldOut(ctx, r.title+"check"); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
 	if r.options.MaxLoss > 0 && s.LossAfter > r.options.MaxLoss {
@@ -77,89 +59,107 @@ func (r *run) shot(ctx context.Context, number int) error {
 	if s.Warning = suspicious(s); s.Warning != "" {
 		r.watcher.Warn(s.Warning)
 	}
-	return r.save(s, selection.Kept)
+	return r.save(s, o.Selection.Kept)
 }
 
-// measure runs the calibration windows through the model. Without curvature, for the magnitude baseline, there is nothing
-// to measure.
-func (r *run) measure(ctx context.Context) (*curvature.Factors, error) {
-	if r.options.Cost == prune.Magnitude {
-		return nil, nil
+// shrink is one turn of the method's loop (The LLM Surgeon, algorithm 1): measure the curvature, cost every row and column,
+// find one threshold for the whole model, remove what lies below it and re-fit the rest.
+func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
+	factors, losses, err := t.measure(ctx)
+	if err != nil {
+		return Outcome{}, err
 	}
-	defer r.time("curvature")()
-	r.stage("curvature", len(r.calibration))
-	factors, _, err := curvature.Collect(ctx, r.model, r.calibration, r.options.Batch, r.watcher.Step)
-	r.model.Release()
-	return factors, err
+	costs, raised, err := t.costs(ctx, factors)
+	if err != nil {
+		return Outcome{}, err
+	}
+	selection, err := t.threshold(costs, target)
+	if err != nil {
+		return Outcome{}, err
+	}
+	predicted, more, err := t.update(ctx, factors, costs, selection)
+	if err != nil {
+		return Outcome{}, err
+	}
+	o := Outcome{Losses: losses, Selection: selection, Raised: append(raised, more...)}
+	if factors != nil {
+		factors.Free()
+		o.Predicted = &predicted
+	}
+	return o, nil
+}
+
+// measure runs the calibration windows through the model, and returns their losses too. Without curvature, for the magnitude
+// baseline, there is nothing to measure.
+func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, error) {
+	if t.options.Cost == prune.Magnitude {
+		return nil, nil, nil
+	}
+	defer t.time("curvature")()
+	t.stage("curvature", len(t.calibration))
+	factors, losses, err := curvature.Collect(ctx, t.model, t.calibration, t.options.Batch, t.watcher.Step)
+	t.model.Release()
+	return factors, losses, err
 }
 
 // costs predicts what the loss of every row and column would cost.
-func (r *run) costs(ctx context.Context, factors *curvature.Factors) ([]prune.LayerCosts, []prune.Raised, error) {
-	defer r.time("costs")()
-	layers := r.model.Linears()
-	r.stage("costs", len(layers))
+func (t *turn) costs(ctx context.Context, factors *curvature.Factors) ([]prune.LayerCosts, []prune.Raised, error) {
+	defer t.time("costs")()
+	layers := t.model.Linears()
+	t.stage("costs", len(layers))
 	all := make([]prune.LayerCosts, len(layers))
 	var raised []prune.Raised
 	for i := range layers {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
 		}
-		l := r.layer(factors, i)
-		alive, err := prune.Alive(r.dev, l)
+		l := t.layer(factors, i)
+		alive, err := prune.Alive(t.dev, l)
 		if err == nil {
 			var more []prune.Raised
-			all[i], more, err = prune.Costs(r.dev, l, alive, r.options.Cost, r.damping())
+			all[i], more, err = prune.Costs(t.dev, l, alive, t.options.Cost, t.damping())
 			raised = append(raised, more...)
 		}
-		r.dev.Free(l.W)
-		if err := r.failed(layers[i], err); err != nil {
+		t.dev.Free(l.W)
+		if err := t.failed(layers[i], err); err != nil {
 			return nil, nil, fmt.Errorf("costs: %w", err)
 		}
-		r.watcher.Step(i + 1)
+		t.watcher.Step(i + 1)
 	}
 	return all, raised, nil
 }
 
-// failed is the device's failure in the work on a layer, with its place, or else err: what the method finds wrong with
-// numbers of a device that has failed means nothing.
-func (r *run) failed(l *model.Linear, err error) error {
-	if failure := r.dev.Sync(); failure != nil {
-		return fmt.Errorf("block %d, layer %s: %w", l.Block, l.Name, failure)
-	}
-	return err
-}
-
 // threshold selects what stays.
-func (r *run) threshold(costs []prune.LayerCosts, target float64) (prune.Selection, error) {
-	defer r.time("threshold")()
-	return prune.Select(costs, prune.Budget{Target: target, StepLimit: r.options.StepLimit, Ranking: r.options.Rank})
+func (t *turn) threshold(costs []prune.LayerCosts, target float64) (prune.Selection, error) {
+	defer t.time("threshold")()
+	return prune.Select(costs, prune.Budget{Target: target, StepLimit: t.options.StepLimit, Ranking: t.options.Rank})
 }
 
 // update removes and re-fits, layer by layer, and returns the predicted increase of the loss in nats per token. Layers are
 // independent once their factors exist.
-func (r *run) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection) (float64, []prune.Raised, error) {
-	defer r.time("update")()
-	layers := r.model.Linears()
-	r.stage("update", len(layers))
+func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection) (float64, []prune.Raised, error) {
+	defer t.time("update")()
+	layers := t.model.Linears()
+	t.stage("update", len(layers))
 	var predicted float64
 	var raised []prune.Raised
 	for i, linear := range layers {
 		if err := ctx.Err(); err != nil {
 			return 0, nil, err
 		}
-		l := r.layer(factors, i)
-		result, err := prune.Apply(r.dev, l, costs[i].Alive, s.Kept[i], r.options.Update, r.damping())
+		l := t.layer(factors, i)
+		result, err := prune.Apply(t.dev, l, costs[i].Alive, s.Kept[i], t.options.Update, t.damping())
 		if err == nil {
 			linear.SetMatrix(result.W)
-			r.dev.Free(result.W)
+			t.dev.Free(result.W)
 			predicted += result.Predicted
 			raised = append(raised, result.Raised...)
 		}
-		r.dev.Free(l.W)
-		if err := r.failed(linear, err); err != nil {
+		t.dev.Free(l.W)
+		if err := t.failed(linear, err); err != nil {
 			return 0, nil, fmt.Errorf("update: %w", err)
 		}
-		r.watcher.Step(i + 1)
+		t.watcher.Step(i + 1)
 	}
 	return predicted, raised, nil
 }
@@ -192,31 +192,6 @@ func meanLosses(ctx context.Context, m *model.Model, windows [][]int32, batch in
 		step(len(all))
 	}
 	return all, nil
-}
-
-// layer is the i-th linear layer as the method sees it; the caller frees its W.
-func (r *run) layer(factors *curvature.Factors, i int) prune.Layer {
-	linear := r.model.Linears()[i]
-	l := prune.Layer{Name: linear.Name, W: linear.Matrix(device.F64)}
-	if factors != nil {
-		l.A, l.G = factors.Of(i)
-	}
-	return l
-}
-
-// stage tells the watcher that a stage of the coming shot begins.
-func (r *run) stage(name string, steps int) { r.watcher.Stage(r.stageName(name), steps) }
-
-func (r *run) stageName(name string) string {
-	return fmt.Sprintf("shot %d of %d: %s", r.next, r.options.Shots, name)
-}
-
-func (r *run) damping() prune.Damping { return prune.Damping{G: r.options.DampG, A: r.options.DampA} }
-
-// time adds the seconds until the returned function is called to a stage of the shot.
-func (r *run) time(stage string) func() {
-	start := time.Now()
-	return func() { r.clock[stage] += time.Since(start).Seconds() }
 }
 
 // How far the real increase of the loss may go beyond the predicted one before a shot is suspicious (method.md section 7):

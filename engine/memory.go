@@ -85,19 +85,38 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 // hostParts are what lies in main memory beside the tensors.
 func hostParts(in *inputs, o Options) []PlanPart {
 	cfg := in.model.Config
-	_, prunable := counts(cfg)
-	parts := []PlanPart{
+	parts := append([]PlanPart{
 		{"program and text", "", OnHost, hostBytes + int64(len(in.corpus.Text)) + 4*int64(len(in.ids))},
 		{"model files, mapped", "", OnHost, in.model.Bytes()},
-	}
-	if typeOf(o.Precision) == device.BF16 {
-		parts = append(parts, PlanPart{"masters of the pruned weights, float32", "", OnHost, 4 * prunable})
-	}
+	}, masterParts(cfg, o)...)
 	largest := 4 * int64(cfg.Vocab) * int64(cfg.Width)
 	for _, l := range linears(cfg) {
 		largest = max(largest, 4*int64(l.Rows)*int64(l.Inputs()))
 	}
 	return append(parts, PlanPart{"one tensor on the host", writing, OnHost, largest})
+}
+
+// masterParts are the masters of a bfloat16 model.
+func masterParts(cfg checkpoint.Config, o Options) []PlanPart {
+	if typeOf(o.Precision) != device.BF16 {
+		return nil
+	}
+	_, prunable := counts(cfg)
+	return []PlanPart{{"masters of the pruned weights, float32", "", OnHost, 4 * prunable}}
+}
+
+// PlanTurn is the memory that Turn takes for a model of this architecture, by part, and the most of the device's at one time.
+// It settles o.Batch where that is left open, by o.Length and o.Samples, and refuses what the device has no room for.
+func PlanTurn(d device.Device, cfg checkpoint.Config, o *Options) (parts []PlanPart, peakDeviceBytes int64, err error) {
+	turnParts := func(cfg checkpoint.Config, o Options) []PlanPart {
+		return slices.DeleteFunc(runParts(cfg, o), func(p PlanPart) bool { return p.Phase == writing })
+	}
+	if err := settleBatch(d, cfg, o, turnParts); err != nil {
+		return nil, 0, err
+	}
+	parts = turnParts(cfg, *o)
+	peakDeviceBytes, _ = peak(parts)
+	return append(parts, masterParts(cfg, *o)...), peakDeviceBytes, nil
 }
 
 // planMemory adds up what the run allocates, on a device of memory m.

@@ -14,28 +14,23 @@ import (
 	"surgeon/engine/checkpoint/safetensors"
 	"surgeon/engine/device"
 	"surgeon/engine/journal"
-	"surgeon/engine/model"
 	"surgeon/engine/prune"
 	"surgeon/engine/report"
 )
 
 // run is a pruning run between its start, or its resumption, and its end.
 type run struct {
-	options Options
-	dev     device.Device
-	watcher Watcher
+	turn
 	inputs  *inputs
 	journal *journal.Journal
-	model   *model.Model
 	report  *report.Report // everything so far; saved with every shot
 
-	calibration, heldOutWindows [][]int32
-	evaluation                  *inputs // the text of --eval, or nil
+	heldOutWindows [][]int32
+	evaluation     *inputs // the text of --eval, or nil
 
 	next        int // the shot to come
 	heldOutLoss float64
 	started     time.Time
-	clock       map[string]float64 // seconds per stage of what is going on
 }
 
 // open refuses what can be refused, takes the work directory, and brings the model to where the run goes on.
@@ -63,7 +58,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{options: o, dev: dev, watcher: w, inputs: in, next: 1, clock: map[string]float64{}, started: time.Now()}
+	r := &run{turn: turn{options: o, dev: dev, watcher: w, clock: map[string]float64{}}, inputs: in, next: 1, started: time.Now()}
 	if err := r.read(); err != nil {
 		r.close()
 		return nil, err

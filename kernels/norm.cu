@@ -23,10 +23,13 @@ template <class A> struct NormSums {
 __device__ __forceinline__ float inverseRoot(float x) { return 1 / sqrtf(x); }
 __device__ __forceinline__ double inverseRoot(double x) { return 1 / sqrt(x); }
 
-const int widestBlock = 512; // threads: twice as many would leave 64 registers for each
+// widestBlock is how many threads a block has at most that hold so many packs each: two blocks have to fit into the registers
+// of a multiprocessor, so that one waits for its row while the other computes. Where the compiler would take more registers
+// than that it is told (the 2 below; with a 0 it decides itself).
+constexpr int widestBlock(int packs) { return packs == 4 ? 384 : 512; }
 
 template <class T, int P, bool centred>
-__global__ void __launch_bounds__(widestBlock) norm(int64_t rows, int n, int group, const T *x, const T *gain, const T *bias, Acc<T> eps, T *y) {
+__global__ void __launch_bounds__(widestBlock(P)) norm(int64_t rows, int n, int group, const T *x, const T *gain, const T *bias, Acc<T> eps, T *y) {
 	typedef Acc<T> A;
 	const int V = wide<T>;
 	auto &s = shared<NormSums<A>>();
@@ -137,7 +140,7 @@ template <class A, bool centred> struct Inverse {
 };
 
 template <class T, int P, bool centred>
-__global__ void __launch_bounds__(widestBlock) normBackward(int64_t rows, int n, int group, const T *x, const T *gain, Acc<T> eps, const T *dy, Acc<T> beta, T *dx) {
+__global__ void __launch_bounds__(widestBlock(P), P == 4 && sizeof(Acc<T>) == 4 ? 2 : 0) normBackward(int64_t rows, int n, int group, const T *x, const T *gain, Acc<T> eps, const T *dy, Acc<T> beta, T *dx) {
 	typedef Acc<T> A;
 	const int V = wide<T>, K = centred ? 3 : 2;
 	auto &s = shared<NormBackwardSums<A, K>>();
@@ -247,7 +250,7 @@ __global__ void __launch_bounds__(rowThreads) normBackwardPlain(int64_t rows, in
 	}
 }
 
-const int64_t packsOfLanes = 32 * 4, packsOfBlock = widestBlock * 4; // what a warp, a block can hold of a row
+const int64_t packsOfLanes = 32 * 4, packsOfBlock = widestBlock(4) * 4; // what a warp, a block can hold of a row
 
 // held calls f with the constant P, how many packs of a row a thread holds, and the groups that do so.
 template <class F> int held(int64_t rows, int64_t packs, F f) {
@@ -272,7 +275,7 @@ template <bool centred> int launchNorm(int type, int64_t rows, int64_t n, const 
 				return launch(norm<T, P, centred>, g.grid, g.block, sizeof(NormSums<Acc<T>>), stream, rows, n, g.group, (const T *)x, (const T *)gain, (const T *)bias,
 				              (Acc<T>)eps, (T *)y);
 			});
-		RowGroups g = blockRows(rows);
+		RowGroups g = blockRows(rows, columnBlock(n));
 		return launch(normPlain<T, centred>, g.grid, g.block, sizeof(NormSums<double>), stream, rows, n, (const T *)x, (const T *)gain, (const T *)bias, eps, (T *)y);
 	});
 }
@@ -289,7 +292,7 @@ int launchNormBackward(int type, int64_t rows, int64_t n, const void *x, const v
 				return launch(normBackward<T, P, centred>, g.grid, g.block, sizeof(NormBackwardSums<Acc<T>, centred ? 3 : 2>), stream, rows, n, g.group, (const T *)x, (const T *)gain, (Acc<T>)eps,
 				              (const T *)dy, (Acc<T>)beta, (T *)dx);
 			});
-		RowGroups g = blockRows(rows);
+		RowGroups g = blockRows(rows, columnBlock(n));
 		return launch(normBackwardPlain<T, centred>, g.grid, g.block, sizeof(NormBackwardSums<double, 3>), stream, rows, n, (const T *)x, (const T *)gain, eps, (const T *)dy,
 		              (Acc<T>)beta, (T *)dx);
 	});

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -72,6 +73,19 @@ func completions(app *kong.Application) []completedCommand {
 				}
 				c.flags = append(c.flags, flag)
 			}
+		}
+		if len(node.Children) > 0 { // its first argument is one of them, and it takes the flags of all
+			sub := completions(&kong.Application{Node: node})
+			argument := completed{takes: oneOf}
+			for _, child := range sub {
+				argument.words = append(argument.words, child.name)
+				for _, f := range child.flags {
+					if !slices.ContainsFunc(c.flags, func(g completed) bool { return g.long == f.long }) {
+						c.flags = append(c.flags, f)
+					}
+				}
+			}
+			c.argument = &argument
 		}
 		for _, p := range node.Positional {
 			argument := completedValue(p, "FILE")

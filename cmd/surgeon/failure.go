@@ -97,7 +97,7 @@ func parseSentence(err *kong.ParseError) string {
 	command, help := "", "surgeon --help"
 	if err.Context != nil && err.Context.Selected() != nil {
 		command = err.Context.Selected().Name
-		help = "surgeon " + command + " --help"
+		help = err.Context.Selected().FullPath() + " --help"
 	}
 	if rest, ok := strings.CutPrefix(sentence, "unexpected argument "); ok && strings.Contains(" prune eval plan ", " "+command+" ") {
 		return fmt.Sprintf("unexpected argument %s; several texts need --text before each of them, or quotes around a pattern", rest)

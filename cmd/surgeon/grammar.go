@@ -13,6 +13,7 @@ type grammar struct {
 	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text."`
 	Plan       planCommand       `cmd:"" help:"Tell how much time and memory a pruning run takes, before anything runs."`
 	Demo       demoCommand       `cmd:"" help:"Show the whole job on a small built-in model; less than a minute on two cores."`
+	Bench      benchCommand      `cmd:"" help:"Measure how fast the device is at what a run does."`
 	Info       infoCommand       `cmd:"" help:"Tell about this program, this machine, its devices, and the models that can be read."`
 	Completion completionCommand `cmd:"" help:"Print a completion script for a shell."`
 

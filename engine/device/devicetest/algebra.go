@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -19,8 +20,8 @@ var plane = []Shape{
 	{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 127, N: 64}, {M: 1, N: 700}, {M: 700, N: 1}, {M: 3, N: 2049}, {M: 0, N: 5},
 }
 
-// tokens × width of SmolLM2-135M, OPT-125m and Llama-2-7B.
-var benchPlane = []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 768}, {M: 2048, N: 4096}}
+// bands are planes of rows that a device can move in large pieces: narrow, wide, more than a block of it, more than a slice.
+var bands = append(slices.Clone(plane), Shape{M: 5, N: 512}, Shape{M: 130, N: 1032})
 
 func algebra() []Op {
 	ops := []Op{}
@@ -34,7 +35,7 @@ func algebra() []Op {
 	into.Name, into.Types = "Gemm bfloat16 into float32", []device.Type{device.BF16}
 	ops = append(ops, into, nothing(), gram(0, 0), gram(0, 0.5), gram(1, 0), gram(1, 1))
 	return append(ops,
-		Op{Name: "Axpy", Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		Op{Name: "Axpy", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
 				Operands: []Operand{in("x", s.M, s.N), inOut("y", s.M, s.N)},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Axpy(-2, x[0], x[1]); return nil },
@@ -46,9 +47,9 @@ func algebra() []Op {
 				},
 			}
 		}},
-		Op{Name: "AddDiagonal", Shapes: squares, Bench: []Shape{{M: 1536, N: 1536}, {M: 4096, N: 4096}}, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		Op{Name: "AddDiagonal", Shapes: squares, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
-				Operands: []Operand{inOut("a", s.M, s.M)},
+				Operands: []Operand{inOut("a", s.M, s.M).moved(2 * s.M)},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.AddDiagonal(2, x[0]); return nil },
 				Loops: func(x [][]float64) []float64 {
 					for i := range s.M {
@@ -60,7 +61,7 @@ func algebra() []Op {
 		}},
 		dot("RowDot", func(s Shape) int { return s.M }, func(i, j int) int { return i }, device.Device.RowDot),
 		dot("ColDot", func(s Shape) int { return s.N }, func(i, j int) int { return j }, device.Device.ColDot),
-		Op{Name: "MaxAbs", Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		Op{Name: "MaxAbs", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
 				Operands: []Operand{in("x", s.M, s.N), out("r", 1, s.M), out("c", 1, s.N)},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.MaxAbs(x[0], x[1], x[2]); return nil },
@@ -109,12 +110,8 @@ var squares = []Shape{{M: 1}, {M: 32}, {M: 33}, {M: 129}}
 // gemm: c M×N, K the inner size. c has the type of a and b, unless into says otherwise.
 func gemm(tA, tB bool, beta float64, into func(device.Type) device.Type) Op {
 	letter := map[bool]string{false: "N", true: "T"}
-	var bench []Shape
-	if beta == 0 && !(tA && tB) { // as the model uses it: the others are no different
-		bench = []Shape{{M: 512, N: 576, K: 576}, {M: 512, N: 1536, K: 576}, {M: 512, N: 576, K: 1536}, {M: 2048, N: 4096, K: 4096}}
-	}
 	return Op{
-		Name: fmt.Sprintf("Gemm %s%s beta=%v", letter[tA], letter[tB], beta), Shapes: edges, Bench: bench, Exact: true,
+		Name: fmt.Sprintf("Gemm %s%s beta=%v", letter[tA], letter[tB], beta), Shapes: edges, Exact: true,
 		Case: func(s Shape, _ *rand.Rand) Case {
 			a, b := in("a", s.M, s.K), in("b", s.K, s.N)
 			if tA {
@@ -195,7 +192,6 @@ func gram(ones int, beta float64) Op {
 		// Multiples of 8 columns and several tiles of 128 and 256, with sums that are cut into parts and such that are not.
 		Shapes: []Shape{{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 600, N: 1}, {M: 5, N: 128}, {M: 5, N: 257}, {M: 0, N: 5},
 			{M: 70, N: 136}, {M: 330, N: 136}, {M: 150, N: 264}, {M: 9, N: 640}, {M: 0, N: 136}}, Exact: true,
-		Bench: []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 4096}},
 		Case: func(s Shape, _ *rand.Rand) Case {
 			n := s.N + ones
 			o := triangle("s", n, InOut)
@@ -233,7 +229,7 @@ func gram(ones int, beta float64) Op {
 }
 
 func dot(name string, size func(Shape) int, index func(i, j int) int, call func(d device.Device, x, y, z device.Tensor)) Op {
-	return Op{Name: name, Shapes: plane, Bench: benchPlane, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 		return Case{
 			Operands: []Operand{in("x", s.M, s.N), in("y", s.M, s.N), out("d", 1, size(s)).as(acc)},
 			FLOPs:    2 * float64(s.M) * float64(s.N), Terms: s.M + s.N,
@@ -270,12 +266,12 @@ func pick(r *rand.Rand, some bool, n int) (list []int32, all []int) {
 // gather: x M×N.
 func gather(someRows, someCols bool) Op {
 	return Op{
-		Name: fmt.Sprintf("Gather rows=%v cols=%v", someRows, someCols), Shapes: plane, Bench: benchPlane, Exact: true,
+		Name: fmt.Sprintf("Gather rows=%v cols=%v", someRows, someCols), Shapes: plane, Exact: true,
 		Case: func(s Shape, r *rand.Rand) Case {
 			rows, is := pick(r, someRows, s.M)
 			cols, js := pick(r, someCols, s.N)
 			return Case{
-				Operands: []Operand{in("x", s.M, s.N), out("y", len(is), len(js))},
+				Operands: []Operand{in("x", s.M, s.N).moved(len(is) * len(js)), out("y", len(is), len(js))},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Gather(x[0], rows, cols, x[1]); return nil },
 				Loops: func(x [][]float64) []float64 {
 					for a, i := range is {
@@ -293,12 +289,12 @@ func gather(someRows, someCols bool) Op {
 // scatter: y M×N.
 func scatter(someRows, someCols bool) Op {
 	return Op{
-		Name: fmt.Sprintf("Scatter rows=%v cols=%v", someRows, someCols), Shapes: plane, Bench: benchPlane, Exact: true,
+		Name: fmt.Sprintf("Scatter rows=%v cols=%v", someRows, someCols), Shapes: plane, Exact: true,
 		Case: func(s Shape, r *rand.Rand) Case {
 			rows, is := pick(r, someRows, s.M)
 			cols, js := pick(r, someCols, s.N)
 			return Case{
-				Operands: []Operand{in("x", len(is), len(js)), inOut("y", s.M, s.N)},
+				Operands: []Operand{in("x", len(is), len(js)), inOut("y", s.M, s.N).moved(len(is) * len(js))},
 				Call:     func(d device.Device, x []device.Tensor) []float64 { d.Scatter(x[0], rows, cols, x[1]); return nil },
 				Loops: func(x [][]float64) []float64 {
 					for a, i := range is {
@@ -320,7 +316,7 @@ func extract(some bool, into func(device.Type) device.Type) Op {
 		name += " into float64"
 	}
 	return Op{
-		Name: name, Types: sums, Shapes: squares, Bench: []Shape{{M: 1536}, {M: 4096}}, Exact: true,
+		Name: name, Types: sums, Shapes: squares, Exact: true,
 		Case: func(s Shape, r *rand.Rand) Case {
 			rows, is := pick(r, some, s.M)
 			cols, js := pick(r, some, s.M)
@@ -331,7 +327,7 @@ func extract(some bool, into func(device.Type) device.Type) Op {
 				}
 			}
 			return Case{
-				Operands: []Operand{triangle("s", s.M, In), out("y", len(is), len(js)).as(into)},
+				Operands: []Operand{triangle("s", s.M, In).moved(device.PackedLen(len(is))), out("y", len(is), len(js)).as(into)},
 				Call: func(d device.Device, x []device.Tensor) []float64 {
 					d.Extract(device.Sym{N: s.M, Packed: x[0]}, rows, cols, x[1])
 					return nil

@@ -91,7 +91,7 @@ func attention(lse bool) Op {
 	if !lse {
 		name, shapes = "Attention without lse", slices.Concat(heads, wideHeads[:2])
 	}
-	return Op{Name: name, Spreads: true, Shapes: shapes, Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Spreads: true, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
 		h := s.Heads
 		n := s.M * h.Length
 		c := Case{
@@ -127,7 +127,7 @@ func attention(lse bool) Op {
 // attentionBackward is given the out and lse of numbers other than q, k and v: it must use them, and not make its own. As
 // bfloat16 they could not be right in any case.
 func attentionBackward() Op {
-	return Op{Name: "AttentionBackward", Spreads: true, Shapes: slices.Concat(heads, wideHeads), Bench: benchHeads, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: "AttentionBackward", Spreads: true, Shapes: slices.Concat(heads, wideHeads), Case: func(s Shape, _ *rand.Rand) Case {
 		h := s.Heads
 		n, wide, narrow := s.M*h.Length, h.Query*h.Dim, h.KeyValue*h.Dim
 		positive := func(r *rand.Rand, _ bool, x []float64) { // so that p stays small

@@ -20,8 +20,8 @@ type Op struct {
 	Name string
 	// Types are the element types that the operation is for; nil means float32, float64 and bfloat16.
 	Types []device.Type
-	// Shapes are what the parity suite runs, Bench what a benchmark runs: layers of real models.
-	Shapes, Bench []Shape
+	// Shapes are what the parity suite runs. What is timed, and at which shapes, is in bench.go.
+	Shapes []Shape
 	// Exact says that the operation does no more than add and multiply: with small integers there is one right result.
 	Exact bool
 	// Spreads says that a NaN may reach more of the output than the definition, which is then Loops, asks for.
@@ -69,17 +69,22 @@ type Case struct {
 	// Residual, where there is one, judges outputs instead of comparing them: a relative error, given the operands before and
 	// after the call.
 	Residual func(before, after [][]float64) float64
+	// lead is how many elements of their allocations lie before the operands; 0 stands for a row of each.
+	lead int
 }
 
 // Bytes is what the call must at least move: what is read once, what is written once.
 func (c Case) Bytes(t device.Type) float64 {
 	sum := 0
 	for _, o := range c.Operands {
-		n := o.Rows * o.Cols * o.typed(t).Size()
+		n := o.Rows * o.Cols
 		if o.Role == InOut {
 			n *= 2
 		}
-		sum += n
+		if o.Moved > 0 {
+			n = o.Moved
+		}
+		sum += n * o.typed(t).Size()
 	}
 	return float64(sum)
 }
@@ -89,6 +94,8 @@ type Operand struct {
 	Name       string
 	Rows, Cols int
 	Role       Role
+	// Moved is the elements that are read or written, where that is not each of them once, or twice for InOut; 0 stands for that.
+	Moved int
 	// As is the operand's type where it is not that of the call: device.Type.Acc, or constant float64.
 	As func(device.Type) device.Type
 	// Fill sets the content, to small integers where exact. nil stands for Numbers.
@@ -151,6 +158,8 @@ func sum(beta float64, name string, r, c int) Operand {
 }
 
 func (o Operand) as(f func(device.Type) device.Type) Operand { o.As = f; return o }
+
+func (o Operand) moved(elements int) Operand { o.Moved = elements; return o }
 
 func (o Operand) filled(f func(r *rand.Rand, exact bool, x []float64)) Operand { o.Fill = f; return o }
 

@@ -14,8 +14,3 @@ func open(*testing.T) device.Device { return cpu.Open() }
 func TestParity(t *testing.T) {
 	devicetest.Run(t, open, devicetest.Options{Types: []device.Type{device.F32, device.BF16}})
 }
-
-// BenchmarkOps is how fast the cpu is, in float32 where the operation has it.
-func BenchmarkOps(b *testing.B) {
-	devicetest.Bench(b, cpu.Open(), device.F32)
-}

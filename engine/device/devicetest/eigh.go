@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 
 	"surgeon/engine/device"
 )
@@ -12,7 +13,7 @@ import (
 // a·V = V·diag(w), VᵀV = I and the order of w.
 
 func eigen() []Op {
-	ops := []Op{
+	return []Op{
 		eigh("Eigh", false, []Shape{{M: 0}, {M: 1}, {M: 2}, {M: 31}, {M: 33}, {M: 64}, {M: 65}, {M: 97}, {M: 129}}, noise),
 		eigh("Eigh warm", true, []Shape{{M: 0}, {M: 1}, {M: 2}, {M: 31}, {M: 33}, {M: 65}, {M: 97}}, noise),
 		eigh("Eigh clustered", false, []Shape{{M: 5}, {M: 66}}, clustered),
@@ -20,9 +21,6 @@ func eigen() []Op {
 		eigh("Eigh steep", false, []Shape{{M: 5}, {M: 66}}, steep),
 		notFinite(),
 	}
-	ops[0].Bench = []Shape{{M: 576}}
-	ops[1].Bench = ops[0].Bench
-	return ops
 }
 
 // noise is a symmetric matrix of independent elements.
@@ -87,17 +85,25 @@ func withSpectrum(r *rand.Rand, n int, a []float64, w func(int) float64) {
 	}
 }
 
-// eigh: two matrices, of orders M and M+1, in one call. Warm they come with eigenvectors, in single precision, of a matrix that
+// eigh: two matrices, of orders M and M+1, in one call, or N equal ones of order M. Warm they come with eigenvectors, in single precision, of a matrix that
 // differs by a hundredth.
 func eigh(name string, warm bool, shapes []Shape, fill func(*rand.Rand, int, []float64)) Op {
 	return Op{Name: name, Types: double, Shapes: shapes, Case: func(s Shape, r *rand.Rand) Case {
 		orders := []int{s.M, s.M + 1}
+		if s.N > 0 {
+			orders = slices.Repeat([]int{s.M}, s.N)
+		}
+		count := len(orders)
 		c := Case{Limit: 16}
+		matrices, vectorsOf := map[int][]float64{}, map[int][]float64{} // by order; those of one order are equal
 		var a, w, v []Operand
-		for k, n := range orders {
-			index := string(rune('0' + k))
-			matrix := make([]float64, n*n)
-			fill(r, n, matrix)
+		for i, n := range orders {
+			index := strconv.Itoa(i)
+			if matrices[n] == nil {
+				matrices[n] = make([]float64, n*n)
+				fill(r, n, matrices[n])
+			}
+			matrix := matrices[n]
 			x := inOut("a"+index, n, n).filled(func(_ *rand.Rand, _ bool, x []float64) {
 				copy(x, matrix)
 				for i := range n { // not to be read
@@ -108,19 +114,23 @@ func eigh(name string, warm bool, shapes []Shape, fill func(*rand.Rand, int, []f
 			})
 			y := out("vectors"+index, n, n)
 			if warm {
-				near := make([]float64, n*n)
-				size := 0.
-				for _, v := range matrix {
-					size = math.Max(size, math.Abs(v))
+				if vectorsOf[n] == nil {
+					near := make([]float64, n*n)
+					size := 0.
+					for _, v := range matrix {
+						size = math.Max(size, math.Abs(v))
+					}
+					noise(r, n, near)
+					for i := range near {
+						near[i] = matrix[i] + 0.01*size/math.Sqrt(float64(n))*near[i]
+					}
+					_, v := jacobi(n, near)
+					for i := range v {
+						v[i] = float64(float32(v[i]))
+					}
+					vectorsOf[n] = v
 				}
-				noise(r, n, near)
-				for i := range near {
-					near[i] = matrix[i] + 0.01*size/math.Sqrt(float64(n))*near[i]
-				}
-				_, vectors := jacobi(n, near)
-				for i, v := range vectors {
-					vectors[i] = float64(float32(v))
-				}
+				vectors := vectorsOf[n]
 				y = inOut(y.Name, n, n).filled(func(_ *rand.Rand, _ bool, x []float64) { copy(x, vectors) })
 			}
 			a, w, v = append(a, x), append(w, out("values"+index, 1, n)), append(v, y)
@@ -130,25 +140,25 @@ func eigh(name string, warm bool, shapes []Shape, fill func(*rand.Rand, int, []f
 		}
 		c.Operands = slices.Concat(a, w, v)
 		c.Call = func(d device.Device, x []device.Tensor) (told []float64) {
-			for _, ok := range d.Eigh(warm, x[:2], x[2:4], x[4:]) {
+			for _, ok := range d.Eigh(warm, x[:count], x[count:2*count], x[2*count:]) {
 				told = append(told, truth(ok))
 			}
 			return told
 		}
 		c.Loops = func(x [][]float64) (told []float64) {
 			for k, n := range orders {
-				if warm && !allFinite(x[4+k]) {
+				if warm && !allFinite(x[2*count+k]) {
 					told = append(told, 0)
 					continue
 				}
-				told = append(told, truth(eighLoops(n, x[k], x[2+k], x[4+k])))
+				told = append(told, truth(eighLoops(n, x[k], x[count+k], x[2*count+k])))
 			}
 			return told
 		}
 		c.Residual = func(before, after [][]float64) float64 {
 			worst := 0.
 			for k, n := range orders {
-				worst = larger(worst, eigenResidual(n, before[k], after[2+k], after[4+k]))
+				worst = larger(worst, eigenResidual(n, before[k], after[count+k], after[2*count+k]))
 			}
 			return worst
 		}

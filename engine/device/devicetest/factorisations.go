@@ -21,7 +21,6 @@ func factorisations() []Op {
 	one := cholesky("Cholesky of one", []int{0}, []Shape{{M: 0}, {M: 1}, {M: 33}, {M: 129}, {M: 161}})
 	many := cholesky("Cholesky of many", []int{0, 3, 1, 70, 2}, []Shape{{M: 1}, {M: 31}, {M: 60}, {M: 97}})
 	ops := []Op{cholesky("Cholesky", []int{0, 1}, orders), one, many, notDefinite(), inverseDiagonal()}
-	ops[0].Bench = []Shape{{M: 576}, {M: 1536}, {M: 4096}}
 	for _, side := range []device.Side{device.Left, device.Right} {
 		ops = append(ops, solve(side))
 	}
@@ -146,7 +145,7 @@ func solve(side device.Side) Op {
 		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
 	}
 	name := map[device.Side]string{device.Left: "CholeskySolve left", device.Right: "CholeskySolve right"}[side]
-	return Op{Name: name, Types: double, Shapes: shapes, Bench: []Shape{{M: 576, N: 576}, {M: 1536, N: 576}, {M: 4096, N: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Types: double, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
 		n, m := s.M, s.N
 		b := inOut("b", n, m)
 		at := func(i, c int) int { return i*m + c } // element i of right side c
@@ -206,37 +205,45 @@ func solve(side device.Side) Op {
 	}}
 }
 
-// inverseDiagonal: two factors, of orders M and M+1, in one call.
+// inverseDiagonal: two factors, of orders M and M+1, in one call, or one of order M where N is 1.
 func inverseDiagonal() Op {
 	// A NaN in l may go through products with the zeros of l⁻¹. The l of a Cholesky that was ok holds none.
-	return Op{Name: "CholeskyInverseDiag", Types: double, Spreads: true, Shapes: append([]Shape{{M: 520}}, orders...), Bench: []Shape{{M: 576}, {M: 1536}, {M: 4096}}, Case: func(s Shape, _ *rand.Rand) Case {
-		n := []int{s.M, s.M + 1}
-		return Case{
-			Operands: []Operand{in("l0", n[0], n[0]).filled(definite(n[0])), in("l1", n[1], n[1]).filled(definite(n[1])), out("d0", 1, n[0]), out("d1", 1, n[1])},
-			FLOPs:    (math.Pow(float64(n[0]), 3) + math.Pow(float64(n[1]), 3)) / 3,
-			Limit:    float64(8 * n[1]),
-			Call: func(d device.Device, x []device.Tensor) []float64 {
-				d.CholeskyInverseDiag(x[:2], x[2:])
-				return nil
-			},
-			Loops: func(x [][]float64) []float64 {
-				for m, n := range n {
-					l, d, e := x[m], x[2+m], make([]float64, n)
-					for j := range n { // column j of l⁻¹
-						clear(e)
-						d[j] = 0
-						for i := j; i < n; i++ {
-							v := truth(i == j)
-							for k := j; k < i; k++ {
-								v -= l[i*n+k] * e[k]
-							}
-							e[i] = v / l[i*n+i]
-							d[j] += e[i] * e[i]
+	return Op{Name: "CholeskyInverseDiag", Types: double, Spreads: true, Shapes: append([]Shape{{M: 520}, {M: 33, N: 1}}, orders...), Case: func(s Shape, _ *rand.Rand) Case {
+		orders := []int{s.M, s.M + 1}
+		if s.N == 1 {
+			orders = orders[:1]
+		}
+		k := len(orders)
+		c := Case{Limit: float64(8 * (s.M + 1))}
+		for i, n := range orders {
+			c.Operands = append(c.Operands, in(fmt.Sprintf("l%d", i), n, n).filled(definite(n)))
+			c.FLOPs += math.Pow(float64(n), 3) / 3
+		}
+		for i, n := range orders {
+			c.Operands = append(c.Operands, out(fmt.Sprintf("d%d", i), 1, n))
+		}
+		c.Call = func(d device.Device, x []device.Tensor) []float64 {
+			d.CholeskyInverseDiag(x[:k], x[k:])
+			return nil
+		}
+		c.Loops = func(x [][]float64) []float64 {
+			for m, n := range orders {
+				l, d, e := x[m], x[k+m], make([]float64, n)
+				for j := range n { // column j of l⁻¹
+					clear(e)
+					d[j] = 0
+					for i := j; i < n; i++ {
+						v := truth(i == j)
+						for k := j; k < i; k++ {
+							v -= l[i*n+k] * e[k]
 						}
+						e[i] = v / l[i*n+i]
+						d[j] += e[i] * e[i]
 					}
 				}
-				return nil
-			},
+			}
+			return nil
 		}
+		return c
 	}}
 }

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"surgeon/engine/curvature"
+	"surgeon/engine/device"
+	"surgeon/engine/model"
+	"surgeon/engine/prune"
+)
+
+// turn is what the stages of one turn of the method's loop work with; engine.go has the stages.
+type turn struct {
+	options     Options
+	dev         device.Device
+	watcher     Watcher
+	model       *model.Model
+	calibration [][]int32
+	title       string             // before the names of stages: "shot 3 of 20: "
+	clock       map[string]float64 // seconds per stage of what is going on
+}
+
+// Outcome is what one turn did to a model.
+type Outcome struct {
+	Losses    []float64 // of the calibration windows before it, in nats; nil without curvature
+	Selection prune.Selection
+	Predicted *float64 // increase of the loss in nats per token; nil without curvature
+	Raised    []prune.Raised
+	Seconds   map[string]float64 // by stage; of Turn only
+}
+
+// Turn is one turn of the method's loop on a model that is on a device already, with the stages of Prune and nothing around
+// them: no held-out loss, no journal, no file. It takes Cost, Update, Rank, StepLimit, DampG, DampA and Batch of the options;
+// after it, at most the share target of the weights is gone.
+func Turn(ctx context.Context, m *model.Model, calibration [][]int32, target float64, o Options, w Watcher) (Outcome, error) {
+	t := turn{options: o, dev: m.Device(), watcher: w, model: m, calibration: calibration, clock: map[string]float64{}}
+	outcome, err := t.shrink(ctx, target)
+	outcome.Seconds = t.clock
+	return outcome, err
+}
+
+// layer is the i-th linear layer as the method sees it; the caller frees its W.
+func (t *turn) layer(factors *curvature.Factors, i int) prune.Layer {
+	linear := t.model.Linears()[i]
+	l := prune.Layer{Name: linear.Name, W: linear.Matrix(device.F64)}
+	if factors != nil {
+		l.A, l.G = factors.Of(i)
+	}
+	return l
+}
+
+// failed is the device's failure in the work on a layer, with its place, or else err: what the method finds wrong with
+// numbers of a device that has failed means nothing.
+func (t *turn) failed(l *model.Linear, err error) error {
+	if failure := t.dev.Sync(); failure != nil {
+		return fmt.Errorf("block %d, layer %s: %w", l.Block, l.Name, failure)
+	}
+	return err
+}
+
+func (t *turn) damping() prune.Damping { return prune.Damping{G: t.options.DampG, A: t.options.DampA} }
+
+// stage tells the watcher that a stage begins.
+func (t *turn) stage(name string, steps int) { t.watcher.Stage(t.title+name, steps) }
+
+// time adds the seconds until the returned function is called to a stage.
+func (t *turn) time(stage string) func() {
+	start := time.Now()
+	return func() { t.clock[stage] += time.Since(start).Seconds() }
+}
