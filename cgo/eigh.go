@@ -26,6 +26,12 @@ func (d *Device) Eigh(warm bool, as, values, vectors []device.Tensor) []bool {
 	ok := make([]bool, len(as))
 	status, free := d.scratch(int64(4 * len(as)))
 	defer free()
+	if d.err != nil {
+		for i := range ok {
+			ok[i] = true
+		}
+		return ok
+	}
 	var list []C.surgeon_eigen
 	var of []int // whose matrix it is
 	for i, a := range as {

@@ -85,10 +85,16 @@ func (d *Device) Cholesky(as ...device.Tensor) []bool {
 	defer free()
 	several := 0
 	for i, a := range as {
-		matrices[i] = C.surgeon_matrix{n: C.int64_t(a.Rows), a: (*C.double)(d.at(a)), info: (*C.int)(unsafe.Add(infos, 4*i))}
+		matrices[i] = C.surgeon_matrix{n: C.int64_t(a.Rows), a: (*C.double)(d.at(a))}
 		if a.Rows <= smallOrder {
 			several++
 		}
+	}
+	if d.err != nil {
+		return ok
+	}
+	for i := range matrices {
+		matrices[i].info = (*C.int)(unsafe.Add(infos, 4*i))
 	}
 	var small []C.surgeon_matrix
 	largest := C.int64_t(0)

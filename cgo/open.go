@@ -96,11 +96,15 @@ func describe(ordinal int) (cu.Device, Info, error) {
 	return dev, info, nil
 }
 
-// Open opens the GPU with that number.
+// Open opens the GPU with that number, unless it fails its self-test.
 func Open(ordinal int, o Options) (device.Device, error) {
 	d, err := open(ordinal, o)
 	if err != nil {
 		return nil, err
+	}
+	if err := d.selfTest(); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)
 	}
 	return d, nil
 }
@@ -161,9 +165,6 @@ func (d *Device) start(o Options) error {
 		return err
 	}
 	if err := d.startLibrary(); err != nil {
-		return err
-	}
-	if err := d.selfTest(); err != nil {
 		return err
 	}
 	return d.Sync()

@@ -16,18 +16,13 @@ import (
 // knows: the operation that runs most, and the one that most rests on libraries. Some milliseconds, beside what the libraries
 // load when they are first used.
 
-// selfTestGram: whether Gram is asked too.
-const selfTestGram = false // until surgeon_gram is there
-
 // selfTest is an error where the GPU's results are not those of the CPU.
 func (d *Device) selfTest() error {
 	ref := cpu.Open()
 	defer ref.Close()
-	if selfTestGram {
-		for _, typ := range []device.Type{device.F32, device.BF16} {
-			if err := d.agree(ref, "Gram of a 96×72 "+typ.String()+" matrix", 1e-5, func(d device.Device) device.Tensor { return testGram(d, typ) }); err != nil {
-				return err
-			}
+	for _, typ := range []device.Type{device.F32, device.BF16} {
+		if err := d.agree(ref, "Gram of a 96×72 "+typ.String()+" matrix", 1e-5, func(d device.Device) device.Tensor { return testGram(d, typ) }); err != nil {
+			return err
 		}
 	}
 	return d.agree(ref, "solution of 50 equations by Cholesky", 1e-12, testCholesky)
