@@ -103,6 +103,9 @@ func (d *Device) Sync() error {
 	return d.err
 }
 
+// Err is the first failure that is known by now.
+func (d *Device) Err() error { return d.err }
+
 // Close frees everything.
 func (d *Device) Close() error {
 	if d.closed || !d.opened {

@@ -4,7 +4,10 @@ package cuda
 
 import (
 	"errors"
+	"io"
 	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"surgeon/engine/device"
@@ -71,6 +74,32 @@ func TestLists(t *testing.T) {
 			}
 		}
 		d.Free(a, b)
+	}
+}
+
+// What would be caught: a debug switch that does not wait, or does not tell.
+func TestSyncSwitch(t *testing.T) {
+	t.Setenv("SURGEON_CUDA_SYNC", "1")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func(e *os.File) { os.Stderr = e }(os.Stderr)
+	os.Stderr = w
+	d := gpu(t, Options{})
+	x, y := d.Alloc(1, 1000, device.F32), d.Alloc(1, 1000, device.F64)
+	d.Zero(x)
+	for range 3 {
+		d.Copy(x, y)
+	}
+	d.Free(x, y)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	told, err := io.ReadAll(r)
+	if err != nil || !regexp.MustCompile(`(?m)^Copy +3 +\d`).Match(told) || !strings.Contains(string(told), d.Name()) {
+		t.Errorf("%v, told:\n%s", err, told)
 	}
 }
 

@@ -48,6 +48,9 @@ type Device interface {
 	Memory() Memory
 	// Sync waits for queued work and reports the first failure there was.
 	Sync() error
+	// Err is the first failure that is known by now, without waiting: of a call that could not be queued, or that was waited
+	// for.
+	Err() error
 	// Close frees everything. The device cannot be used afterwards.
 	Close() error
 

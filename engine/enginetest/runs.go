@@ -115,7 +115,7 @@ func LostDevice(t *testing.T, open func(*testing.T) device.Device, fail func(boo
 	_, err := engine.Prune(context.Background(), dev, lost, &watcher{func(int) { fail(true) }})
 	fail(false)
 	dev.Close()
-	if err == nil || !strings.Contains(err.Error(), "shot 2: ") {
+	if err == nil || !strings.Contains(err.Error(), "shot 2: curvature: ") || !strings.Contains(err.Error(), " pass, block ") {
 		t.Fatalf("a device lost in the second shot: %v", err)
 	}
 	t.Logf("told as: %v", err)

@@ -12,6 +12,7 @@ func (m *Model) backward(ws *workspace, tap Tap) {
 		b, a := &m.blocks[i], &ws.blocks[i]
 		m.mlpBackward(ws, b, a, tap)
 		m.attentionBackward(ws, i, b, a, tap)
+		m.passed("backward", i)
 	}
 }
 

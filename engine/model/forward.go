@@ -59,6 +59,7 @@ func (m *Model) forward(ws *workspace, batch [][]int32, tap Tap) {
 		b, a := &m.blocks[i], &ws.blocks[i]
 		m.attentionForward(ws, i, b, a, tap)
 		m.mlpForward(ws, i, b, a, tap)
+		m.passed("forward", i)
 	}
 }
 
@@ -157,6 +158,9 @@ func (m *Model) headLoss(ws *workspace, batch [][]int32, grad bool) {
 func (m *Model) collectLosses(ws *workspace, batch [][]int32) ([]float64, error) {
 	perToken := device.DownloadSlice[float64](m.dev, ws.losses)
 	if err := m.dev.Sync(); err != nil {
+		if m.failedAt != "" {
+			err = fmt.Errorf("%s: %w", m.failedAt, err)
+		}
 		return nil, err
 	}
 	means := make([]float64, len(batch))
@@ -171,6 +175,14 @@ func (m *Model) collectLosses(ws *workspace, batch [][]int32) ([]float64, error)
 		}
 	}
 	return means, nil
+}
+
+// passed remembers the block in which a failure of the device shows. A kernel that was queued and fails later shows only when
+// the losses are waited for, without a place.
+func (m *Model) passed(pass string, block int) {
+	if m.failedAt == "" && m.dev.Err() != nil {
+		m.failedAt = fmt.Sprintf("%s pass, block %d", pass, block)
+	}
 }
 
 // NonFiniteLoss is the error of a sequence whose loss is NaN or infinite.

@@ -47,6 +47,7 @@ type Model struct {
 	finalNorm norm          // zero where the architecture has none
 	head      device.Tensor // V×D; the embedding where the head is tied
 	passes    [2]*workspace // buffers of the last forward-only and the last forward-and-backward pass
+	failedAt  string        // where in the passes the device was first found to have failed
 }
 
 // block is one transformer block.

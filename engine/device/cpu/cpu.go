@@ -46,6 +46,9 @@ func (d *Device) Bits() string { return fmt.Sprintf("cpu (%s, %s)", blasName, ke
 // Sync has nothing to wait for, and main memory does not fail.
 func (d *Device) Sync() error { return nil }
 
+// Err is nil, as Sync is.
+func (d *Device) Err() error { return nil }
+
 // Close gives all memory back to the garbage collector.
 func (d *Device) Close() error {
 	d.closed = true
