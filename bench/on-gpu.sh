@@ -35,7 +35,7 @@ step() { # step NAME COMMAND…
 sanitizer() { compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" -test.run "${OPERATIONS:-TestParity}" -test.timeout 9m; }
 for s in "$@"; do
   case $s in
-  parity) step parity "$tests" -test.v -test.timeout 9m -test.run 'Transfers|Lists|Parity|OutOfMemory|SelfTest|Golden|TwoShots|Runs' ;;
+  parity) step parity "$tests" -test.v -test.timeout 9m -test.skip SmolLM2 ;;
   memcheck | racecheck) step "$s" sanitizer "$s" ;;
   bench) step bench bench/cuda.sh bin/surgeon-cuda ;;
   real) step real "$tests" -test.v -test.timeout 9m -test.run SmolLM2 ;;

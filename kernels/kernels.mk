@@ -124,7 +124,7 @@ test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
 build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
 	@rm -f $@
-	$(LINK_CUDA) $(GO) test -tags cuda -c -o $@ ./cgo
+	$(LINK_CUDA) $(GO) test -tags cuda -ldflags "-s -w" -c -o $@ ./cgo
 
 # Faults planted in the kernels one by one, each of which the emulated device has to catch. The tests are linked with a shared
 # library for this, so that only that is made anew for each.
