@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <deque>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -48,7 +49,7 @@ struct Warp {
 struct Block {
 	std::vector<Thread> threads;
 	std::vector<Warp> warps;
-	std::vector<int> order;
+	std::vector<int> warpOrder, laneOrder;
 	const std::function<void()> *body = nullptr;
 	ctx::fcontext_t scheduler = nullptr;
 	void *schedulerFakeStack = nullptr;
@@ -150,6 +151,24 @@ void prepareThreads(int n) {
 		}
 }
 
+template <class T> void shuffle(std::vector<T> &order) {
+	for (size_t i = order.size(); i > 1; i--)
+		std::swap(order[i - 1], order[B.random() % i]);
+}
+
+// runWarp runs every thread of a warp that can run, once.
+bool runWarp(int w) {
+	bool moved = false;
+	for (int lane : B.laneOrder) {
+		int t = 32 * w + lane;
+		if (t < B.count && B.threads[t].state == ready) {
+			toThread(t);
+			moved = true;
+		}
+	}
+	return moved;
+}
+
 void runBlock(dim3 block, size_t sharedBytes) {
 	void *memory = nullptr;
 	if (posix_memalign(&memory, 128, sharedBytes + (sharedBytes == 0)) != 0)
@@ -170,14 +189,14 @@ void runBlock(dim3 block, size_t sharedBytes) {
 		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
 	}
 	while (B.alive > 0) {
+		// A warp runs alone until all of it waits for the block: what it writes too early, or reads before others wrote it, shows.
 		bool moved = false;
-		for (int t : B.order)
-			if (B.threads[t].state == ready) {
-				toThread(t);
+		for (int w : B.warpOrder)
+			while (runWarp(w))
 				moved = true;
-			}
 		if (!moved)
 			die("deadlock: threads wait at barriers that others do not reach");
+		shuffle(B.warpOrder);
 	}
 	free(memory);
 }
@@ -207,15 +226,16 @@ int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()
 	B.count = block.x * block.y * block.z;
 	B.body = &body;
 	prepareThreads(B.count);
-	B.order.resize(B.count);
-	for (int t = 0; t < B.count; t++)
-		B.order[t] = t;
+	B.warpOrder.resize(B.warps.size());
+	std::iota(B.warpOrder.begin(), B.warpOrder.end(), 0);
+	B.laneOrder.resize(32);
+	std::iota(B.laneOrder.begin(), B.laneOrder.end(), 0);
 	for (unsigned z = 0; z < grid.z; z++)
 		for (unsigned y = 0; y < grid.y; y++)
 			for (unsigned x = 0; x < grid.x; x++) {
 				blockIdx = dim3(x, y, z);
-				for (int t = B.count - 1; t > 0; t--)
-					std::swap(B.order[t], B.order[B.random() % (t + 1)]);
+				shuffle(B.warpOrder);
+				shuffle(B.laneOrder);
 				runBlock(block, sharedBytes);
 			}
 	return 0;

@@ -27,7 +27,7 @@ while IFS='	' read -r kernel name script expected; do
   elif (cd "$root/cgo" && LD_LIBRARY_PATH=$work "$tests" -test.timeout 5m -test.run "$expected") >"$work/log" 2>&1; then
     verdict "MISSED     "
   else
-    verdict "caught    " "$(grep -oE 'ERROR: AddressSanitizer: [a-z-]+|emulated device: [^,]*|[a-z]+\.go:[0-9]+: .*|runtime error: .*' "$work/log" | head -1 | cut -c1-140)"
+    verdict "caught    " "$(grep -oE 'ERROR: AddressSanitizer: [a-z-]+|emulated device: [^,]*|[a-z]+\.go:[0-9]+: .*|runtime error: .*' "$work/log" | grep -E 'ERROR|emulated|want|at most|differs|changed|written|runtime error' | head -1 | cut -c1-140)"
   fi
   cp "$good" "$bad"
 done <kernels/emu/faults.txt
