@@ -20,6 +20,7 @@ import (
 type pool struct {
 	limit            int64
 	used, kept, peak int64   // bytes
+	own              int64   // of used: what the device took before there were tensors
 	spare            []block // by size, then by age
 	clock            int
 	granularity      int64
@@ -161,7 +162,7 @@ func (d *Device) outOfMemory(size int64) {
 
 // Memory tells how much tensors hold, scratch memory of queued operations included.
 func (d *Device) Memory() device.Memory {
-	return device.Memory{Total: d.memory.limit, Used: d.memory.used, Peak: d.memory.peak}
+	return device.Memory{Total: d.memory.limit, Used: d.memory.used, Peak: d.memory.peak, Own: d.memory.own}
 }
 
 // buffer is an allocation, the Handle of its tensors.

@@ -167,5 +167,6 @@ func (d *Device) start(o Options) error {
 	if err := d.startLibrary(); err != nil {
 		return err
 	}
+	d.memory.own = d.memory.used
 	return d.Sync()
 }

@@ -49,10 +49,14 @@ const GCPercent = 25
 func evalParts(cfg checkpoint.Config, o Options) []PlanPart {
 	t := typeOf(o.Precision)
 	weights, _ := counts(cfg)
-	return []PlanPart{
+	parts := []PlanPart{
 		{"weights", "", OnDevice, weights * int64(t.Size())},
 		{"activations", "", OnDevice, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.HeldOut), false)},
 	}
+	if o.deviceOwn > 0 {
+		parts = append(parts, PlanPart{"libraries and lists of the device", "", OnDevice, o.deviceOwn})
+	}
+	return parts
 }
 
 // runParts are the tensors of a run.
@@ -62,7 +66,7 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 		o.HeldOut = o.Batch
 	}
 	eval := evalParts(cfg, o)
-	parts := []PlanPart{eval[0]}
+	parts := append([]PlanPart{eval[0]}, eval[2:]...)
 	add := func(name, phase string, bytes int64) { parts = append(parts, PlanPart{name, phase, OnDevice, bytes}) }
 	if o.Cost != prune.Magnitude {
 		factors := curvature.Bytes(linears(cfg), t)
@@ -176,6 +180,7 @@ func chooseBatch(m device.Memory, length, windows int, bytes func(batch int) int
 // room for. What is too much for main memory is not refused: the system may have swap space, and the plan says so. parts
 // are the tensors of the work, evalParts or runParts.
 func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(checkpoint.Config, Options) []PlanPart) error {
+	o.deviceOwn = d.Memory().Own
 	if o.Batch == 0 {
 		with := *o
 		o.Batch = chooseBatch(d.Memory(), o.Length, o.Samples, func(batch int) int64 {

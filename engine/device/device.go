@@ -63,6 +63,7 @@ type Memory struct {
 	Total int64 // what the device has, or may use where a limit was set
 	Used  int64 // held by tensors now
 	Peak  int64 // the most Used has been
+	Own   int64 // of Used: what the device itself works in, whatever tensors there are
 	Host  bool  // tensors lie in main memory, beside the program; false for a device with memory of its own
 }
 

@@ -49,6 +49,11 @@ func run(t *testing.T, open func(*testing.T) device.Device, o engine.Options, sh
 	if shots > 0 && !errors.Is(err, context.Canceled) || shots == 0 && err != nil {
 		t.Fatal(err)
 	}
+	if shots == 0 && !dev.Memory().Host {
+		if ratio := float64(r.PeakDeviceBytes) / float64(r.PlannedDeviceBytes); ratio < 0.95 || ratio > 1.05 {
+			t.Errorf("%d bytes of the device were held at most, %d were planned", r.PeakDeviceBytes, r.PlannedDeviceBytes)
+		}
+	}
 	return r
 }
 
