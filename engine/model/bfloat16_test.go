@@ -38,8 +38,12 @@ func TestBFloat16IsNear(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if losses[i], err = m.Losses(tokens); err != nil {
-					t.Fatal(err)
+				for k := 0; k < len(tokens); k += 2 { // the same batches: OpenBLAS has other kernels for other heights
+					pair, err := m.Losses(tokens[k : k+2])
+					if err != nil {
+						t.Fatal(err)
+					}
+					losses[i] = append(losses[i], pair...)
 				}
 				if !slices.Equal(both, losses[i]) {
 					t.Errorf("%v: losses %v with a backward pass and %v without", typ, both, losses[i])
