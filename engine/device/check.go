@@ -139,6 +139,33 @@ func (o op) distinct(name string, list []int32, n int) {
 	}
 }
 
+// Allocation is what a device knows about the memory behind a tensor.
+type Allocation struct {
+	Made  bool // by this device
+	Freed bool
+	Type  Type
+	Len   int // in elements
+}
+
+// CheckTensor checks that a tensor is within memory that its device has and has not taken back.
+func CheckTensor(t Tensor, a Allocation) {
+	switch {
+	case !a.Made:
+		panic(Misuse(fmt.Sprintf("device: a %d×%d %s tensor was not made by this device", t.Rows, t.Cols, t.Type)))
+	case a.Freed:
+		panic(Misuse(fmt.Sprintf("device: use of a %d×%d %s tensor after it was freed", t.Rows, t.Cols, t.Type)))
+	case a.Type != t.Type || t.Offset < 0 || t.Offset+t.Len() > a.Len:
+		panic(Misuse(fmt.Sprintf("device: a %d×%d %s tensor at element %d is not within its allocation of %d elements of %s", t.Rows, t.Cols, t.Type, t.Offset, a.Len, a.Type)))
+	}
+}
+
+// CheckOpen checks that a device is still open.
+func CheckOpen(closed bool) {
+	if closed {
+		panic(Misuse("device: use of a closed device"))
+	}
+}
+
 // CheckAlloc checks the shape and type of a new tensor.
 func CheckAlloc(rows, cols int, t Type) {
 	o := op("Alloc")

@@ -65,9 +65,7 @@ func (d *Device) Memory() device.Memory {
 // alignment of their operands.
 func (d *Device) Alloc(rows, cols int, t device.Type) device.Tensor {
 	device.CheckAlloc(rows, cols, t)
-	if d.closed {
-		panic(device.Misuse("device: Alloc on a closed device"))
-	}
+	device.CheckOpen(d.closed)
 	b := &buffer{owner: d, typ: t, len: rows * cols, data: d.store.get(rows * cols * t.Size())}
 	return device.Tensor{Rows: rows, Cols: cols, Type: t, Handle: b}
 }
@@ -94,18 +92,13 @@ type buffer struct {
 
 // buffer is the allocation behind t.
 func (d *Device) buffer(t device.Tensor) *buffer {
+	device.CheckOpen(d.closed)
 	b, ok := t.Handle.(*buffer)
-	switch {
-	case d.closed:
-		panic(device.Misuse("device: use of a closed device"))
-	case !ok || b.owner != nil && b.owner != d:
-		panic(device.Misuse(fmt.Sprintf("device: a %d×%d %s tensor was not made by this device", t.Rows, t.Cols, t.Type)))
-	case b.owner == nil:
-		panic(device.Misuse(fmt.Sprintf("device: use of a %d×%d %s tensor after it was freed", t.Rows, t.Cols, t.Type)))
-	case b.typ != t.Type || t.Offset < 0 || t.Offset+t.Len() > b.len:
-		panic(device.Misuse(fmt.Sprintf("device: a %d×%d %s tensor at element %d is not within its allocation of %d elements of %s",
-			t.Rows, t.Cols, t.Type, t.Offset, b.len, b.typ)))
+	a := device.Allocation{}
+	if ok {
+		a = device.Allocation{Made: b.owner == nil || b.owner == d, Freed: b.owner == nil, Type: b.typ, Len: b.len}
 	}
+	device.CheckTensor(t, a)
 	return b
 }
 
