@@ -65,8 +65,8 @@ func (d *Device) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, be
 }
 
 // A call with this many matrices of an order up to small has them factored side by side by a kernel of our own, cholesky.cu.
-// Fewer go to cuSOLVER one after the other, unless they are tiny: then its launches alone take longer. An estimate, to be
-// measured: of order 512 the kernel takes about as long for one matrix as for a hundred, and cuSOLVER a third of that for one.
+// Fewer go to cuSOLVER one after the other, unless they are tiny: then there is little work for each of its launches. These
+// numbers are reasoned, not measured: the kernel keeps one multiprocessor busy for each matrix, cuSOLVER all for one.
 const (
 	smallOrder  = C.SURGEON_CHOLESKY_SMALL
 	smallEnough = 4

@@ -20,7 +20,7 @@ type EvalOptions struct {
 	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
 	Windows   int      `name:"windows" yaml:"windows" help:"Measure the first N windows only; 0 = all." default:"0" group:"data"`
 	Batch     int      `name:"batch" yaml:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
-	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs: half the memory, and faster there." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
+	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs and takes half the memory." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
 }
 
 // Evaluate measures perplexity: the text is tokenised once, cut into non-overlapping windows, the tail dropped; the mean

@@ -41,7 +41,7 @@ type Options struct {
 	KeepShots bool   `name:"keep-shots" yaml:"keep-shots" json:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
 
 	Batch     int    `name:"batch" yaml:"batch" json:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
-	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs: half the memory, and faster there." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
+	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs and takes half the memory." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
 
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
 	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report

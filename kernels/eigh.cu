@@ -31,7 +31,7 @@
 // left alone. Rounding may keep a cluster of equal eigenvalues a little above: where a sweep gains nothing any more, n·ε·|a|,
 // the bound of other methods, is enough. Everything is in a fixed order: the same bits at every run.
 //
-// At n = 576, 32 matrices: a step moves some 0.3 GB and does 2.9 GFLOP, about 0.2 ms of an H100, beside as much in rotate, where
+// At n = 576, 32 matrices: a step moves some 0.3 GB and does 2.9 GFLOP, by arithmetic, not measured, some 0.2 ms of an H100, beside rotate, where
 // each of 288 blocks makes 2·63 dependent steps in shared memory, which is what bounds it.
 #include "tensor.cuh"
 

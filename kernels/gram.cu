@@ -138,7 +138,7 @@ const int wave = 132, band = 16, partTokens = 128;
 #endif
 const int mostParts = 4 * wave; // bounds scratch memory, 128 KiB a part
 // tileTokens is what it takes a block to begin, to write a tile and to read it again, in tokens that it could do meanwhile:
-// 132 tiles are 17 MB, some 8 µs for the memory, in which a block does about 500 tokens.
+// 132 tiles are 17 MB, by arithmetic some 8 µs for the memory, in which a block does about 500 tokens.
 const int tileTokens = 512;
 
 struct Plan {

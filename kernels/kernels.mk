@@ -79,8 +79,9 @@ lint-cuda: $(CUDA_HOME)/include/cuda.h
 	$(CGO_CUDA) $(GO) tool staticcheck -tags cuda ./cgo/... ./cmd/... ./bench/...
 
 RUN_CUDA = REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CUDA_LIB)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}
+# -v, here and below: tests that are left out say so, and how many parity cases ran.
 test-cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
-	$(LINK_CUDA) $(RUN_CUDA) $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
+	$(LINK_CUDA) $(RUN_CUDA) $(GO) test -tags cuda -count 1 -v -timeout 60m ./cgo/...
 
 # The emulated device. AddressSanitizer and UBSan look at the kernels; Go's own memory is none of their business.
 SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -118,7 +119,7 @@ LINK_EMU = $(call LINK_EMU_WITH,build/emu)
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
 test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu/surgeon-cuda
-	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -timeout 60m ./cgo/...
+	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m ./cgo/...
 	CGO_ENABLED=0 $(RUN_EMU) SURGEON_EMU_PROGRAM=$(CURDIR)/build/emu/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramOnAnEmulatedGPU ./cmd/surgeon
 
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.

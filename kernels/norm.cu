@@ -23,6 +23,29 @@ template <class A> struct NormSums {
 __device__ __forceinline__ float inverseRoot(float x) { return 1 / sqrtf(x); }
 __device__ __forceinline__ double inverseRoot(double x) { return 1 / sqrt(x); }
 
+// sumOf is the sum of a row: of what its group holds of it, end elements, or read by a block.
+template <class T, int V, int P> __device__ __forceinline__ Acc<T> sumOf(Pack<T, V> (&held)[P], int group, int lane, int end, Partial<Acc<T>, 1> &partial) {
+	Acc<T> sum[1] = {0};
+#pragma unroll
+	for (int p = 0; p < P; p++)
+		if ((p * group + lane) * V < end) {
+			Acc<T> v[V];
+			held[p].unpack(v);
+#pragma unroll
+			for (int k = 0; k < V; k++)
+				sum[0] += v[k];
+		}
+	groupSum(sum, group, partial);
+	return sum[0];
+}
+template <class T> __device__ __forceinline__ double sumOf(const T *row, int64_t n, Partial<double, 1> &partial) {
+	double sum[1] = {0};
+	for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
+		sum[0] += value(row[j]);
+	groupSum(sum, blockDim.x, partial);
+	return sum[0];
+}
+
 // widestBlock is how many threads a block has at most that hold so many packs each: two blocks have to fit into the registers
 // of a multiprocessor, so that one waits for its row while the other computes. Where the compiler would take more registers
 // than that it is told (the 2 below; with a 0 it decides itself).
@@ -44,20 +67,7 @@ __global__ void __launch_bounds__(widestBlock(P)) norm(int64_t rows, int n, int 
 			if (j < end)
 				held[p].read(x + row * n + j);
 		}
-		A mean[1] = {0};
-		if (centred) {
-#pragma unroll
-			for (int p = 0; p < P; p++)
-				if ((p * group + lane) * V < end) {
-					A v[V];
-					held[p].unpack(v);
-#pragma unroll
-					for (int k = 0; k < V; k++)
-						mean[0] += v[k];
-				}
-			groupSum(mean, group, s.first);
-			mean[0] /= n;
-		}
+		A mean = centred ? sumOf(held, group, lane, end, s.first) / n : A(0);
 		A square[1] = {0};
 #pragma unroll
 		for (int p = 0; p < P; p++)
@@ -66,7 +76,7 @@ __global__ void __launch_bounds__(widestBlock(P)) norm(int64_t rows, int n, int 
 				held[p].unpack(v);
 #pragma unroll
 				for (int k = 0; k < V; k++)
-					square[0] += (v[k] - mean[0]) * (v[k] - mean[0]);
+					square[0] += (v[k] - mean) * (v[k] - mean);
 			}
 		groupSum(square, group, s.second);
 		A scale = inverseRoot(square[0] / n + eps);
@@ -79,7 +89,7 @@ __global__ void __launch_bounds__(widestBlock(P)) norm(int64_t rows, int n, int 
 				load<V>(g, gain + j);
 #pragma unroll
 				for (int k = 0; k < V; k++)
-					v[k] = g[k] * ((v[k] - mean[0]) * scale);
+					v[k] = g[k] * ((v[k] - mean) * scale);
 				if (centred) {
 					load<V>(g, bias + j);
 #pragma unroll
@@ -100,21 +110,15 @@ __global__ void __launch_bounds__(rowThreads) normPlain(int64_t rows, int64_t n,
 	for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
 		const T *from = x + row * n;
 		T *to = y + row * n;
-		double mean[1] = {0}, square[1] = {0};
-		if (centred) {
-			for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
-				mean[0] += value(from[j]);
-			groupSum(mean, blockDim.x, s.first);
-			mean[0] /= n;
-		}
+		double mean = centred ? sumOf(from, n, s.first) / n : 0, square[1] = {0};
 		for (int64_t j = threadIdx.x; j < n; j += blockDim.x) {
-			double c = value(from[j]) - mean[0];
+			double c = value(from[j]) - mean;
 			square[0] += c * c;
 		}
 		groupSum(square, blockDim.x, s.second);
 		double scale = inverseRoot(square[0] / n + eps);
 		for (int64_t j = threadIdx.x; j < n; j += blockDim.x) {
-			Acc<T> v = value(gain[j]) * (Acc<T>)((value(from[j]) - mean[0]) * scale);
+			Acc<T> v = value(gain[j]) * (Acc<T>)((value(from[j]) - mean) * scale);
 			if (centred)
 				v += value(bias[j]);
 			to[j] = rounded<T>(v);
@@ -159,20 +163,7 @@ __global__ void __launch_bounds__(widestBlock(P), P == 4 && sizeof(Acc<T>) == 4 
 					heldDx[p].read(dx + row * n + j);
 			}
 		}
-		A mean[1] = {0};
-		if (centred) {
-#pragma unroll
-			for (int p = 0; p < P; p++)
-				if ((p * group + lane) * V < end) {
-					A v[V];
-					heldX[p].unpack(v);
-#pragma unroll
-					for (int k = 0; k < V; k++)
-						mean[0] += v[k];
-				}
-			groupSum(mean, group, s.first);
-			mean[0] /= n;
-		}
+		A mean = centred ? sumOf(heldX, group, lane, end, s.first) / n : A(0);
 		A sum[K] = {};
 #pragma unroll
 		for (int p = 0; p < P; p++) {
@@ -184,7 +175,7 @@ __global__ void __launch_bounds__(widestBlock(P), P == 4 && sizeof(Acc<T>) == 4 
 				load<V>(g, gain + j);
 #pragma unroll
 				for (int k = 0; k < V; k++) {
-					A u = g[k] * d[k], c = v[k] - mean[0];
+					A u = g[k] * d[k], c = v[k] - mean;
 					sum[0] += c * c;
 					sum[1] += u * c;
 					if (centred)
@@ -204,7 +195,7 @@ __global__ void __launch_bounds__(widestBlock(P), P == 4 && sizeof(Acc<T>) == 4 
 				load<V>(g, gain + j);
 #pragma unroll
 				for (int k = 0; k < V; k++)
-					v[k] = inverse(g[k] * d[k], v[k] - mean[0]);
+					v[k] = inverse(g[k] * d[k], v[k] - mean);
 				if (beta != 0) {
 					heldDx[p].unpack(d);
 #pragma unroll
@@ -225,15 +216,9 @@ __global__ void __launch_bounds__(rowThreads) normBackwardPlain(int64_t rows, in
 	for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
 		const T *from = x + row * n, *grad = dy + row * n;
 		T *to = dx + row * n;
-		double mean[1] = {0}, sum[3] = {};
-		if (centred) {
-			for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
-				mean[0] += value(from[j]);
-			groupSum(mean, blockDim.x, s.first);
-			mean[0] /= n;
-		}
+		double mean = centred ? sumOf(from, n, s.first) / n : 0, sum[3] = {};
 		for (int64_t j = threadIdx.x; j < n; j += blockDim.x) {
-			double u = (double)value(gain[j]) * value(grad[j]), c = value(from[j]) - mean[0];
+			double u = (double)value(gain[j]) * value(grad[j]), c = value(from[j]) - mean;
 			sum[0] += c * c;
 			sum[1] += u * c;
 			sum[2] += u;
@@ -241,7 +226,7 @@ __global__ void __launch_bounds__(rowThreads) normBackwardPlain(int64_t rows, in
 		groupSum(sum, blockDim.x, s.second);
 		Inverse<double, centred> inverse(sum, (double)n, eps);
 		for (int64_t j = threadIdx.x; j < n; j += blockDim.x) {
-			Acc<T> v = (Acc<T>)inverse((double)value(gain[j]) * value(grad[j]), value(from[j]) - mean[0]);
+			Acc<T> v = (Acc<T>)inverse((double)value(gain[j]) * value(grad[j]), value(from[j]) - mean);
 			if (beta != 0)
 				v += beta * value(to[j]);
 			to[j] = rounded<T>(v);
