@@ -87,7 +87,7 @@ func BenchmarkShot(b *testing.B) {
 		var layers []prune.Layer
 		all := linears(cfg)
 		for _, l := range all[:len(all)/cfg.Blocks] { // one block; the others have its shapes
-			layers = append(layers, prune.Layer{Name: l.Name, W: random(dev, l.Rows, l.Inputs(), device.F64), A: factor(dev, l.Inputs()), G: factor(dev, l.Rows)})
+			layers = append(layers, prune.Layer{Name: l.Name, W: random(dev, l.Rows, l.Inputs(), device.F64), Term: prune.Term{A: factor(dev, l.Inputs()), G: factor(dev, l.Rows)}})
 		}
 		rate := gemmRate(b, dev, device.F64)
 		var flop, checksum float64

@@ -273,7 +273,7 @@ func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
 		dev.Free(x)
 		return s
 	}
-	l := prune.Layer{Name: "measured", W: random(rows, cols, device.F64), A: factor(cols), G: factor(rows)}
+	l := prune.Layer{Name: "measured", W: random(rows, cols, device.F64), Term: prune.Term{A: factor(cols), G: factor(rows)}}
 	defer dev.Free(l.W, l.A.Packed, l.G.Packed)
 	damp := prune.Damping{G: 0.1, A: 0.1}
 	kept := keptAfterShot(rows, cols, 1./16)

@@ -22,7 +22,8 @@
 // # What crosses between host and device
 //
 // In the inner loop token ids go in, costs and diagonals come out, index lists go in. Only Upload, Download, Diagonal,
-// FirstNonFinite, Cholesky, Eigh and Sync wait for the device; everything else may be queued.
+// FirstNonFinite, Cholesky, Eigh, Histogram, Compare, Smallest with marks, and Sync wait for the device; everything else may
+// be queued.
 package device
 
 // Device is one place where matrices live and are worked on. Methods are called from one goroutine at a time.
@@ -55,6 +56,7 @@ type Device interface {
 	Close() error
 
 	Algebra
+	Elements
 	Layers
 }
 
@@ -116,6 +118,43 @@ type Algebra interface {
 	// FirstNonFinite waits and returns the smallest tag remembered, and forgets it.
 	FirstNonFinite() (tag int, found bool)
 }
+
+// Elements is what single weights need, and sums of Kronecker products (method.md sections 3 to 5). All tensors are F64.
+type Elements interface {
+	// ElementCosts is cost_ij ← ½·w_ij²·r_i·c_j; r 1×Rows, c 1×Cols.
+	ElementCosts(w, r, c, cost Tensor)
+	// Histogram counts the elements of x by a digit of their keys. The key of x_i is its 64 bits as an unsigned integer, which
+	// orders numbers from 0 up as they are, −0 counting as 0; negative numbers and NaN have keys above infinity's. Of the keys
+	// whose first bits bits are prefix, counts[the next log₂ len(counts) bits] goes up by one for each; the length of counts
+	// is a power of two, at most HistogramMost. Counts are added to what is there.
+	Histogram(x Tensor, prefix uint64, bits int, counts []int64)
+	// Compare tells Less, Equal or More of every x_i against the limit, in row-major order; NaN is More.
+	Compare(x Tensor, limit float64, marks []Order)
+	// Smallest looks at runs of m consecutive elements of a row, m a divisor of Cols: sums, Rows×(Cols/m), gets the sum of the n
+	// smallest of each run, added up from the smallest, and marks, in row-major order, tells which they are; of equal ones the
+	// first count as smaller. NaN counts as larger than all and, where it is among the n, makes the sum NaN. A zero sums or a
+	// nil marks is left out.
+	Smallest(n, m int, x, sums Tensor, marks []bool)
+	// KronGather is y_ij ← g[rows_i, rows_j]·a[cols_i, cols_j]: the entries of g ⊗ a at the pairs (rows_i, cols_i). g and a are
+	// square, y of the order of the lists.
+	KronGather(g, a Tensor, rows, cols []int32, y Tensor)
+	// Divide is z_i ← x_i / y_i. z may be x or y.
+	Divide(x, y, z Tensor)
+	// DivideOuter is x_ij ← x_ij / (α + s_i·t_j), s 1×Rows, t 1×Cols: in the eigenbasis of both factors, (α·I + S ⊗ T)⁻¹ x.
+	DivideOuter(alpha float64, s, t, x Tensor)
+}
+
+// HistogramMost is the most that Histogram counts apart at a time: what a block of threads can keep beside it.
+const HistogramMost = 1 << 13
+
+// Order is how a number stands to another one.
+type Order uint8
+
+const (
+	More Order = iota
+	Less
+	Equal
+)
 
 // Layers is what a transformer's forward and backward passes need beside Gemm.
 type Layers interface {

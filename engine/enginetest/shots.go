@@ -52,7 +52,7 @@ func dense(t *testing.T, dev device.Device, name string) (*model.Model, []prune.
 	var layers []prune.Layer
 	for _, l := range m.Linears() {
 		layers = append(layers, prune.Layer{Name: l.Name, W: l.Matrix(device.F64),
-			A: upload(dev, arrays.Get("dense/"+l.Name+"/A")), G: upload(dev, arrays.Get("dense/"+l.Name+"/G"))})
+			Term: prune.Term{A: upload(dev, arrays.Get("dense/"+l.Name+"/A")), G: upload(dev, arrays.Get("dense/"+l.Name+"/G"))}})
 	}
 	return m, layers, arrays, d
 }
@@ -161,7 +161,7 @@ func TwoShots(t *testing.T, open func(*testing.T) device.Device) {
 				layers, costs := make([]prune.Layer, len(m.Linears())), make([]prune.LayerCosts, len(m.Linears()))
 				for i, l := range m.Linears() {
 					a, g := f.Of(i)
-					layers[i] = prune.Layer{Name: l.Name, W: l.Matrix(device.F64), A: a, G: g}
+					layers[i] = prune.Layer{Name: l.Name, W: l.Matrix(device.F64), Term: prune.Term{A: a, G: g}}
 					alive, err := prune.Alive(dev, layers[i])
 					if err != nil {
 						t.Fatal(err)

@@ -52,7 +52,7 @@ func newProblem(dev device.Device, rng *rand.Rand) problem {
 		device.UploadSlice(dev, packed, s.Packed)
 		return s
 	}
-	p.layer = Layer{Name: "layer", W: device.NewFrom(dev, p.w.RawMatrix().Data, p.r, p.c, device.F64), A: pack(p.a), G: pack(p.g)}
+	p.layer = Layer{Name: "layer", W: device.NewFrom(dev, p.w.RawMatrix().Data, p.r, p.c, device.F64), Term: Term{A: pack(p.a), G: pack(p.g)}}
 	return p
 }
 

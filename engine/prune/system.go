@@ -8,18 +8,30 @@ import (
 )
 
 // Layer is one linear layer as the method sees it. W is float64, whatever the model is: every factorisation and every
-// product with its result is done in float64. The factors are of the type they were summed in. A and G of order 0 stand
-// for the identity (a curvature that was not measured).
+// product with its result is done in float64. Its curvature is the sum of Kronecker products G ⊗ A + Σ Rest: one product,
+// unless a sum was asked for.
 type Layer struct {
 	Name string
 	W    device.Tensor // R×C, [W b] where there is a bias, F64
-	A    device.Sym    // C×C
-	G    device.Sym    // R×R
+	Term
+	Rest     []Term
+	Diagonal device.Tensor // R×C, the mean of g_r²·a_c², for element costs; zero where it was not measured
+}
+
+// Term is one Kronecker product G ⊗ A. Factors are of the type they were summed in; one of order 0 stands for the identity: a
+// curvature that was not measured, and needs no damping.
+type Term struct {
+	A device.Sym // C×C
+	G device.Sym // R×R
 }
 
 // Damping is what is added to the diagonals, as a share of the mean of the diagonal over alive indices:
-// A' = A + λ_A·I with λ_A = A·mean(diag A), and so for G.
-type Damping struct{ G, A float64 }
+// A' = A + λ_A·I with λ_A = A·mean(diag A), and so for G. With Joint it is added to the product, or to the sum of products,
+// instead: F' = F + λ·I with λ = √(G·A)·mean(diag F), so that equal shares stand for that share of F.
+type Damping struct {
+	G, A  float64
+	Joint bool
+}
 
 // maxRaises is how often a damping is raised tenfold for a matrix that is not positive definite. Six times from 0.01 adds
 // ten thousand times the mean diagonal: what is still not positive definite then is no Gram matrix.

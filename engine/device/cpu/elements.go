@@ -1,0 +1,170 @@
+package cpu
+
+import (
+	"math"
+	"slices"
+
+	"surgeon/engine/device"
+)
+
+// ElementCosts is cost_ij ← ½·w_ij²·r_i·c_j.
+func (d *Device) ElementCosts(w, r, c, cost device.Tensor) {
+	device.CheckElementCosts(w, r, c, cost)
+	from, to := whole[float64](d, w), whole[float64](d, cost)
+	rows, cols := elements[float64](d, r), elements[float64](d, c)
+	parallel(w.Rows, rowGrain(w.Cols), func(_, i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			half, out := rows[i]/2, to.row(i)
+			for j, v := range from.row(i) {
+				out[j] = half * (v * v) * cols[j]
+			}
+		}
+	})
+}
+
+// key orders numbers from 0 up as they are; −0 becomes 0.
+func key(v float64) uint64 { return math.Float64bits(v + 0) }
+
+// Histogram counts elements by a digit of their keys. Each worker has its own counts.
+func (d *Device) Histogram(x device.Tensor, prefix uint64, bits int, counts []int64) {
+	digit := device.CheckHistogram(x, prefix, bits, counts)
+	from := elements[float64](d, x)
+	own := make([][]int64, workers())
+	parallel(len(from), grainElements, func(worker, i, j int) {
+		if own[worker] == nil {
+			own[worker] = make([]int64, len(counts))
+		}
+		into, down, mask := own[worker], 64-bits-digit, uint64(len(counts)-1)
+		for _, v := range from[i:j] {
+			if k := key(v) >> down; k>>digit == prefix {
+				into[k&mask]++
+			}
+		}
+	})
+	for _, c := range own {
+		for i, n := range c {
+			counts[i] += n
+		}
+	}
+}
+
+// Compare tells how the elements stand to the limit.
+func (d *Device) Compare(x device.Tensor, limit float64, marks []device.Order) {
+	device.CheckCompare(x, marks)
+	from := elements[float64](d, x)
+	parallel(len(from), grainElements, func(_, i, j int) {
+		out := marks[i:j]
+		for k, v := range from[i:j] {
+			switch {
+			case v < limit:
+				out[k] = device.Less
+			case v == limit:
+				out[k] = device.Equal
+			default:
+				out[k] = device.More
+			}
+		}
+	})
+}
+
+// Smallest finds the n smallest of runs of m.
+func (d *Device) Smallest(n, m int, x, sums device.Tensor, marks []bool) {
+	device.CheckSmallest(n, m, x, sums, marks)
+	from := elements[float64](d, x)
+	var out []float64
+	if !sums.IsZero() {
+		out = elements[float64](d, sums)
+	}
+	parallel(len(from)/m, rowGrain(m), func(_, i, j int) {
+		order := make([]int, m)
+		for run := i; run < j; run++ {
+			values := from[run*m : (run+1)*m]
+			sortPlaces(order, values)
+			sum := 0.
+			for _, k := range order[:n] {
+				sum += values[k]
+			}
+			if out != nil {
+				out[run] = sum
+			}
+			if marks != nil {
+				of := marks[run*m : (run+1)*m]
+				clear(of)
+				for _, k := range order[:n] {
+					of[k] = true
+				}
+			}
+		}
+	})
+}
+
+// shortRun is up to where insertion is the fastest way to sort.
+const shortRun = 24
+
+// sortPlaces makes order the places of values in ascending order, equal ones as they stand.
+func sortPlaces(order []int, values []float64) {
+	if len(order) > shortRun {
+		for k := range order {
+			order[k] = k
+		}
+		slices.SortStableFunc(order, func(a, b int) int { return compare(values[a], values[b]) })
+		return
+	}
+	for k, v := range values {
+		at := k
+		for ; at > 0 && compare(v, values[order[at-1]]) < 0; at-- {
+			order[at] = order[at-1]
+		}
+		order[at] = k
+	}
+}
+
+// compare puts NaN after all numbers.
+func compare(a, b float64) int {
+	switch {
+	case a < b || b != b && a == a:
+		return -1
+	case a > b || a != a && b == b:
+		return 1
+	}
+	return 0
+}
+
+// KronGather is y_ij ← g[rows_i, rows_j]·a[cols_i, cols_j].
+func (d *Device) KronGather(g, a device.Tensor, rows, cols []int32, y device.Tensor) {
+	device.CheckKronGather(g, a, rows, cols, y)
+	mg, ma, my := whole[float64](d, g), whole[float64](d, a), whole[float64](d, y)
+	parallel(len(rows), rowGrain(len(rows)), func(_, i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			fromG, fromA, out := mg.row(int(rows[i])), ma.row(int(cols[i])), my.row(i)
+			for j := range out {
+				out[j] = fromG[rows[j]] * fromA[cols[j]]
+			}
+		}
+	})
+}
+
+// Divide is z_i ← x_i / y_i.
+func (d *Device) Divide(x, y, z device.Tensor) {
+	device.CheckDivide(x, y, z)
+	a, b, c := elements[float64](d, x), elements[float64](d, y), elements[float64](d, z)
+	parallel(len(a), grainElements, func(_, i, j int) {
+		for k := i; k < j; k++ {
+			c[k] = a[k] / b[k]
+		}
+	})
+}
+
+// DivideOuter is x_ij ← x_ij / (α + s_i·t_j).
+func (d *Device) DivideOuter(alpha float64, s, t, x device.Tensor) {
+	device.CheckDivideOuter(s, t, x)
+	rows, cols, m := elements[float64](d, s), elements[float64](d, t), whole[float64](d, x)
+	parallel(x.Rows, rowGrain(x.Cols), func(_, i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			out := m.row(i)
+			for j := range out {
+				out[j] /= alpha + rows[i]*cols[j]
+			}
+		}
+	})
+}
