@@ -15,3 +15,6 @@ func TestGoldenCostsAndUpdates(t *testing.T) { enginetest.CostsAndUpdates(t, onC
 
 // See enginetest.TwoShots.
 func TestTwoShots(t *testing.T) { enginetest.TwoShots(t, onCPU) }
+
+// See enginetest.WeightCostsAndUpdates.
+func TestGoldenWeights(t *testing.T) { enginetest.WeightCostsAndUpdates(t, onCPU) }

@@ -149,10 +149,13 @@ func (f *factor) cholesky(d device.Device, idx []int32) (device.Tensor, error) {
 		if err := d.Sync(); err != nil {
 			return device.Tensor{}, fmt.Errorf("layer %s, factor %s: %w", f.layer, f.name, err)
 		}
-		f.share = max(f.share*10, 1e-8)
+		f.raise()
 	}
 	return device.Tensor{}, &NotPositiveDefinite{Raised{Layer: f.layer, Factor: f.name, Share: f.share / 10}}
 }
+
+// raise takes ten times the damping.
+func (f *factor) raise() { f.share = max(f.share*10, 1e-8) }
 
 // raised tells whether the damping had to go above asked.
 func (f *factor) raised(asked float64) []Raised {

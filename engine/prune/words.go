@@ -20,26 +20,16 @@ func (c Cost) MarshalText() ([]byte, error)    { return []byte(c.String()), nil 
 func (u Update) MarshalText() ([]byte, error)  { return []byte(u.String()), nil }
 func (r Ranking) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-func (c *Cost) UnmarshalText(text []byte) (err error) {
-	*c, err = parse[Cost](costWords, text)
-	return err
-}
+func (c *Cost) UnmarshalText(text []byte) error    { return read(c, costWords, text) }
+func (u *Update) UnmarshalText(text []byte) error  { return read(u, updateWords, text) }
+func (r *Ranking) UnmarshalText(text []byte) error { return read(r, rankingWords, text) }
 
-func (u *Update) UnmarshalText(text []byte) (err error) {
-	*u, err = parse[Update](updateWords, text)
-	return err
-}
-
-func (r *Ranking) UnmarshalText(text []byte) (err error) {
-	*r, err = parse[Ranking](rankingWords, text)
-	return err
-}
-
-func parse[T ~uint8](words []string, text []byte) (T, error) {
+func read[T ~uint8](x *T, words []string, text []byte) error {
 	for i, w := range words {
 		if w == string(text) {
-			return T(i), nil
+			*x = T(i)
+			return nil
 		}
 	}
-	return 0, fmt.Errorf("%q is none of %s", text, strings.Join(words, ", "))
+	return fmt.Errorf("%q is none of %s", text, strings.Join(words, ", "))
 }

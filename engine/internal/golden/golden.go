@@ -82,6 +82,26 @@ func (a Arrays) Get(name string) []float64 {
 	return out
 }
 
+// Marks is the array of ones and zeros, stored as bytes, with that name.
+func (a Arrays) Marks(name string) []bool {
+	a.t.Helper()
+	x, ok := a.file.Lookup(name)
+	if !ok || x.DType != safetensors.U8 {
+		a.t.Fatalf("no array of bytes %s", name)
+	}
+	out := make([]bool, x.Elements())
+	for i, v := range a.file.Bytes(name) {
+		out[i] = v != 0
+	}
+	return out
+}
+
+// Has tells whether there is an array with that name.
+func (a Arrays) Has(name string) bool {
+	_, ok := a.file.Lookup(name)
+	return ok
+}
+
 // Error is |got − want| / |want| in the Frobenius norm; NaN where the lengths differ.
 func Error(got, want []float64) float64 {
 	if len(got) != len(want) {

@@ -1,0 +1,76 @@
+package prune
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Structure is what is removed as one. The zero Structure is rows and columns. Otherwise it is N of every M consecutive inputs
+// of a row, blocks of M that begin at the first input; the bias column is in no block. {1, 1} is single weights, and then the
+// bias column takes part.
+type Structure struct{ N, M int }
+
+// RowCol is rows and columns, Element single weights.
+var (
+	RowCol  = Structure{}
+	Element = Structure{1, 1}
+)
+
+// largestBlock bounds M: 2:4, 4:8 and their like are what hardware and papers speak of; a row of thousands is no block.
+const largestBlock = 256
+
+// Blocks says that N of every M inputs go.
+func (s Structure) Blocks() bool { return s.M > 1 }
+
+func (s Structure) String() string {
+	switch s {
+	case RowCol:
+		return "rowcol"
+	case Element:
+		return "element"
+	}
+	return fmt.Sprintf("%d:%d", s.N, s.M)
+}
+
+// MarshalText is String.
+func (s Structure) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads "rowcol", "element", or "N:M".
+func (s *Structure) UnmarshalText(text []byte) error {
+	switch word := string(text); word {
+	case "rowcol":
+		*s = RowCol
+		return nil
+	case "element":
+		*s = Element
+		return nil
+	default:
+		left, right, colon := strings.Cut(word, ":")
+		n, err1 := strconv.Atoi(left)
+		m, err2 := strconv.Atoi(right)
+		if !colon || err1 != nil || err2 != nil {
+			return fmt.Errorf("%q is none of rowcol, element, or N:M such as 2:4", word)
+		}
+		if n < 1 || m < 2 || n >= m || m > largestBlock {
+			return fmt.Errorf("%q: N of every M weights go, so N must be at least 1 and less than M, and M at most %d", word, largestBlock)
+		}
+		*s = Structure{n, m}
+		return nil
+	}
+}
+
+// Scope is among what single weights are compared.
+type Scope uint8
+
+const (
+	InModel Scope = iota // one threshold for the whole model
+	InLayer              // the same share of every layer
+	InRow                // the same share of every row
+)
+
+var scopeWords = []string{InModel: "model", InLayer: "layer", InRow: "row"}
+
+func (s Scope) String() string                { return scopeWords[s] }
+func (s Scope) MarshalText() ([]byte, error)  { return []byte(s.String()), nil }
+func (s *Scope) UnmarshalText(t []byte) error { return read(s, scopeWords, t) }
