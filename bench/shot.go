@@ -84,7 +84,7 @@ func Shot(ctx context.Context, c *Ceilings, o ShotOptions, w engine.Watcher) (*S
 		return nil, err
 	}
 	options := engine.Options{Samples: r.Sequences, Length: r.Length, Batch: o.Batch, Precision: r.Precision,
-		Cost: prune.OBS, Update: prune.Joint, StepLimit: stepShare, DampG: 0.01, DampA: 0.01}
+		Cost: prune.OBS, Update: prune.Joint, StepLimit: stepShare}
 	if r.Plan, r.PlannedBytes, err = engine.PlanTurn(c.d, cfg, &options); err != nil {
 		return nil, err
 	}
@@ -166,8 +166,8 @@ func (r *ShotReport) fill(o engine.Outcome, watch *shotWatch) {
 	for _, l := range o.Losses {
 		r.Loss += l / float64(len(o.Losses))
 	}
-	r.Removed = float64(o.Selection.Removed) / float64(o.Selection.Total)
-	for _, k := range o.Selection.Kept {
+	r.Removed = float64(o.Removed) / float64(o.Total)
+	for _, k := range o.Kept {
 		if k.Weights() < len(k.Rows)*len(k.Cols) {
 			r.LayersChanged++
 		}
@@ -190,7 +190,7 @@ func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, t device.Type, o 
 	var costs, updates float64
 	for i, l := range linears(cfg) {
 		costs += prune.CostFLOP(l.Rows, l.Inputs())
-		if k := o.Selection.Kept[i]; k.Weights() < l.Rows*l.Inputs() {
+		if k := o.Kept[i]; k.Weights() < l.Rows*l.Inputs() {
 			updates += prune.ApplyFLOP(l.Rows, l.Inputs(), k)
 		}
 	}

@@ -46,9 +46,9 @@ func (r *run) shot(ctx context.Context, number int) error {
 	if err != nil {
 		return err
 	}
-	s.Threshold, s.PredictedIncrease = o.Selection.Threshold, o.Predicted
-	s.Reached = float64(o.Selection.Removed) / float64(o.Selection.Total)
-	s.Reduction = float64(o.Selection.Removed) / float64(r.report.Model.Parameters)
+	s.Threshold, s.PredictedIncrease = o.Threshold, o.Predicted
+	s.Reached = float64(o.Removed) / float64(o.Total)
+	s.Reduction = float64(o.Removed) / float64(r.report.Model.Parameters)
 	s.DampingsRaised = r.raised(o.Raised)
 	if s.LossAfter, err = r.heldOut(ctx, r.title+"check"); err != nil {
 		return fmt.Errorf("check: %w", err)
@@ -59,34 +59,53 @@ func (r *run) shot(ctx context.Context, number int) error {
 	if s.Warning = suspicious(s); s.Warning != "" {
 		r.watcher.Warn(s.Warning)
 	}
-	return r.save(s, o.Selection.Kept)
+	return r.save(s)
 }
 
-// shrink is one turn of the method's loop (The LLM Surgeon, algorithm 1): measure the curvature, cost every row and column,
-// find one threshold for the whole model, remove what lies below it and re-fit the rest.
+// shrink is one turn of the method's loop (The LLM Surgeon, algorithm 1): measure the curvature, cost every structure, find
+// one threshold for the whole model, remove what lies below it and re-fit the rest. Rows and columns are costed, selected and
+// removed here; single weights, and blocks of them, in weights.go.
 func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
 	factors, losses, err := t.measure(ctx)
 	if err != nil {
 		return Outcome{}, err
 	}
-	costs, raised, err := t.costs(ctx, factors)
+	o := Outcome{Losses: losses}
+	if t.options.Structure == prune.RowCol {
+		err = t.shrinkRowCol(ctx, factors, target, &o)
+	} else {
+		err = t.shrinkWeights(ctx, factors, target, &o)
+	}
 	if err != nil {
 		return Outcome{}, err
+	}
+	if factors != nil {
+		factors.Free()
+	} else {
+		o.Predicted = nil
+	}
+	return o, nil
+}
+
+func (t *turn) shrinkRowCol(ctx context.Context, factors *curvature.Factors, target float64, o *Outcome) error {
+	costs, raised, err := t.costs(ctx, factors)
+	if err != nil {
+		return err
 	}
 	selection, err := t.threshold(costs, target)
 	if err != nil {
-		return Outcome{}, err
+		return err
 	}
 	predicted, more, err := t.update(ctx, factors, costs, selection)
 	if err != nil {
-		return Outcome{}, err
+		return err
 	}
-	o := Outcome{Losses: losses, Selection: selection, Raised: append(raised, more...)}
-	if factors != nil {
-		factors.Free()
-		o.Predicted = &predicted
+	if selection.Threshold >= 0 {
+		o.Threshold = &selection.Threshold
 	}
-	return o, nil
+	o.Removed, o.Total, o.Kept = selection.Removed, selection.Total, selection.Kept
+	o.Predicted, o.Raised = &predicted, append(raised, more...)
+	return nil
 }
 
 // measure runs the calibration windows through the model, and returns their losses too. Without curvature, for the magnitude
@@ -105,63 +124,45 @@ func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, erro
 // costs predicts what the loss of every row and column would cost.
 func (t *turn) costs(ctx context.Context, factors *curvature.Factors) ([]prune.LayerCosts, []prune.Raised, error) {
 	defer t.time("costs")()
-	layers := t.model.Linears()
-	t.stage("costs", len(layers))
-	all := make([]prune.LayerCosts, len(layers))
+	all := make([]prune.LayerCosts, len(t.model.Linears()))
 	var raised []prune.Raised
-	for i := range layers {
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
-		}
-		l := t.layer(factors, i)
+	err := t.eachLayer(ctx, "costs", factors, func(i int, l prune.Layer) error {
 		alive, err := prune.Alive(t.dev, l)
-		if err == nil {
-			var more []prune.Raised
-			all[i], more, err = prune.Costs(t.dev, l, alive, t.options.Cost, t.damping())
-			raised = append(raised, more...)
+		if err != nil {
+			return err
 		}
-		t.dev.Free(l.W)
-		if err := t.failed(layers[i], err); err != nil {
-			return nil, nil, fmt.Errorf("costs: %w", err)
-		}
-		t.watcher.Step(i + 1)
-	}
-	return all, raised, nil
+		var more []prune.Raised
+		all[i], more, err = prune.Costs(t.dev, l, alive, t.options.Cost, t.damping())
+		raised = append(raised, more...)
+		return err
+	})
+	return all, raised, err
 }
 
 // threshold selects what stays.
 func (t *turn) threshold(costs []prune.LayerCosts, target float64) (prune.Selection, error) {
 	defer t.time("threshold")()
-	return prune.Select(costs, prune.Budget{Target: target, StepLimit: t.options.StepLimit, Ranking: t.options.Rank})
+	return prune.Select(costs, prune.Budget{Target: target, StepLimit: t.options.StepLimit, Ranking: t.options.RankBy})
 }
 
 // update removes and re-fits, layer by layer, and returns the predicted increase of the loss in nats per token. Layers are
 // independent once their factors exist.
 func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection) (float64, []prune.Raised, error) {
 	defer t.time("update")()
-	layers := t.model.Linears()
-	t.stage("update", len(layers))
 	var predicted float64
 	var raised []prune.Raised
-	for i, linear := range layers {
-		if err := ctx.Err(); err != nil {
-			return 0, nil, err
-		}
-		l := t.layer(factors, i)
+	err := t.eachLayer(ctx, "update", factors, func(i int, l prune.Layer) error {
 		result, err := prune.Apply(t.dev, l, costs[i].Alive, s.Kept[i], t.options.Update, t.damping())
-		if err == nil {
-			linear.SetMatrix(result.W)
-			t.dev.Free(result.W)
-			predicted += result.Predicted
-			raised = append(raised, result.Raised...)
+		if err != nil {
+			return err
 		}
-		t.dev.Free(l.W)
-		if err := t.failed(linear, err); err != nil {
-			return 0, nil, fmt.Errorf("update: %w", err)
-		}
-		t.watcher.Step(i + 1)
-	}
-	return predicted, raised, nil
+		t.model.Linears()[i].SetMatrix(result.W)
+		t.dev.Free(result.W)
+		predicted += result.Predicted
+		raised = append(raised, result.Raised...)
+		return nil
+	})
+	return predicted, raised, err
 }
 
 // heldOut is the mean loss over the held-out windows, in nats per token.

@@ -38,6 +38,9 @@ func (r *run) finish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rounding to the type of the file: %w", err)
 	}
+	if err := r.checkBlocks(); err != nil {
+		return err
+	}
 	if r.report.Final.HeldOutLoss, err = r.heldOut(ctx, "check of the model as written"); err != nil {
 		return fmt.Errorf("check of the model as written: %w", err)
 	}
@@ -77,14 +80,18 @@ func (r *run) propagateDead() error {
 		w := l.Matrix(device.F64)
 		restricted := prune.Restrict(r.dev, w, kept[i])
 		l.SetMatrix(restricted)
+		gone := l.Rows*l.Inputs() - kept[i].Weights()
+		if r.options.Structure != prune.RowCol {
+			gone = count(zeros(r.dev, restricted))
+		}
 		r.dev.Free(w, restricted)
 		if err := r.failed(l, nil); err != nil {
 			return err
 		}
-		r.report.Layers = append(r.report.Layers, report.Layer{Name: l.Name, Rows: l.Rows, Cols: l.Inputs(),
+		r.report.Layers = append(r.report.Layers, report.Layer{Name: l.Name, Rows: l.Rows, Cols: l.Inputs(), Removed: gone,
 			KeptRows: places(kept[i].Rows), KeptCols: places(kept[i].Cols)})
 		total += l.Rows * l.Inputs()
-		removed += l.Rows*l.Inputs() - kept[i].Weights()
+		removed += gone
 	}
 	r.report.Final.Sparsity = float64(removed) / float64(total)
 	if n := len(r.report.Shots); n > 0 && r.report.Final.Sparsity > r.report.Shots[n-1].Reached {

@@ -74,16 +74,26 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 		add("activations", measuring, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.Samples), true))
 		add("factors", pruning, factors)
 	}
-	// Costs hold three matrices of the layer's size and two of its larger order, an update six and one. Vectors are not
-	// worth counting beside them.
 	var scratch int64
 	for _, l := range linears(cfg) {
-		r, c := int64(l.Rows), int64(l.Inputs())
-		scratch = max(scratch, 8*(3*r*c+2*max(r, c)*max(r, c)), 8*(6*r*c+max(r, c)*max(r, c)))
+		scratch = max(scratch, layerScratch(int64(l.Rows), int64(l.Inputs()), o))
 	}
 	add("one layer in float64", pruning, scratch)
 	add("activations of a check", writing, eval[1].Bytes)
 	return parts
+}
+
+// layerScratch is what the costs and the update of one R×C layer take at most, its float64 weights included. Vectors are not
+// worth counting beside matrices.
+func layerScratch(r, c int64, o Options) int64 {
+	weights, square := r*c, max(r, c)*max(r, c)
+	if o.Structure == prune.RowCol {
+		return 8 * max(3*weights+2*square, // costs
+			6*weights+square) // update
+	}
+	return 8 * max(2*weights+2*square, // costs: a factor on its way to the diagonal of its inverse; thresholds take less
+		4*weights+r*r+c*c+prune.BatchElements(o.Group, int(r), int(c)), // systems of groups
+		6*weights+r*r+c*c, 6*weights+square) // the products after them, and the prediction
 }
 
 // hostParts are what lies in main memory beside the tensors.

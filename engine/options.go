@@ -24,15 +24,19 @@ type Options struct {
 	Seed      uint64   `name:"seed" yaml:"seed" json:"seed" help:"Seed of the draw of windows." default:"100" group:"data"`
 	Eval      []string `name:"eval" yaml:"eval" json:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length." placeholder:"FILE" sep:"none" group:"data"`
 
-	Target    float64       `name:"target" yaml:"target" json:"target" help:"Share of the weights in the blocks' linear layers to remove, between 0 and 1." required:"" placeholder:"SHARE" group:"pruning"`
-	Shots     int           `name:"shots" yaml:"shots" json:"shots" help:"Steps in which the target is reached." default:"20" group:"pruning"`
-	StepLimit float64       `name:"step-limit" yaml:"step-limit" json:"step-limit" help:"Largest share of its rows, or columns, that a matrix loses in one shot; 1 = the paper's rule." default:"0.2" placeholder:"SHARE" group:"pruning"`
-	Rank      prune.Ranking `name:"rank" yaml:"rank" json:"rank" help:"What rows and columns are ranked by: cost, cost-per-weight." enum:"cost,cost-per-weight" default:"cost" group:"pruning"`
-	Cost      prune.Cost    `name:"cost" yaml:"cost" json:"cost" help:"Cost of a row or column: obs, obd, magnitude." enum:"obs,obd,magnitude" default:"obs" group:"pruning"`
-	Update    prune.Update  `name:"update" yaml:"update" json:"update" help:"How the weights that stay are re-fitted: joint, sum, none." enum:"joint,sum,none" default:"joint" group:"pruning"`
-	DampG     float64       `name:"damp-g" yaml:"damp-g" json:"damp-g" help:"Damping of the gradient factors, as a share of their mean diagonal." default:"0.01" placeholder:"SHARE" group:"pruning"`
-	DampA     float64       `name:"damp-a" yaml:"damp-a" json:"damp-a" help:"Damping of the input factors, as a share of their mean diagonal." default:"0.01" placeholder:"SHARE" group:"pruning"`
-	MaxLoss   float64       `name:"max-loss" yaml:"max-loss" json:"max-loss" help:"Stop before the shot after which the held-out loss would be above this, in nats; 0 = never." default:"0" placeholder:"NATS" group:"pruning"`
+	Structure  prune.Structure `name:"structure" yaml:"structure" json:"structure" help:"What is removed as one: rowcol (rows and columns), element (single weights), or N:M, as 2:4: N of every M consecutive inputs of a row." default:"rowcol" placeholder:"STRUCTURE" group:"pruning"`
+	Target     float64         `name:"target" yaml:"target" json:"target" help:"Share of the weights in the blocks' linear layers to remove, between 0 and 1; for N:M, 0 = all blocks." default:"0" placeholder:"SHARE" group:"pruning"`
+	Shots      int             `name:"shots" yaml:"shots" json:"shots" help:"Steps in which the target is reached." default:"20" group:"pruning"`
+	StepLimit  float64         `name:"step-limit" yaml:"step-limit" json:"step-limit" help:"Largest share of its rows, or columns, that a matrix loses in one shot; 1 = the paper's rule." default:"0.2" placeholder:"SHARE" group:"pruning"`
+	RankBy     prune.Ranking   `name:"rank-by" yaml:"rank-by" json:"rank-by" help:"What rows and columns are ranked by: cost, cost-per-weight." enum:"cost,cost-per-weight" default:"cost" group:"pruning"`
+	Scope      prune.Scope     `name:"scope" yaml:"scope" json:"scope" help:"Among what single weights are compared: model, layer, row." enum:"model,layer,row" default:"model" group:"pruning"`
+	Cost       prune.Cost      `name:"cost" yaml:"cost" json:"cost" help:"Cost of a structure: obs (the rest is re-fitted), obd (it is not), magnitude." enum:"obs,obd,magnitude" default:"obs" group:"pruning"`
+	Update     prune.Update    `name:"update" yaml:"update" json:"update" help:"How the weights that stay are re-fitted: joint, sum (rows and columns only), none." enum:"joint,sum,none" default:"joint" group:"pruning"`
+	Group      int             `name:"group" yaml:"group" json:"group" help:"Most single weights that are re-fitted for together; whole rows, a longer row alone." default:"2000" placeholder:"WEIGHTS" group:"pruning"`
+	Sequential bool            `name:"sequential" yaml:"sequential" json:"sequential" help:"Each group of single weights sees the update of those before it." group:"pruning"`
+	DampG      *float64        `name:"damp-g" yaml:"damp-g" json:"damp-g" help:"Damping of the gradient factors, as a share of their mean diagonal (default 0.01, for single weights and N:M 0.1)." placeholder:"SHARE" group:"pruning"`
+	DampA      *float64        `name:"damp-a" yaml:"damp-a" json:"damp-a" help:"Damping of the input factors, as a share of their mean diagonal (default 0.01)." placeholder:"SHARE" group:"pruning"`
+	MaxLoss    float64         `name:"max-loss" yaml:"max-loss" json:"max-loss" help:"Stop before the shot after which the held-out loss would be above this, in nats; 0 = never." default:"0" placeholder:"NATS" group:"pruning"`
 
 	Output    string `name:"output" short:"o" yaml:"output" json:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
 	DType     string `name:"dtype" yaml:"dtype" json:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
@@ -74,8 +78,12 @@ func (o *Options) check() error {
 	switch {
 	case o.Model == "":
 		return refuse("no model is named; give a Hugging Face directory or a GGUF file")
-	case !(o.Target > 0 && o.Target < 1):
+	case o.Target == 0 && !o.Structure.Blocks():
+		return refuse("--target is 0, or not given; it is the share of weights to remove and must lie between 0 and 1, for example 0.3")
+	case !(o.Target > 0 && o.Target < 1) && !o.Structure.Blocks() || !(o.Target >= 0):
 		return refuse("--target is %v; it is the share of weights to remove and must lie between 0 and 1, for example 0.3", o.Target)
+	case o.Structure.Blocks() && o.Target > share(o.Structure):
+		return refuse("--target is %v; --structure %v removes %v of the weights at most", o.Target, o.Structure, share(o.Structure))
 	case o.Shots < 1:
 		return refuse("--shots is %d; at least 1 is needed", o.Shots)
 	case !(o.StepLimit > 0 && o.StepLimit <= 1):
@@ -86,8 +94,16 @@ func (o *Options) check() error {
 		return refuse("--held-out is %d; it cannot be negative", o.HeldOut)
 	case o.Length != 0 && o.Length < 2:
 		return refuse("--length is %d; a window needs at least 2 tokens to have a next one", o.Length)
-	case !(o.DampG >= 0) || !(o.DampA >= 0):
-		return refuse("--damp-g is %v and --damp-a is %v; neither can be negative", o.DampG, o.DampA)
+	case o.DampG != nil && !(*o.DampG >= 0):
+		return refuse("--damp-g is %v; it cannot be negative", *o.DampG)
+	case o.DampA != nil && !(*o.DampA >= 0):
+		return refuse("--damp-a is %v; it cannot be negative", *o.DampA)
+	case o.Structure != prune.RowCol && o.Update == prune.Sum:
+		return refuse("--update sum adds a step for rows and one for columns; with --structure %v it is joint or none", o.Structure)
+	case o.Structure != prune.Element && o.Scope != prune.InModel:
+		return refuse("--scope %v is about single weights; with --structure %v it is model", o.Scope, o.Structure)
+	case o.Structure != prune.RowCol && o.Group < 1:
+		return refuse("--group is %d; at least 1 weight is re-fitted for at a time", o.Group)
 	case !(o.MaxLoss >= 0):
 		return refuse("--max-loss is %v; it cannot be negative", o.MaxLoss)
 	case o.Batch < 0:
@@ -99,6 +115,7 @@ func (o *Options) check() error {
 	case o.Cost == prune.Magnitude && o.Update != prune.None:
 		return refuse("--cost magnitude measures no curvature, so --update %v has nothing to go by; add --update none", o.Update)
 	}
+	o.fill()
 	if o.HeldOut == 0 {
 		o.HeldOut = max(1, o.Samples/heldOutShare)
 	}
@@ -111,6 +128,33 @@ func (o *Options) check() error {
 	}
 	return nil
 }
+
+// The dampings where none is asked for (method.md section 2).
+const (
+	dampDefault        = 0.01
+	dampWeightsDefault = 0.1 // of G, for single weights and blocks of them
+)
+
+// fill sets what is left open and depends on the structure.
+func (o *Options) fill() {
+	if o.Target == 0 {
+		o.Target = share(o.Structure)
+	}
+	if o.DampG == nil {
+		d := dampDefault
+		if o.Structure != prune.RowCol {
+			d = dampWeightsDefault
+		}
+		o.DampG = &d
+	}
+	if o.DampA == nil {
+		d := dampDefault
+		o.DampA = &d
+	}
+}
+
+// share is the share of its weights that a block loses.
+func share(s prune.Structure) float64 { return float64(s.N) / float64(max(1, s.M)) }
 
 // inside tells whether path is dir or lies in it, by their names.
 func inside(path, dir string) bool {

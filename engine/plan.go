@@ -71,6 +71,8 @@ type rates struct {
 	forward   float64 // seconds for one window forward
 	costs     float64 // seconds per FLOP of costs
 	update    float64 // seconds per FLOP of updates
+	weights   float64 // seconds per FLOP of updates of single weights
+	threshold float64 // seconds per weight, for single weights
 	bytes     float64 // seconds per byte hashed; writing to disk is not measured, as nothing is written
 	load      float64 // seconds for loading the model's weights to the device
 }
@@ -81,8 +83,17 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 	_, prunable := counts(cfg)
 	var costs, updates float64
 	for _, l := range linears(cfg) {
-		costs += prune.CostFLOP(l.Rows, l.Inputs())
-		updates += prune.ApplyFLOP(l.Rows, l.Inputs(), keptAfterShot(l.Rows, l.Inputs(), o.Target/shots/2))
+		rows, cols := l.Rows, l.Inputs()
+		switch {
+		case o.Structure == prune.RowCol:
+			costs += shots * prune.CostFLOP(rows, cols) * r.costs
+			updates += shots * prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, o.Target/shots/2)) * r.update
+		default:
+			costs += shots * prune.CostElementsFLOP(rows, cols) * r.costs
+			for shot := range o.Shots {
+				updates += prune.ApplyElementsFLOP(o.Group, rows, cols, o.Target*float64(shot+1)/shots) * r.weights
+			}
+		}
 	}
 	add := func(name string, seconds float64) {
 		p.Stages = append(p.Stages, PlanStage{name, seconds})
@@ -92,8 +103,11 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 	if o.Cost != prune.Magnitude {
 		add("curvature", shots*float64(o.Samples)*r.curvature)
 	}
-	add("costs", shots*costs*r.costs)
-	add("update", shots*updates*r.update)
+	add("costs", costs)
+	if o.Structure != prune.RowCol {
+		add("threshold", shots*float64(prunable)*r.threshold)
+	}
+	add("update", updates)
 	add("checks", (shots+2)*float64(o.HeldOut)*r.forward)
 	add("journal and output", (shots*float64(prunable)*4+4*float64(prunable))*r.bytes)
 }
@@ -143,6 +157,11 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	}
 	if err := timePruning(dev, cfg, &r); err != nil {
 		return r, err
+	}
+	if o.Structure != prune.RowCol {
+		if err := timeWeights(dev, cfg, o, &r); err != nil {
+			return r, err
+		}
 	}
 	block := make([]byte, 4<<20)
 	start := time.Now()
@@ -255,9 +274,8 @@ func timePasses(ctx context.Context, m *model.Model, n int) (passTimes, error) {
 // products run at a few GFLOP/s.
 const largestMeasured = 640
 
-// timePruning times costs and update on a random layer with the proportions of down.
-func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
-	rows, cols := min(cfg.Width, largestMeasured), min(cfg.Inner, largestMeasured)
+// randomLayer is a layer of random weights and random factors, of float32 sums.
+func randomLayer(dev device.Device, rows, cols int) prune.Layer {
 	rng := rand.New(rand.NewPCG(3, 0))
 	random := func(r, c int, t device.Type) device.Tensor {
 		values := make([]float32, r*c)
@@ -273,9 +291,18 @@ func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
 		dev.Free(x)
 		return s
 	}
-	l := prune.Layer{Name: "measured", W: random(rows, cols, device.F64), Term: prune.Term{A: factor(cols), G: factor(rows)}}
+	return prune.Layer{Name: "measured", W: random(rows, cols, device.F64), Term: prune.Term{A: factor(cols), G: factor(rows)}}
+}
+
+// measuredDamping is enough for random factors.
+var measuredDamping = prune.Damping{G: 0.1, A: 0.1}
+
+// timePruning times costs and update on a random layer with the proportions of down.
+func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
+	rows, cols := min(cfg.Width, largestMeasured), min(cfg.Inner, largestMeasured)
+	l := randomLayer(dev, rows, cols)
 	defer dev.Free(l.W, l.A.Packed, l.G.Packed)
-	damp := prune.Damping{G: 0.1, A: 0.1}
+	damp := measuredDamping
 	kept := keptAfterShot(rows, cols, 1./16)
 	r.costs, r.update = math.Inf(1), math.Inf(1)
 	for range 2 { // the first time memory is new
@@ -295,6 +322,45 @@ func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
 		}
 		dev.Free(result.W)
 		r.update = min(r.update, time.Since(start).Seconds()/prune.ApplyFLOP(rows, cols, kept))
+	}
+	return nil
+}
+
+// timeWeights times the update of single weights on as many rows as make one group, and a look at their costs.
+func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) error {
+	cols := min(cfg.Inner, largestMeasured)
+	rows := max(1, min(cfg.Width, int(float64(o.Group)/(o.Target*float64(cols)))))
+	l := randomLayer(dev, rows, cols)
+	defer dev.Free(l.W, l.A.Packed, l.G.Packed)
+	rng := rand.New(rand.NewPCG(5, 0))
+	gone := make([]bool, rows*cols)
+	for i := range gone {
+		gone[i] = rng.Float64() < o.Target
+	}
+	alive, err := prune.Alive(dev, l)
+	if err != nil {
+		return err
+	}
+	r.weights, r.threshold = math.Inf(1), math.Inf(1)
+	for range 2 {
+		start := time.Now()
+		result, err := prune.ApplyElements(dev, l, alive, gone, prune.Joint, measuredDamping, prune.Grouping{Limit: o.Group})
+		if err != nil {
+			return err
+		}
+		dev.Free(result.W)
+		r.weights = min(r.weights, time.Since(start).Seconds()/prune.ApplyElementsFLOP(o.Group, rows, cols, o.Target))
+		costs, _, err := prune.CostElements(dev, l, alive, prune.OBD, measuredDamping)
+		if err != nil {
+			return err
+		}
+		w := prune.Weights{Structure: prune.Element, Layers: []prune.WeightsOf{{Name: l.Name, Rows: rows, Cols: cols}},
+			Costs: func(int) (device.Tensor, error) { return costs.Of(dev, l.W), nil }}
+		start = time.Now()
+		if _, err := prune.SelectWeights(dev, w, prune.InModel, o.Target); err != nil {
+			return err
+		}
+		r.threshold = min(r.threshold, time.Since(start).Seconds()/float64(rows*cols))
 	}
 	return nil
 }

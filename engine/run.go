@@ -80,6 +80,9 @@ func (r *run) read() error {
 	if r.calibration, r.heldOutWindows, err = in.windows(*o); err != nil {
 		return err
 	}
+	if err := r.refuseOddBlocks(); err != nil {
+		return err
+	}
 	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
 		return err
 	}
@@ -146,7 +149,8 @@ func (r *run) identity() map[string]any {
 		"--eval sha256": evaluated,
 		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
-		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank": o.Rank, "--cost": o.Cost, "--update": o.Update,
+		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank-by": o.RankBy, "--cost": o.Cost, "--update": o.Update,
+		"--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--sequential": o.Sequential,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
 }
@@ -158,7 +162,7 @@ type state struct {
 }
 
 // save makes the shot the one a stopped run goes on from.
-func (r *run) save(s report.Shot, kept []prune.Kept) error {
+func (r *run) save(s report.Shot) error {
 	done := r.time("journal")
 	s.PeakBytes = report.PeakResident()
 	r.report.Shots = append(r.report.Shots, s)

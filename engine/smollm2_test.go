@@ -99,7 +99,7 @@ func TestSmolLM2Plan(t *testing.T) {
 		text = opticks(t)
 	}
 	o := Options{Model: path, Text: []string{text}, TextLimit: 800_000, Samples: 6, Length: 512, HeldOut: 2, Seed: 100, Target: 0.05, Shots: 1,
-		StepLimit: 0.2, DampG: 0.01, DampA: 0.01, Output: filepath.Join(t.TempDir(), "out"), Batch: 1, Precision: "float32", Version: "test"}
+		StepLimit: 0.2, Output: filepath.Join(t.TempDir(), "out"), Batch: 1, Precision: "float32", Version: "test"}
 	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent)) // as the program does
 	// Other work on the machine between plan and run makes either wrong, so there are some tries.
 	const tries = 3

@@ -17,7 +17,7 @@ func tiny(t testing.TB, name string) (model, text string) { return golden.TinyRu
 // tinyOptions prune a tiny model to 40 % in four shots.
 func tinyOptions(model, text, output string) Options {
 	return Options{Model: model, Text: []string{text}, Samples: 12, Length: 32, HeldOut: 4, Seed: 100, Target: 0.4, Shots: 4,
-		StepLimit: 0.2, DampG: 0.01, DampA: 0.01, Output: output, Batch: 2, Precision: "float32", Version: "test"}
+		StepLimit: 0.2, Output: output, Batch: 2, Precision: "float32", Version: "test"}
 }
 
 // silent is a Watcher that keeps what it is told and can cancel the run.

@@ -24,17 +24,21 @@ type turn struct {
 
 // Outcome is what one turn did to a model.
 type Outcome struct {
-	Losses    []float64 // of the calibration windows before it, in nats; nil without curvature
-	Selection prune.Selection
-	Predicted *float64 // increase of the loss in nats per token; nil without curvature
+	Losses    []float64    // of the calibration windows before it, in nats; nil without curvature
+	Threshold *float64     // the largest cost that was removed; nil where nothing was, or where there is none for the whole model
+	Removed   int          // weights that are gone now
+	Total     int          // weights of all layers
+	Kept      []prune.Kept // rows and columns, by layer; nil for single weights
+	Predicted *float64     // increase of the loss in nats per token; nil without curvature
 	Raised    []prune.Raised
 	Seconds   map[string]float64 // by stage; of Turn only
 }
 
 // Turn is one turn of the method's loop on a model that is on a device already, with the stages of Prune and nothing around
-// them: no held-out loss, no journal, no file. It takes Cost, Update, Rank, StepLimit, DampG, DampA and Batch of the options;
-// after it, at most the share target of the weights is gone.
+// them: no held-out loss, no journal, no file. It takes the options about pruning, and Batch; after it, at most the share
+// target of the weights is gone.
 func Turn(ctx context.Context, m *model.Model, calibration [][]int32, target float64, o Options, w Watcher) (Outcome, error) {
+	o.fill()
 	t := turn{options: o, dev: m.Device(), watcher: w, model: m, calibration: calibration, clock: map[string]float64{}}
 	outcome, err := t.shrink(ctx, target)
 	outcome.Seconds = t.clock
@@ -51,6 +55,25 @@ func (t *turn) layer(factors *curvature.Factors, i int) prune.Layer {
 	return l
 }
 
+// eachLayer does the same to every layer, one after the other. The matrix that do is given is freed afterwards.
+func (t *turn) eachLayer(ctx context.Context, stage string, factors *curvature.Factors, do func(i int, l prune.Layer) error) error {
+	layers := t.model.Linears()
+	t.stage(stage, len(layers))
+	for i := range layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		l := t.layer(factors, i)
+		err := do(i, l)
+		t.dev.Free(l.W)
+		if err := t.failed(layers[i], err); err != nil {
+			return fmt.Errorf("%s: %w", stage, err)
+		}
+		t.watcher.Step(i + 1)
+	}
+	return nil
+}
+
 // failed is the device's failure in the work on a layer, with its place, or else err: what the method finds wrong with
 // numbers of a device that has failed means nothing.
 func (t *turn) failed(l *model.Linear, err error) error {
@@ -60,7 +83,9 @@ func (t *turn) failed(l *model.Linear, err error) error {
 	return err
 }
 
-func (t *turn) damping() prune.Damping { return prune.Damping{G: t.options.DampG, A: t.options.DampA} }
+func (t *turn) damping() prune.Damping {
+	return prune.Damping{G: *t.options.DampG, A: *t.options.DampA}
+}
 
 // stage tells the watcher that a stage begins.
 func (t *turn) stage(name string, steps int) { t.watcher.Stage(t.title+name, steps) }

@@ -56,9 +56,9 @@ func TestCompletionInBash(t *testing.T) {
 		want  string
 	}{
 		{"surgeon pr", "prune"},
-		{"surgeon prune --rank ''", "cost cost-per-weight"},
-		{"surgeon prune --rank = cost-", "cost-per-weight"},
-		{"surgeon prune --rank =", "cost cost-per-weight"},
+		{"surgeon prune --rank-by ''", "cost cost-per-weight"},
+		{"surgeon prune --rank-by = cost-", "cost-per-weight"},
+		{"surgeon prune --rank-by =", "cost cost-per-weight"},
 		{"surgeon prune --dam", "--damp-g --damp-a"},
 		{"surgeon eval --dam", ""},
 		{"surgeon completion f", "fish"},
@@ -127,7 +127,7 @@ func TestCompletionInFish(t *testing.T) {
 		{"surgeon pr", "prune"},
 		{"surgeon prune --dam", "--damp-a --damp-g"},
 		{"surgeon eval --dam", ""},
-		{"surgeon prune --rank ", "cost cost-per-weight"},
+		{"surgeon prune --rank-by ", "cost cost-per-weight"},
 		{"surgeon completion z", "zsh"},
 	} {
 		cmd := exec.Command("fish", "--no-config", "-c", script+"\ncomplete -C '"+c.line+"'")

@@ -150,6 +150,9 @@ func configValue(name string, field reflect.StructField, node ast.Node) (any, er
 	wrong := func(expected string) error {
 		return &configError{fmt.Sprintf("%s is %s; %s is expected", name, described(node), expected), node.GetToken()}
 	}
+	if field.Type.Kind() == reflect.Pointer { // an option that may be left open
+		field.Type = field.Type.Elem()
+	}
 	if v, ok := reflect.New(field.Type).Interface().(encoding.TextUnmarshaler); ok {
 		text, ok := node.(*ast.StringNode)
 		if !ok {

@@ -21,7 +21,7 @@ samples: 9     # beats the default
 seed: 18446744073709551615
 shots: 3       # beaten by the flag
 target: 0.1
-rank: cost-per-weight
+rank-by: cost-per-weight
 keep-shots: true
 dtype: F16
 damp-g: 1
@@ -72,7 +72,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"text: a.txt", `1:7: text is the text "a.txt"; a list, as in [a.txt, b.txt], is expected`},
 		{"text: [1]", "1:8: text holds 1; texts are expected"},
 		{"text: {a: b}", "1:7: text is a mapping; a list, as in [a.txt, b.txt], is expected"},
-		{"rank: best", `1:7: rank: "best" is none of cost, cost-per-weight`},
+		{"rank-by: best", `1:7: rank-by: "best" is none of cost, cost-per-weight`},
 		{"dtype: F8", `1:8: dtype is the text "F8"; one of F32, F16, BF16 is expected`},
 		{"shots: 3\nshots: 4", `2:1: mapping key "shots" already defined at [1:1]`},
 		{"text: [a", "1:7: sequence end token ']' not found"},

@@ -28,7 +28,7 @@ func demoOptions(dir string) engine.Options {
 	return engine.Options{
 		Model: filepath.Join(dir, demo.ModelDir), Text: []string{filepath.Join(dir, demo.CalibrationText)}, Eval: []string{filepath.Join(dir, demo.HeldoutText)},
 		Samples: 64, HeldOut: 12, Length: demoWindow, Seed: 100,
-		Target: 0.3, Shots: 8, StepLimit: 0.2, Rank: prune.ByCost, Cost: prune.OBS, Update: prune.Joint, DampG: 0.01, DampA: 0.01,
+		Target: 0.3, Shots: 8, StepLimit: 0.2, Cost: prune.OBS, Update: prune.Joint,
 		Output: filepath.Join(dir, "pruned"), Batch: 1, Precision: "float32",
 	}
 }

@@ -22,7 +22,7 @@ import (
 // options prune a tiny model to 30 % in two shots.
 func options(model, text, dir string) engine.Options {
 	return engine.Options{Model: model, Text: []string{text}, Samples: 6, Length: 32, HeldOut: 2, Seed: 100, Target: 0.3, Shots: 2, StepLimit: 0.2,
-		DampG: 0.01, DampA: 0.01, Output: filepath.Join(dir, "out"), Work: filepath.Join(dir, "work"), KeepShots: true, Batch: 2, Precision: "float32", Version: "test"}
+		Output: filepath.Join(dir, "out"), Work: filepath.Join(dir, "work"), KeepShots: true, Batch: 2, Precision: "float32", Version: "test"}
 }
 
 // watcher calls at with the number of each shot that is done.

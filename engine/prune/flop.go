@@ -1,5 +1,7 @@
 package prune
 
+import "math"
+
 // CostFLOP is the arithmetic of Costs for a layer of which nothing is dead: two products for the numerators, a
 // factorisation and the diagonal of an inverse per side for the denominators.
 func CostFLOP(rows, cols int) float64 {
@@ -22,4 +24,20 @@ func ApplyFLOP(rows, cols int, kept Kept) float64 {
 		flop += t*t*t/3 + 2*t*t*u + 2*s*u*t
 	}
 	return flop
+}
+
+// CostElementsFLOP is the arithmetic of CostElements: a factorisation and the diagonal of an inverse per side.
+func CostElementsFLOP(rows, cols int) float64 {
+	r, c := float64(rows), float64(cols)
+	return 2 * (r*r*r + c*c*c) / 3
+}
+
+// ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead and this share of every row goes:
+// two inverses, the systems of the groups, two products for the step, and two for the predicted increase.
+func ApplyElementsFLOP(limit, rows, cols int, gone float64) float64 {
+	r, c := float64(rows), float64(cols)
+	perRow := gone * c
+	rowsOfGroup := math.Min(math.Max(1, math.Floor(float64(limit)/math.Max(1, perRow))), r)
+	n := rowsOfGroup * perRow
+	return 7*(r*r*r+c*c*c)/3 + r/rowsOfGroup*n*n*n/3 + 2*(2*r*r*c+2*r*c*c)
 }

@@ -62,7 +62,7 @@ type removal struct {
 }
 
 func placesOf(p partition, width int, gone []bool) removal {
-	r := removal{cols: len(p.cols), start: make([]int, len(p.rows)+1)}
+	r := removal{cols: len(p.cols), at: []int32{}, start: make([]int, len(p.rows)+1)} // no list would stand for all
 	for i, row := range p.rows {
 		marks := gone[int(row)*width : (int(row)+1)*width]
 		for j, col := range p.cols {
@@ -300,4 +300,11 @@ func span(i, j int) []int32 {
 		s[k] = int32(i + k)
 	}
 	return s
+}
+
+// BatchElements is how many float64 numbers the systems of groups take at most at one time.
+func BatchElements(limit, rows, cols int) int64 {
+	weights := int64(rows) * int64(cols)
+	largest := min(int64(max(limit, cols)), weights)
+	return min(max(batchBytes/8, largest*largest), largest*weights)
 }

@@ -70,12 +70,15 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 	b.WriteString("## Shots\n\nLosses are means on the held-out windows in nats per token; the predicted increase is the quadratic model's.\n\n")
 	b.WriteString("| shot | target | removed | of the whole model | threshold | loss before | loss after | increase | predicted | time |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, s := range r.Shots {
-		predicted := "–"
+		predicted, threshold := "–", "–"
 		if s.PredictedIncrease != nil {
 			predicted = fmt.Sprintf("%.4f", *s.PredictedIncrease)
 		}
-		fmt.Fprintf(b, "| %d | %s | %s | %s | %.3g | %.4f | %.4f | %.4f | %s | %s |\n", s.Number, percent(s.Target), percent(s.Reached),
-			percent(s.Reduction), s.Threshold, s.LossBefore, s.LossAfter, s.LossAfter-s.LossBefore, predicted, duration(s.total()))
+		if s.Threshold != nil {
+			threshold = fmt.Sprintf("%.3g", *s.Threshold)
+		}
+		fmt.Fprintf(b, "| %d | %s | %s | %s | %s | %.4f | %.4f | %.4f | %s | %s |\n", s.Number, percent(s.Target), percent(s.Reached),
+			percent(s.Reduction), threshold, s.LossBefore, s.LossAfter, s.LossAfter-s.LossBefore, predicted, duration(s.total()))
 	}
 	b.WriteString("\n")
 	notes := 0

@@ -89,7 +89,7 @@ type Shot struct {
 	Target            float64  `json:"target"`
 	Reached           float64  `json:"reached"` // sparsity of the pruned layers
 	Reduction         float64  `json:"whole_model_reduction"`
-	Threshold         float64  `json:"threshold"` // the largest cost that was removed
+	Threshold         *float64 `json:"threshold"` // the largest cost that was removed; nil where there is none for the whole model
 	LossBefore        float64  `json:"held_out_loss_before"`
 	LossAfter         float64  `json:"held_out_loss_after"`
 	PredictedIncrease *float64 `json:"predicted_increase"` // nil where no curvature predicts one
@@ -112,6 +112,7 @@ type Layer struct {
 	Name     string `json:"name"`
 	Rows     int    `json:"rows"`
 	Cols     int    `json:"cols"` // with the bias, where there is one: the last column
+	Removed  int    `json:"removed_weights"`
 	KeptRows []int  `json:"kept_rows"`
 	KeptCols []int  `json:"kept_cols"`
 }

@@ -35,9 +35,9 @@ func sample() *Report {
 			Tokens: 280420, Windows: 24, Length: 512, HeldOut: 3, Batch: 4},
 		Dense: Dense{HeldOutLoss: 3.1415},
 		Shots: []Shot{
-			{Number: 1, Target: 0.15, Reached: 0.1499, Reduction: 0.1214, Threshold: 1.234e-5, LossBefore: 3.1415, LossAfter: 3.18,
+			{Number: 1, Target: 0.15, Reached: 0.1499, Reduction: 0.1214, Threshold: new(1.234e-5), LossBefore: 3.1415, LossAfter: 3.18,
 				PredictedIncrease: &predicted, Seconds: map[string]float64{"curvature": 30.25, "costs": 4.5, "update": 2.25}, PeakBytes: 1 << 30},
-			{Number: 2, Target: 0.3, Reached: 0.2999, Reduction: 0.2429, Threshold: 4.5e-5, LossBefore: 3.18, LossAfter: 3.75,
+			{Number: 2, Target: 0.3, Reached: 0.2999, Reduction: 0.2429, Threshold: new(4.5e-5), LossBefore: 3.18, LossAfter: 3.75,
 				Warning:        "the loss rose by 0.57, predicted were 0.03 | look",
 				DampingsRaised: []Damping{{Layer: "model.layers.0.self_attn.q_proj", Side: "G", Share: 0.1}},
 				Seconds:        map[string]float64{"curvature": 61, "costs": 4.75}, PeakBytes: 1<<30 + 5},

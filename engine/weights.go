@@ -1,0 +1,112 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"surgeon/engine/curvature"
+	"surgeon/engine/device"
+	"surgeon/engine/model"
+	"surgeon/engine/prune"
+)
+
+// shrinkWeights is shrink for single weights, and for N of every M of them. The costs of all weights together are as large as
+// the model, so they are never kept: what they are made of is, and the threshold looks at one layer at a time.
+func (t *turn) shrinkWeights(ctx context.Context, factors *curvature.Factors, target float64, o *Outcome) error {
+	costs, err := t.weightCosts(ctx, factors, o)
+	defer func() {
+		for _, c := range costs {
+			c.Free(t.dev)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	selection, err := t.weightThreshold(ctx, costs, target)
+	if err != nil {
+		return err
+	}
+	o.Threshold, o.Total = selection.Threshold, selection.Total
+	return t.weightUpdate(ctx, factors, costs, selection, o)
+}
+
+// weightCosts measures what the costs of single weights are made of.
+func (t *turn) weightCosts(ctx context.Context, factors *curvature.Factors, o *Outcome) ([]prune.ElementCosts, error) {
+	defer t.time("costs")()
+	all := make([]prune.ElementCosts, len(t.model.Linears()))
+	err := t.eachLayer(ctx, "costs", factors, func(i int, l prune.Layer) error {
+		alive, err := prune.Alive(t.dev, l)
+		if err != nil {
+			return err
+		}
+		var raised []prune.Raised
+		all[i], raised, err = prune.CostElements(t.dev, l, alive, t.options.Cost, t.damping())
+		o.Raised = append(o.Raised, raised...)
+		return err
+	})
+	return all, err
+}
+
+// weightThreshold selects what goes.
+func (t *turn) weightThreshold(ctx context.Context, costs []prune.ElementCosts, target float64) (prune.WeightSelection, error) {
+	defer t.time("threshold")()
+	w := singleWeights(t.options.Structure, t.model.Linears())
+	w.Costs = func(i int) (device.Tensor, error) {
+		if err := ctx.Err(); err != nil {
+			return device.Tensor{}, err
+		}
+		m := t.model.Linears()[i].Matrix(device.F64)
+		defer t.dev.Free(m)
+		return costs[i].Of(t.dev, m), nil
+	}
+	s, err := prune.SelectWeights(t.dev, w, t.options.Scope, target)
+	if err != nil {
+		return s, fmt.Errorf("threshold: %w", err)
+	}
+	return s, nil
+}
+
+// weightUpdate removes and re-fits, layer by layer. What is dead in a layer goes too.
+func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, costs []prune.ElementCosts, s prune.WeightSelection, o *Outcome) error {
+	defer t.time("update")()
+	var predicted float64
+	o.Predicted = &predicted
+	return t.eachLayer(ctx, "update", factors, func(i int, l prune.Layer) error {
+		gone, err := s.Gone(t.dev, i)
+		if err != nil {
+			return err
+		}
+		result, err := prune.ApplyElements(t.dev, l, costs[i].Alive, gone, t.options.Update, t.damping(), prune.Grouping{Limit: t.options.Group, Sequential: t.options.Sequential})
+		if err != nil {
+			return err
+		}
+		t.model.Linears()[i].SetMatrix(result.W)
+		t.dev.Free(result.W)
+		predicted += result.Predicted
+		o.Removed += removedWeights(gone, costs[i].Alive)
+		o.Raised = append(o.Raised, result.Raised...)
+		return nil
+	})
+}
+
+// removedWeights counts the weights of a layer that are marked or dead.
+func removedWeights(gone []bool, alive prune.Kept) int {
+	n, cols := 0, len(alive.Cols)
+	for i, row := range alive.Rows {
+		for j, col := range alive.Cols {
+			if gone[i*cols+j] || !row || !col {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// singleWeights are the layers as a selection of single weights sees them, without their costs.
+func singleWeights(s prune.Structure, layers []*model.Linear) prune.Weights {
+	w := prune.Weights{Structure: s}
+	for _, l := range layers {
+		w.Layers = append(w.Layers, prune.WeightsOf{Name: l.Name, Rows: l.Rows, Cols: l.Inputs(), Bias: l.Bias})
+	}
+	return w
+}

@@ -1,0 +1,204 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"surgeon/engine/checkpoint"
+	"surgeon/engine/model"
+	"surgeon/engine/prune"
+	"surgeon/engine/report"
+)
+
+var weightRuns = []struct {
+	name   string
+	change func(*Options)
+}{
+	{"elements", func(o *Options) { o.Structure, o.Target, o.Group = prune.Element, 0.5, 2000 }},
+	{"elements in small groups, one after the other", func(o *Options) { o.Structure, o.Group, o.Sequential = prune.Element, 50, true }},
+	{"elements, the same share of every layer", func(o *Options) { o.Structure, o.Group, o.Scope = prune.Element, 100, prune.InLayer }},
+	{"elements, the same share of every row", func(o *Options) { o.Structure, o.Group, o.Scope = prune.Element, 100, prune.InRow }},
+	{"elements by OBD", func(o *Options) {
+		o.Structure, o.Group, o.Cost, o.Update = prune.Element, 2000, prune.OBD, prune.None
+	}},
+	{"2:4", func(o *Options) { o.Structure, o.Target, o.Group = prune.Structure{N: 2, M: 4}, 0, 2000 }},
+	{"6:8 of some blocks", func(o *Options) { o.Structure, o.Target, o.Group = prune.Structure{N: 6, M: 8}, 0.3, 2000 }},
+}
+
+// What would be caught: a run of single weights that misses its target, that writes other zeros than it reports, blocks
+// without their zeros, a run that does not go on bit for bit after a stop.
+func TestWeightRuns(t *testing.T) {
+	for _, run := range weightRuns {
+		for _, name := range []string{"tiny-llama", "tiny-opt"} {
+			t.Run(run.name+" "+name, func(t *testing.T) {
+				dir, text := tiny(t, name)
+				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
+				run.change(&o)
+				r, err := pruneTiny(t, context.Background(), o, &silent{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.fill()
+				checkTarget(t, o, r)
+				checkZeros(t, o, r)
+
+				stopped := o
+				stopped.Output = filepath.Join(t.TempDir(), "out")
+				for range o.Shots {
+					ctx, cancel := context.WithCancel(context.Background())
+					if _, err := pruneTiny(t, ctx, stopped, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
+						t.Fatalf("a cancelled run ended with %v", err)
+					}
+				}
+				if _, err := pruneTiny(t, context.Background(), stopped, &silent{}); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(weightsOf(t, stopped.Output), weightsOf(t, o.Output)) {
+					t.Error("stopped after every shot, the run ends in other bits")
+				}
+			})
+		}
+	}
+}
+
+// checkTarget compares what is gone after every shot with the target. A layer, a row and the bias columns that no block has
+// can each leave a rest.
+func checkTarget(t *testing.T, o Options, r *report.Report) {
+	t.Helper()
+	slack := 0.
+	var inBlocks, total float64
+	layers := linearsOf(t, o.Model)
+	for _, l := range layers {
+		inBlocks += float64(l.Rows * l.Cols)
+		total += float64(l.Rows * l.Inputs())
+		switch o.Scope {
+		case prune.InLayer:
+			slack++
+		case prune.InRow:
+			slack += float64(l.Rows)
+		}
+	}
+	for _, s := range r.Shots {
+		want := s.Target
+		if o.Structure.Blocks() {
+			want *= inBlocks / total
+		}
+		// Where something is dead, as a neuron of tiny-opt is, it goes with the rest of its row.
+		if over := s.Reached - want; over > 130/total || over < -(slack+float64(o.Structure.M))/total {
+			t.Errorf("shot %d: %v of the weights are gone, want %v", s.Number, s.Reached, want)
+		}
+		if (s.Threshold == nil) != (o.Scope != prune.InModel) || s.Threshold != nil && *s.Threshold < 0 {
+			t.Errorf("shot %d: threshold %v with scope %v", s.Number, s.Threshold, o.Scope)
+		}
+	}
+}
+
+func linearsOf(t *testing.T, dir string) []*model.Linear {
+	t.Helper()
+	return linears(configOf(t, dir))
+}
+
+// checkZeros counts the zeros of the written weights, and those of every block.
+func checkZeros(t *testing.T, o Options, r *report.Report) {
+	t.Helper()
+	c, err := checkpoint.Open(o.Output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	zero, total, blocks, sparse := 0, 0, 0, 0
+	for i, l := range c.Config.Linears() {
+		here := 0
+		w := make([]float32, l.Rows*l.Cols)
+		if err := c.Read(l.WeightName(), w); err != nil {
+			t.Fatal(err)
+		}
+		if l.Bias {
+			b := make([]float32, l.Rows)
+			if err := c.Read(l.BiasName(), b); err != nil {
+				t.Fatal(err)
+			}
+			here, total = here+zerosOf(b), total+l.Rows
+		}
+		here, total = here+zerosOf(w), total+len(w)
+		if r.Layers[i].Removed != here {
+			t.Errorf("%s has %d zeros, the report says %d", l.Name, here, r.Layers[i].Removed)
+		}
+		zero += here
+		if m := o.Structure.M; o.Structure.Blocks() {
+			for at := 0; at < len(w); at += m {
+				blocks++
+				if zerosOf(w[at:at+m]) >= o.Structure.N {
+					sparse++
+				}
+			}
+		}
+	}
+	if s := float64(zero) / float64(total); math.Abs(s-r.Final.Sparsity) > 1e-12 {
+		t.Errorf("%v of the written weights are 0, the report says %v", s, r.Final.Sparsity)
+	}
+	if o.Structure.Blocks() {
+		if want := int(o.Target / share(o.Structure) * float64(blocks)); sparse < want || o.Target < share(o.Structure) && sparse > want+blocks/20 {
+			t.Errorf("%d of %d blocks are %v, want %d", sparse, blocks, o.Structure, want)
+		}
+	}
+}
+
+func zerosOf(w []float32) int {
+	n := 0
+	for _, v := range w {
+		if v == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// What would be caught: blocks that are shifted by inputs that are dead, or refused because of them.
+func TestBlocksOverDeadInputs(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	first := tinyOptions(dir, text, filepath.Join(t.TempDir(), "first"))
+	first.Target = 0.25
+	if _, err := pruneTiny(t, context.Background(), first, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	o := tinyOptions(first.Output, text, filepath.Join(t.TempDir(), "second"))
+	o.Structure, o.Target, o.Group, o.Shots = prune.Structure{N: 2, M: 4}, 0, 2000, 2
+	r, err := pruneTiny(t, context.Background(), o, &silent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.fill()
+	checkZeros(t, o, r)
+}
+
+// What would be caught: requests about single weights that make no sense and are not refused.
+func TestWeightRequests(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	for _, test := range []struct {
+		name, want string
+		change     func(*Options)
+	}{
+		{"sum of steps", "--update sum", func(o *Options) { o.Structure, o.Update = prune.Element, prune.Sum }},
+		{"scope of rows and columns", "--scope row", func(o *Options) { o.Scope = prune.InRow }},
+		{"scope of blocks", "--scope layer", func(o *Options) { o.Structure, o.Target, o.Scope = prune.Structure{N: 2, M: 4}, 0.5, prune.InLayer }},
+		{"no group", "--group is 0", func(o *Options) { o.Structure, o.Group = prune.Element, 0 }},
+		{"more than a block has", "removes 0.5", func(o *Options) { o.Structure, o.Target = prune.Structure{N: 2, M: 4}, 0.6 }},
+		{"blocks that do not fit", "model.layers.0.self_attn.q_proj has 32 inputs, which are no whole number of blocks of 5",
+			func(o *Options) { o.Structure, o.Target = prune.Structure{N: 2, M: 5}, 0 }},
+	} {
+		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+		o.Group = 2000
+		test.change(&o)
+		_, err := pruneTiny(t, context.Background(), o, &silent{})
+		var request *RequestError
+		if !errors.As(err, &request) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want a RequestError with %q", test.name, err, test.want)
+		}
+	}
+}
