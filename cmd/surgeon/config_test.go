@@ -45,7 +45,7 @@ threads: 1
 	if err := json.Unmarshal([]byte(options), &got); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]any{"model": "model", "samples": 9.0, "shots": 2.0, "target": 0.1, "rank": "costperweight",
+	for name, want := range map[string]any{"model": "model", "samples": 9.0, "shots": 2.0, "target": 0.1, "rankby": "costperweight",
 		"keepshots": true, "dtype": "f16", "dampg": 1.0, "dampa": 0.01, "output": "out"} {
 		if !reflect.DeepEqual(got[name], want) {
 			t.Errorf("%s is %v, want %v", name, got[name], want)
@@ -72,7 +72,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"text: a.txt", `1:7: text is the text "a.txt"; a list, as in [a.txt, b.txt], is expected`},
 		{"text: [1]", "1:8: text holds 1; texts are expected"},
 		{"text: {a: b}", "1:7: text is a mapping; a list, as in [a.txt, b.txt], is expected"},
-		{"rank-by: best", `1:7: rank-by: "best" is none of cost, cost-per-weight`},
+		{"rank-by: best", `1:10: rank-by: "best" is none of cost, cost-per-weight`},
 		{"dtype: F8", `1:8: dtype is the text "F8"; one of F32, F16, BF16 is expected`},
 		{"shots: 3\nshots: 4", `2:1: mapping key "shots" already defined at [1:1]`},
 		{"text: [a", "1:7: sequence end token ']' not found"},

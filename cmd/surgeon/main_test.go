@@ -167,7 +167,7 @@ func TestWrongRequests(t *testing.T) {
 		args []string
 		want string
 	}{
-		{pruneArgs("--target", "0"), "surgeon: --target is 0; it" + target},
+		{pruneArgs("--target", "0"), "surgeon: --target is 0, or not given; it" + target},
 		{pruneArgs("--target", "1"), "surgeon: --target is 1; it" + target},
 		{pruneArgs("--target", "1.5"), "surgeon: --target is 1.5; it" + target},
 		{pruneArgs("--target", "-1"), "surgeon: --target is -1; it" + target},
