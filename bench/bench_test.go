@@ -63,7 +63,7 @@ func BenchmarkWindow(b *testing.B) {
 		}
 		ids := randomSequences(cfg.Vocab, &ShotReport{Sequences: 1, Length: length})
 		pass := func() float64 {
-			f, losses, err := curvature.Collect(context.Background(), m, ids, 1, nil)
+			f, losses, err := curvature.Collect(context.Background(), m, ids, 1, curvature.Options{}, nil, nil)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -116,7 +116,7 @@ func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, erro
 	}
 	defer t.time("curvature")()
 	t.stage("curvature", len(t.calibration))
-	factors, losses, err := curvature.Collect(ctx, t.model, t.calibration, t.options.Batch, t.watcher.Step)
+	factors, losses, err := curvature.Collect(ctx, t.model, t.calibration, t.options.Batch, curvature.Options{}, nil, t.watcher.Step)
 	t.model.Release()
 	return factors, losses, err
 }

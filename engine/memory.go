@@ -69,7 +69,7 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 	parts := append([]PlanPart{eval[0]}, eval[2:]...)
 	add := func(name, phase string, bytes int64) { parts = append(parts, PlanPart{name, phase, OnDevice, bytes}) }
 	if o.Cost != prune.Magnitude {
-		factors := curvature.Bytes(linears(cfg), t)
+		factors := curvature.Bytes(linears(cfg), t, curvature.Options{})
 		add("factors", measuring, factors)
 		add("activations", measuring, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.Samples), true))
 		add("factors", pruning, factors)

@@ -184,7 +184,7 @@ func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 		rate = 2 * float64(side*side*side) / time.Since(start).Seconds()
 	}
 	_, prunable := counts(cfg)
-	factors := curvature.Bytes(linears(cfg), device.F32) / 4
+	factors := curvature.Bytes(linears(cfg), device.F32, curvature.Options{}) / 4
 	perToken := 2 * 3 * float64(6*prunable+2*factors) / float64(cfg.Blocks) // two tries of one block and of two
 	n := 16
 	for n*2 <= o.Length && float64(n*2)*perToken < rate*measureSeconds/3 {
@@ -255,7 +255,7 @@ func timePasses(ctx context.Context, m *model.Model, n int) (passTimes, error) {
 	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1)}
 	for range 2 {
 		start := time.Now()
-		f, _, err := curvature.Collect(ctx, m, batch, 1, nil)
+		f, _, err := curvature.Collect(ctx, m, batch, 1, curvature.Options{}, nil, nil)
 		if err != nil {
 			return best, err
 		}

@@ -1,185 +1,196 @@
-// Package curvature measures the Kronecker factors of the loss's curvature on a device.
-//
-// For a linear layer y = x·Wᵀ (+ b) with input vector a (C values, a constant 1 appended where there is a bias) and
-// gradient g (R values) of the summed loss of a sequence at the output, over N calibration tokens,
-//
-//	A = (1/N) Σ_t a_t a_tᵀ   C×C        G = (1/N) Σ_t g_t g_tᵀ   R×R        F ≈ G ⊗ A
-//
-// where F is the layer's Fisher block for the row-major vec(W) (method.md section 1; The LLM Surgeon, section 3.1). Both
-// are plain sums over tokens: the way sequences are put into batches changes nothing but the rounding. Layers that read
-// the same input share one A. Only lower triangles are made and kept, in float32 (float64 for a float64 model).
-//
-// Another curvature would come as another Tap: activations only (G = I) drops Gradient; nearest Kronecker products weight
-// the rows of a and g before the same Gram; a sum of products is a second pair of factors per layer.
 package curvature
 
 import (
-	"context"
-	"errors"
 	"fmt"
 
 	"surgeon/engine/device"
 	"surgeon/engine/model"
 )
 
-// Factors are the factors of all linear layers of a model.
+// Factors tell the curvature of all linear layers of a model: F ≈ Σ_k G_k ⊗ A_k, of which mostly there is one term.
 type Factors struct {
 	Tokens int // N
 
-	a      []device.Sym // by Linear.Input
-	g      []device.Sym // by place in Model.Linears
-	inputs []int        // Linear.Input of each layer
-	dev    device.Device
+	dev      device.Device
+	layers   []*model.Linear
+	inputs   []int        // place in a, of each layer
+	a        []device.Sym // by Linear.Input, or by layer where each has its own
+	g        []device.Sym // by layer
+	rest     [][]Term     // by layer
+	cut      [][]float64  // by layer, of each of rest
+	diagonal []device.Tensor
 }
 
-// Of returns the factors of the layer with that place in Model.Linears. A is shared with the layers that read the same
-// input.
+// Term is one Kronecker product G ⊗ A. A matrix of order 0 stands for the identity.
+type Term struct {
+	A device.Sym // C×C
+	G device.Sym // R×R
+}
+
+// Of returns the first term of the layer with that place in Model.Linears. A may be shared with the layers that read the
+// same input.
 func (f *Factors) Of(layer int) (a, g device.Sym) { return f.a[f.inputs[layer]], f.g[layer] }
+
+// Rest returns the other terms of a layer, positive semi-definite each.
+func (f *Factors) Rest(layer int) []Term { return f.rest[layer] }
+
+// Cut tells for each term of Rest how much making it positive semi-definite has taken away: ‖before − after‖ / ‖before‖ of the
+// product G ⊗ A, in the Frobenius norm, from 0 to 1.
+func (f *Factors) Cut(layer int) []float64 { return f.cut[layer] }
+
+// Diagonal returns the R×C matrix D_rc = (1/N) Σ_t g_r² a_c², the diagonal of F, of a layer; the zero Tensor where it was not
+// measured.
+func (f *Factors) Diagonal(layer int) device.Tensor { return f.diagonal[layer] }
+
+// newFactors makes room for what o asks for. What warm holds is taken from it, or given back.
+func newFactors(dev device.Device, layers []*model.Linear, t device.Type, o Options, warm *Factors) *Factors {
+	f := &Factors{dev: dev, layers: layers, cut: make([][]float64, len(layers))}
+	if warm != nil {
+		if !o.Warm() || len(warm.a) != len(layers) || len(warm.rest[0]) != o.products()-1 {
+			panic(device.Misuse("curvature: a warm start from factors of another kind or rank"))
+		}
+		warm.KeepWarm()
+	}
+	f.layout(o, func(n int) device.Sym {
+		return device.AllocSym(dev, n, t.Acc())
+	}, func(rows, cols int) device.Tensor { return dev.Alloc(rows, cols, t.Acc()) }, warm)
+	if warm != nil {
+		warm.a, warm.rest = nil, nil
+	}
+	return f
+}
+
+// layout fills f with what the functions make, taking the A of warm, if there is one, before making others.
+func (f *Factors) layout(o Options, sym func(n int) device.Sym, matrix func(rows, cols int) device.Tensor, warm *Factors) {
+	f.a, f.g, f.inputs = nil, make([]device.Sym, len(f.layers)), make([]int, len(f.layers))
+	f.rest, f.diagonal = make([][]Term, len(f.layers)), make([]device.Tensor, len(f.layers))
+	for i, l := range f.layers {
+		f.inputs[i] = l.Input()
+		if o.Warm() { // A depends on the gradients
+			f.inputs[i] = i
+		}
+		for len(f.a) <= f.inputs[i] {
+			f.a = append(f.a, device.Sym{})
+		}
+		if o.Kind == Identity {
+			continue
+		}
+		if f.a[f.inputs[i]].N == 0 {
+			if warm != nil {
+				f.a[f.inputs[i]] = warm.a[i]
+			} else {
+				f.a[f.inputs[i]] = sym(l.Inputs())
+			}
+		}
+		if o.gradients() {
+			f.g[i] = sym(l.Rows)
+		}
+		for k := range o.products() - 1 {
+			var a device.Sym
+			if warm != nil {
+				a = warm.rest[i][k].A
+			} else {
+				a = sym(l.Inputs())
+			}
+			f.rest[i] = append(f.rest[i], Term{A: a, G: sym(l.Rows)})
+		}
+		if o.Kind == Diagonal {
+			f.diagonal[i] = matrix(l.Rows, l.Inputs())
+		}
+	}
+}
+
+// Bytes is the memory that the factors of these layers take, of a model of type t.
+func Bytes(linears []*model.Linear, t device.Type, o Options) int64 {
+	var elements int64
+	f := Factors{layers: linears}
+	f.layout(o, func(n int) device.Sym {
+		elements += int64(device.PackedLen(n))
+		return device.Sym{N: n}
+	}, func(rows, cols int) device.Tensor {
+		elements += int64(rows) * int64(cols)
+		return device.Tensor{}
+	}, nil)
+	return elements * int64(t.Acc().Size())
+}
 
 // Free gives the memory back.
 func (f *Factors) Free() {
-	for _, s := range append(f.a, f.g...) {
+	f.freeAllButA()
+	for _, s := range f.a {
 		f.dev.Free(s.Packed)
 	}
-	f.a, f.g = nil, nil
-}
-
-// Bytes is the memory that the factors of these layers take as type t.
-func Bytes(linears []*model.Linear, t device.Type) int64 {
-	var n int64
-	seen := map[int]bool{}
-	for _, l := range linears {
-		n += int64(device.PackedLen(l.Rows))
-		if !seen[l.Input()] {
-			seen[l.Input()] = true
-			n += int64(device.PackedLen(l.Inputs()))
+	for _, terms := range f.rest {
+		for _, t := range terms {
+			f.dev.Free(t.A.Packed)
 		}
 	}
-	return n * int64(t.Acc().Size())
+	f.a, f.rest = nil, nil
 }
 
-// NonFinite is the error of a NaN or an infinity in what a factor is made of.
-type NonFinite struct {
-	What  string // "input" or "output gradient"
-	Layer string
-	Block int
-	First int // calibration windows, from 0, of the batch
-	Last  int
+func (f *Factors) freeAllButA() {
+	for i := range f.g {
+		f.dev.Free(f.g[i].Packed, f.diagonal[i])
+		f.g[i], f.diagonal[i] = device.Sym{}, device.Tensor{}
+	}
+	for _, terms := range f.rest {
+		for k := range terms {
+			f.dev.Free(terms[k].G.Packed)
+			terms[k].G = device.Sym{}
+		}
+	}
 }
 
-func (e *NonFinite) Error() string {
-	return fmt.Sprintf("the %s of block %d, layer %s, holds a NaN or an infinity in %s: "+
-		"the model overflows there; try float32 weights, or leave that text out", e.What, e.Block, e.Layer, between(e.First, e.Last))
+// # Warm start
+//
+// The power method begins with an A: that of the last shot's, where there is one. The G of a half step is made of an A alone.
+
+// Warm says whether a measurement starts from the factors of the one before.
+func (o Options) Warm() bool { return o.Kind == Nearest || o.Kind == KronSum }
+
+// KeepWarm gives back all that the next measurement does not start from. Of and Rest have no G from here on.
+func (f *Factors) KeepWarm() { f.freeAllButA() }
+
+// Named is a matrix under a name that no other one of the factors has.
+type Named struct {
+	Name string
+	device.Sym
 }
 
-// between names the calibration windows first to last.
-func between(first, last int) string {
-	if first == last {
-		return fmt.Sprintf("calibration window %d", first)
+// Warmth are the matrices that the next measurement starts from, for a file: what they hold decides about its bits.
+func (f *Factors) Warmth() []Named {
+	var all []Named
+	for i, l := range f.layers {
+		all = append(all, Named{l.Name + ".A1", f.a[f.inputs[i]]})
+		for k, t := range f.rest[i] {
+			all = append(all, Named{fmt.Sprintf("%s.A%d", l.Name, k+2), t.A})
+		}
 	}
-	return fmt.Sprintf("calibration windows %d to %d", first, last)
+	return all
 }
 
-// Collect runs forward and backward over all windows, batchSize of them at a time, and returns the factors and the mean
-// loss of each window in nats. progress, if not nil, is called after each batch with the number of windows done. A
-// cancelled ctx ends the work before the next batch. The caller frees the factors.
-func Collect(ctx context.Context, m *model.Model, windows [][]int32, batchSize int, progress func(done int)) (*Factors, []float64, error) {
-	f := newFactors(m)
-	tap := &tap{factors: f, layers: m.Linears()}
-	for _, w := range windows {
-		f.Tokens += len(w)
-	}
-	losses := make([]float64, 0, len(windows))
-	fail := func(err error) (*Factors, []float64, error) {
-		f.Free()
-		return nil, nil, err
-	}
-	for first := 0; first < len(windows); first += batchSize {
-		if err := ctx.Err(); err != nil {
-			return fail(err)
-		}
-		batch := windows[first:min(first+batchSize, len(windows))]
-		tap.first, tap.last = first, first+len(batch)-1
-		l, err := m.ForwardBackward(batch, tap)
-		if broken := tap.nonFinite(); broken != nil {
-			return fail(broken)
-		}
-		if err != nil {
-			var bad *model.NonFiniteLoss
-			if errors.As(err, &bad) {
-				return fail(fmt.Errorf("calibration window %d: the loss is %v though all inputs and gradients are finite", first+bad.Sequence, bad.Loss))
-			}
-			return fail(fmt.Errorf("curvature: %s: %w", between(first, tap.last), err))
-		}
-		losses = append(losses, l...)
-		if progress != nil {
-			progress(len(losses))
-		}
-	}
-	if err := m.Device().Sync(); err != nil {
-		return fail(fmt.Errorf("curvature: %w", err))
-	}
-	return f, losses, nil
-}
-
-func newFactors(m *model.Model) *Factors {
-	f := &Factors{dev: m.Device()}
-	for _, l := range m.Linears() {
-		f.inputs = append(f.inputs, l.Input())
-		f.g = append(f.g, device.AllocSym(f.dev, l.Rows, m.Type.Acc()))
-		for len(f.a) <= l.Input() {
-			f.a = append(f.a, device.Sym{})
-		}
-		if f.a[l.Input()].N == 0 {
-			f.a[l.Input()] = device.AllocSym(f.dev, l.Inputs(), m.Type.Acc())
+// NewWarm makes what KeepWarm leaves, of undefined content: that of Warmth is to be read from a file.
+func NewWarm(m *model.Model, o Options) *Factors {
+	layers := m.Linears()
+	f := &Factors{dev: m.Device(), layers: layers, g: make([]device.Sym, len(layers)), rest: make([][]Term, len(layers)), diagonal: make([]device.Tensor, len(layers))}
+	for i, l := range layers {
+		f.inputs = append(f.inputs, i)
+		f.a = append(f.a, device.AllocSym(f.dev, l.Inputs(), m.Type.Acc()))
+		for range o.products() - 1 {
+			f.rest[i] = append(f.rest[i], Term{A: device.AllocSym(f.dev, l.Inputs(), m.Type.Acc())})
 		}
 	}
 	return f
 }
 
-// tap adds what the passes hand out to the factors.
-type tap struct {
-	factors     *Factors
-	layers      []*model.Linear
-	first, last int // windows of the batch
-}
-
-func (t *tap) Input(index int, x device.Tensor) { t.add(index, x, t.factors.a[index]) }
-
-// Gradient is tagged so that the layer which the backward pass meets first has the smallest tag: that is where a NaN
-// comes from.
-func (t *tap) Gradient(index int, g device.Tensor) {
-	t.add(len(t.factors.a)+len(t.layers)-1-index, g, t.factors.g[index])
-}
-
-// add is s ← (1/N)·xᵀx + s, s starting from nothing with the first window.
-func (t *tap) add(tag int, x device.Tensor, s device.Sym) {
-	beta := 1.0
-	if t.first == 0 {
-		beta = 0
+// WarmBytes is the memory of what KeepWarm leaves.
+func WarmBytes(linears []*model.Linear, t device.Type, o Options) int64 {
+	if !o.Warm() {
+		return 0
 	}
-	t.factors.dev.Gram(1/float64(t.factors.Tokens), x, beta, s)
-	t.factors.dev.WatchFinite(tag, s)
-}
-
-// nonFinite tells where the first NaN or infinity of this batch stood, if there was one.
-func (t *tap) nonFinite() error {
-	tag, found := t.factors.dev.FirstNonFinite()
-	if !found {
-		return nil
+	var elements int64
+	for _, l := range linears {
+		elements += int64(o.products()) * int64(device.PackedLen(l.Inputs()))
 	}
-	e := &NonFinite{What: "input", First: t.first, Last: t.last}
-	var layer *model.Linear
-	if n := len(t.factors.a); tag >= n {
-		e.What, layer = "output gradient", t.layers[len(t.layers)-1-(tag-n)]
-	} else {
-		for i, input := range t.factors.inputs {
-			if input == tag {
-				layer = t.layers[i]
-				break
-			}
-		}
-	}
-	e.Layer, e.Block = layer.Name, layer.Block
-	return e
+	return elements * int64(t.Acc().Size())
 }

@@ -77,7 +77,7 @@ func TestNonFinite(t *testing.T) {
 				windows[2][5] = test.token
 			}
 			set(m, test.tensor, test.at, test.value)
-			_, _, err := curvature.Collect(context.Background(), m, windows, test.batch, nil)
+			_, _, err := curvature.Collect(context.Background(), m, windows, test.batch, curvature.Options{}, nil, nil)
 			var got *curvature.NonFinite
 			if !errors.As(err, &got) || *got != test.want {
 				t.Errorf("got %v, want %v", err, &test.want)
@@ -98,7 +98,7 @@ func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	seen := 0
-	_, _, err := curvature.Collect(ctx, m, windows, 1, func(done int) {
+	_, _, err := curvature.Collect(ctx, m, windows, 1, curvature.Options{}, nil, func(done int) {
 		if seen = done; done == 3 {
 			cancel()
 		}
@@ -122,12 +122,12 @@ func TestBytes(t *testing.T) {
 			t.Errorf("%s: weights take %d bytes, want %d", name, weights, want)
 		}
 		windows := golden.Tokens(t, name)
-		f, _, err := curvature.Collect(context.Background(), m, windows, 4, nil)
+		f, _, err := curvature.Collect(context.Background(), m, windows, 4, curvature.Options{}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		workspace := model.WorkspaceBytes(m.Config, m.Type, len(windows[0]), 4, true)
-		if got, want := dev.Memory().Used-weights-workspace, curvature.Bytes(m.Linears(), device.F32); got != want {
+		if got, want := dev.Memory().Used-weights-workspace, curvature.Bytes(m.Linears(), device.F32, curvature.Options{}); got != want {
 			t.Errorf("%s: factors take %d bytes, Bytes says %d", name, got, want)
 		}
 		m.Release()

@@ -374,6 +374,25 @@ func (o op) dot(x, y, d Tensor, n int) {
 	o.apart(ad, ax, ay)
 }
 
+// CheckScaleRoot checks the arguments of ScaleRoot.
+func CheckScaleRoot(sign float64, w, x, y Tensor) {
+	o, aw, ax, ay := op("ScaleRoot"), arg{"w", w}, arg{"x", x}, arg{"y", y}
+	if sign != 1 && sign != -1 {
+		o.fail("sign is %v, want 1 or -1", sign)
+	}
+	o.like(ax, ay)
+	o.is(aw, 1, x.Rows, x.Type.Acc())
+	o.inPlace(ay, ax)
+	o.apart(ay, aw)
+}
+
+// CheckSquare checks the arguments of Square.
+func CheckSquare(x, y Tensor) {
+	o, ax, ay := op("Square"), arg{"x", x}, arg{"y", y}
+	o.like(ax, ay)
+	o.inPlace(ay, ax)
+}
+
 // CheckMaxAbs checks the arguments of MaxAbs.
 func CheckMaxAbs(x, r, c Tensor) {
 	o, ax, ar, ac := op("MaxAbs"), arg{"x", x}, arg{"r", r}, arg{"c", c}

@@ -157,3 +157,20 @@ func CheckCrossEntropy(logits Tensor, targets []int32, losses Tensor) {
 	o.is(as, 1, logits.Rows, logits.Type.Acc())
 	o.apart(as, al)
 }
+
+// CheckSample checks the arguments of Sample.
+func CheckSample(logits Tensor, uniform []float64, ids []int32) {
+	o, al := op("Sample"), arg{"logits", logits}
+	o.valid(al)
+	if len(uniform) != logits.Rows || len(ids) != logits.Rows {
+		o.fail("%d numbers and %d ids for %v", len(uniform), len(ids), al)
+	}
+	if logits.Rows > 0 && logits.Cols == 0 {
+		o.fail("%v has nothing to draw from", al)
+	}
+	for i, u := range uniform {
+		if !(u >= 0 && u < 1) {
+			o.fail("uniform[%d] is %v, want 0 or more and less than 1", i, u)
+		}
+	}
+}

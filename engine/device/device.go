@@ -21,9 +21,9 @@
 //
 // # What crosses between host and device
 //
-// In the inner loop token ids go in, costs and diagonals come out, index lists go in. Only Upload, Download, Diagonal,
-// FirstNonFinite, Cholesky, Eigh, Histogram, Compare, Smallest with marks, and Sync wait for the device; everything else may
-// be queued.
+// In the inner loop token ids go in, costs, diagonals and drawn ids come out, index lists go in. Only Upload, Download, Diagonal,
+// FirstNonFinite, Cholesky, Eigh, Histogram, Compare, Smallest with marks, Sample, and Sync wait for the device; everything
+// else may be queued.
 package device
 
 // Device is one place where matrices live and are worked on. Methods are called from one goroutine at a time.
@@ -110,6 +110,11 @@ type Algebra interface {
 	RowDot(x, y, d Tensor)
 	// ColDot is d_j ← Σ_i x_ij·y_ij, d 1×Cols of type Acc.
 	ColDot(x, y, d Tensor)
+	// ScaleRoot is y_i ← √max(sign·w_i, 0)·x_i for every row; sign is 1 or −1, w 1×Rows of type Acc, and a NaN of w makes its row
+	// NaN. y may be x. The Gram matrix of y is Σ_i max(sign·w_i, 0)·x_i·x_iᵀ: with both signs, a sum with any weights.
+	ScaleRoot(sign float64, w, x, y Tensor)
+	// Square is y_ij ← x_ij². y may be x.
+	Square(x, y Tensor)
 	// MaxAbs is r_i ← max_j |x_ij| and c_j ← max_i |x_ij|, NaN where any element is NaN; r 1×Rows, c 1×Cols of x's type.
 	MaxAbs(x, r, c Tensor)
 	// WatchFinite looks at the diagonal of s and, if it holds a NaN or an infinity, remembers tag unless a smaller one is
@@ -196,6 +201,10 @@ type Layers interface {
 	// −1 gives loss 0. With grad the logits are replaced by the gradient of the sum of the losses, in place: softmax − one
 	// hot, zero for a target of −1. Other targets outside the vocabulary are misuse.
 	CrossEntropy(logits Tensor, targets []int32, grad bool, losses Tensor)
+	// Sample draws from softmax(logits_i) by a number 0 ≤ uniform_i < 1: ids_i ← the smallest v with
+	// Σ_{u≤v} exp(logits_iu) > uniform_i · Σ_u exp(logits_iu), sums being kept in float64. A row in which a NaN leaves none gives
+	// the last. Waits.
+	Sample(logits Tensor, uniform []float64, ids []int32)
 }
 
 // Heads is the shape of an attention.

@@ -42,7 +42,7 @@ func Passes(t *testing.T, open func(*testing.T) device.Device) {
 			tokens := golden.Tokens(t, name)
 			logits := device.DownloadSlice[float64](dev, m.Logits(tokens[:1]))
 			for _, batch := range []int{1, 3, 8} {
-				f, losses, err := curvature.Collect(context.Background(), m, tokens, batch, nil)
+				f, losses, err := curvature.Collect(context.Background(), m, tokens, batch, curvature.Options{}, nil, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

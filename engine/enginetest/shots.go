@@ -154,7 +154,7 @@ func TwoShots(t *testing.T, open func(*testing.T) device.Device) {
 			oracle := golden.Open(t, name, "float64", &struct{}{})
 			tokens := golden.Tokens(t, name)
 			for k, want := range d.Structured {
-				f, _, err := curvature.Collect(context.Background(), m, tokens, 2, nil)
+				f, _, err := curvature.Collect(context.Background(), m, tokens, 2, curvature.Options{}, nil, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -22,7 +22,12 @@ func (m *Model) mlpBackward(ws *workspace, b *block, a *activations, tap Tap) {
 	if !cfg.NormFirst {
 		m.normaliseBackward(b.mlpNorm, a.sumMLP, ws.dh, 0, ws.dh)
 	}
+	pairs, paired := tap.(Pairs)
 	m.gradient(tap, b.down, ws.dh)
+	if paired { // before ws.inner becomes a gradient
+		m.activation(ws, b, a)
+		pairs.Pair(b.down.index, ws.inner, ws.dh)
+	}
 	b.down.backward(ws.dh, 0, ws.inner)
 	if b.gate != nil {
 		d.SwiGLUBackward(a.gate, a.up, ws.inner, a.gate, a.up)
@@ -31,6 +36,13 @@ func (m *Model) mlpBackward(ws *workspace, b *block, a *activations, tap Tap) {
 		d.ReLUBackward(a.up, ws.inner, a.up)
 	}
 	m.gradient(tap, b.up, a.up)
+	if paired { // before ws.x becomes a gradient
+		x := m.mlpInput(ws, b, a)
+		if b.gate != nil {
+			pairs.Pair(b.gate.index, x, a.gate)
+		}
+		pairs.Pair(b.up.index, x, a.up)
+	}
 	if cfg.NormFirst {
 		b.up.backward(a.up, 0, ws.x)
 		if b.gate != nil {
@@ -52,7 +64,11 @@ func (m *Model) attentionBackward(ws *workspace, i int, b *block, a *activations
 	if !cfg.NormFirst {
 		m.normaliseBackward(b.attnNorm, a.sumAttn, ws.dh, 0, ws.dh)
 	}
+	pairs, paired := tap.(Pairs)
 	m.gradient(tap, b.o, ws.dh)
+	if paired {
+		pairs.Pair(b.o.index, a.att, ws.dh)
+	}
 	b.o.backward(ws.dh, 0, ws.datt)
 	d.AttentionBackward(m.attention(ws, b), a.q, a.k, a.v, a.att, a.lse, ws.datt, ws.dq, ws.dk, ws.dv)
 	if cfg.Positions == checkpoint.Rotary {
@@ -66,6 +82,12 @@ func (m *Model) attentionBackward(ws *workspace, i int, b *block, a *activations
 	m.gradient(tap, b.q, ws.dq)
 	m.gradient(tap, b.k, ws.dk)
 	m.gradient(tap, b.v, ws.dv)
+	if paired {
+		x := m.attentionInput(ws, i, b)
+		pairs.Pair(b.q.index, x, ws.dq)
+		pairs.Pair(b.k.index, x, ws.dk)
+		pairs.Pair(b.v.index, x, ws.dv)
+	}
 	if i == 0 {
 		return
 	}

@@ -34,7 +34,7 @@ func TestBFloat16IsNear(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				f, both, err := curvature.Collect(context.Background(), m, tokens, 2, nil)
+				f, both, err := curvature.Collect(context.Background(), m, tokens, 2, curvature.Options{}, nil, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

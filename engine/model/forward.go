@@ -17,12 +17,24 @@ type Tap interface {
 	Gradient(index int, g device.Tensor)
 }
 
+// Pairs is a Tap that needs the input of a layer and the gradient at its output together. The inputs are made again for it
+// on the way back: the norms and activations of a block once more, and no products.
+type Pairs interface {
+	Tap
+	// Pair is given the N×C input, without a constant 1, and the N×R output gradient of the layer with that index in
+	// Linears, after Gradient.
+	Pair(index int, x, g device.Tensor)
+}
+
 // Losses runs forward and returns, for each sequence, the mean of its next-token losses in nats. Sequences have one length.
-func (m *Model) Losses(batch [][]int32) ([]float64, error) {
+func (m *Model) Losses(batch [][]int32) ([]float64, error) { return m.Forward(batch, nil) }
+
+// Forward is Losses, and hands the inputs to tap. There are no gradients.
+func (m *Model) Forward(batch [][]int32, tap Tap) ([]float64, error) {
 	ws := m.workspace(batch, false)
-	m.forward(ws, batch, nil)
-	m.headLoss(ws, batch, false)
-	return m.collectLosses(ws, batch)
+	m.forward(ws, batch, tap)
+	m.headLoss(ws, targets(batch), false)
+	return m.means(ws, m.tokenLosses(ws))
 }
 
 // ForwardBackward runs both passes for the summed loss and hands inputs and output gradients to tap. It returns the mean
@@ -30,9 +42,43 @@ func (m *Model) Losses(batch [][]int32) ([]float64, error) {
 func (m *Model) ForwardBackward(batch [][]int32, tap Tap) ([]float64, error) {
 	ws := m.workspace(batch, true)
 	m.forward(ws, batch, tap)
-	m.headLoss(ws, batch, true)
+	m.headLoss(ws, targets(batch), true)
 	m.backward(ws, tap)
-	return m.collectLosses(ws, batch)
+	return m.means(ws, m.tokenLosses(ws))
+}
+
+// ForwardSampled runs forward once, and backward once for each row of uniform, for next tokens that are drawn from the
+// model's own softmax instead of the true ones: uniform[k] holds a number 0 ≤ u < 1 for every token of the batch, by which
+// the one after it is drawn (device.Sample). tap gets the inputs once and gradients for each row. The losses returned are those
+// of the true tokens.
+//
+// Beside its backward pass, a row costs the logits once more, and from the second on the products of gate and up, whose
+// outputs a backward pass leaves as gradients.
+func (m *Model) ForwardSampled(batch [][]int32, uniform [][]float64, tap Tap) ([]float64, error) {
+	ws := m.workspace(batch, true)
+	m.forward(ws, batch, tap)
+	m.headLoss(ws, targets(batch), false)
+	losses := m.tokenLosses(ws)
+	for k, u := range uniform {
+		if k > 0 {
+			m.activate(ws)
+		}
+		m.headLoss(ws, m.sampled(ws, u), true)
+		m.backward(ws, tap)
+	}
+	return m.means(ws, losses)
+}
+
+// activate makes again, from the middle of every block, what enters its activation.
+func (m *Model) activate(ws *workspace) {
+	for i := range m.blocks {
+		b, a := &m.blocks[i], &ws.blocks[i]
+		x := m.mlpInput(ws, b, a)
+		b.up.forward(x, 0, a.up)
+		if b.gate != nil {
+			b.gate.forward(x, 0, a.gate)
+		}
+	}
 }
 
 // Logits is the N×V matrix of logits of a batch, of type Acc; the caller frees it. Meant for short sequences: it is not chunked.
@@ -66,11 +112,7 @@ func (m *Model) forward(ws *workspace, batch [][]int32, tap Tap) {
 // attentionForward makes the block's middle a.mid from its input ws.h[i].
 func (m *Model) attentionForward(ws *workspace, i int, b *block, a *activations, tap Tap) {
 	d, cfg := m.dev, m.Config
-	x := ws.h[i]
-	if cfg.NormFirst {
-		m.normalise(b.attnNorm, ws.h[i], ws.x)
-		x = ws.x
-	}
+	x := m.attentionInput(ws, i, b)
 	emit(tap, b.q.Input(), x)
 	b.q.forward(x, 0, a.q)
 	b.k.forward(x, 0, a.k)
@@ -97,22 +139,25 @@ func (m *Model) attentionForward(ws *workspace, i int, b *block, a *activations,
 	}
 }
 
+// attentionInput is what q, k and v of block i read; it may be in ws.x.
+func (m *Model) attentionInput(ws *workspace, i int, b *block) device.Tensor {
+	if !m.Config.NormFirst {
+		return ws.h[i]
+	}
+	m.normalise(b.attnNorm, ws.h[i], ws.x)
+	return ws.x
+}
+
 // mlpForward makes the next block's input ws.h[i+1] from the middle.
 func (m *Model) mlpForward(ws *workspace, i int, b *block, a *activations, tap Tap) {
 	d, cfg := m.dev, m.Config
-	x := a.mid
-	if cfg.NormFirst {
-		m.normalise(b.mlpNorm, a.mid, ws.x)
-		x = ws.x
-	}
+	x := m.mlpInput(ws, b, a)
 	emit(tap, b.up.Input(), x)
 	b.up.forward(x, 0, a.up)
 	if b.gate != nil {
 		b.gate.forward(x, 0, a.gate)
-		d.SwiGLU(a.gate, a.up, ws.inner)
-	} else {
-		d.ReLU(a.up, ws.inner)
 	}
+	m.activation(ws, b, a)
 	emit(tap, b.down.Input(), ws.inner)
 	if cfg.NormFirst {
 		d.Copy(a.mid, ws.h[i+1])
@@ -124,21 +169,61 @@ func (m *Model) mlpForward(ws *workspace, i int, b *block, a *activations, tap T
 	}
 }
 
+// mlpInput is what gate and up read; it may be in ws.x.
+func (m *Model) mlpInput(ws *workspace, b *block, a *activations) device.Tensor {
+	if !m.Config.NormFirst {
+		return a.mid
+	}
+	m.normalise(b.mlpNorm, a.mid, ws.x)
+	return ws.x
+}
+
+// activation makes ws.inner, what down reads.
+func (m *Model) activation(ws *workspace, b *block, a *activations) {
+	if b.gate != nil {
+		m.dev.SwiGLU(a.gate, a.up, ws.inner)
+	} else {
+		m.dev.ReLU(a.up, ws.inner)
+	}
+}
+
+// choice says which token comes after each of those in rows i to j−1, −1 for none, given their logits.
+type choice func(i, j int, logits device.Tensor) []int32
+
+// targets are the tokens that do come next.
+func targets(batch [][]int32) choice {
+	var next []int32
+	for _, ids := range batch {
+		next = append(append(next, ids[1:]...), -1)
+	}
+	return func(i, j int, _ device.Tensor) []int32 { return next[i:j] }
+}
+
+// sampled are tokens drawn by uniform, one number for every token.
+func (m *Model) sampled(ws *workspace, uniform []float64) choice {
+	return func(i, j int, logits device.Tensor) []int32 {
+		ids := make([]int32, j-i)
+		m.dev.Sample(logits, uniform[i:j], ids)
+		for k := range ids {
+			if (i+k+1)%ws.length == 0 { // the last of a sequence
+				ids[k] = -1
+			}
+		}
+		return ids
+	}
+}
+
 // headLoss makes ws.losses, and with grad also ws.dh, the gradient at the output of the last block. Logits are made for a
 // few rows at a time.
-func (m *Model) headLoss(ws *workspace, batch [][]int32, grad bool) {
+func (m *Model) headLoss(ws *workspace, next choice, grad bool) {
 	d := m.dev
 	last := ws.h[m.Config.Blocks]
 	m.normalise(m.finalNorm, last, ws.x)
-	targets := make([]int32, 0, ws.n)
-	for _, ids := range batch {
-		targets = append(append(targets, ids[1:]...), -1)
-	}
 	for i := 0; i < ws.n; i += ws.logits.Rows {
 		j := min(i+ws.logits.Rows, ws.n)
 		logits := ws.logits.Slice(0, j-i)
 		d.Gemm(false, true, 1, ws.x.Slice(i, j), m.head, 0, logits)
-		d.CrossEntropy(logits, targets[i:j], grad, ws.losses.Reshape(ws.n, 1).Slice(i, j).Reshape(1, j-i))
+		d.CrossEntropy(logits, next(i, j, logits), grad, ws.losses.Reshape(ws.n, 1).Slice(i, j).Reshape(1, j-i))
 		if !grad {
 			continue
 		}
@@ -154,17 +239,21 @@ func (m *Model) headLoss(ws *workspace, batch [][]int32, grad bool) {
 	}
 }
 
-// collectLosses downloads the losses of all tokens and takes the mean per sequence, in float64.
-func (m *Model) collectLosses(ws *workspace, batch [][]int32) ([]float64, error) {
-	perToken := device.DownloadSlice[float64](m.dev, ws.losses)
+// tokenLosses downloads the losses of all tokens.
+func (m *Model) tokenLosses(ws *workspace) []float64 {
+	return device.DownloadSlice[float64](m.dev, ws.losses)
+}
+
+// means waits for the passes and takes the mean of the tokens' losses per sequence, in float64.
+func (m *Model) means(ws *workspace, perToken []float64) ([]float64, error) {
 	if err := m.dev.Sync(); err != nil {
 		if m.failedAt != "" {
 			err = fmt.Errorf("%s: %w", m.failedAt, err)
 		}
 		return nil, err
 	}
-	means := make([]float64, len(batch))
-	for s := range batch {
+	means := make([]float64, ws.n/ws.length)
+	for s := range means {
 		var sum float64
 		for _, l := range perToken[s*ws.length : (s+1)*ws.length] {
 			sum += l

@@ -76,6 +76,10 @@ func TestMisuse(t *testing.T) {
 		{func() { d.Eigh(true, []device.Tensor{l}, []device.Tensor{f64(1, 4)}, []device.Tensor{l}) }, "Eigh: output vectors[0] (4×4 float64) overlaps a[0]"},
 		{func() { d.RowDot(x, y, row) }, "RowDot: d (1×6 float32), want 1×4 float32"},
 		{func() { d.ColDot(x, y, four) }, "ColDot: d (1×4 float32), want 1×6 float32"},
+		{func() { d.ScaleRoot(2, four, x, y) }, "ScaleRoot: sign is 2, want 1 or -1"},
+		{func() { d.ScaleRoot(1, row, x, y) }, "ScaleRoot: w (1×6 float32), want 1×4 float32"},
+		{func() { d.ScaleRoot(1, four, w.Slice(0, 4), w.Slice(1, 5)) }, "ScaleRoot: output y (4×4 float32) overlaps a part of x"},
+		{func() { d.Square(x, sq) }, "Square: y (4×4 float32) and x (4×6 float32): want equal shapes"},
 		{func() { d.MaxAbs(x, four, four) }, "MaxAbs: c (1×4 float32), want 1×6"},
 		{func() { d.WatchFinite(1, device.Sym{N: 4, Packed: b16.Slice(0, 1)}) }, "WatchFinite: s is of order 4"},
 		{func() { d.Embed(x, []int32{0, 4}, 0, mk(2, 6)) }, "Embed: ids[1] is 4, want 0 to 3"},
@@ -102,6 +106,9 @@ func TestMisuse(t *testing.T) {
 		{func() { d.CrossEntropy(x, []int32{0, 1, 2}, true, four) }, "CrossEntropy: 3 targets for logits (4×6 float32)"},
 		{func() { d.CrossEntropy(x, []int32{0, 1, 6, 2}, true, four) }, "CrossEntropy: targets[2] is 6, want -1 to 5"},
 		{func() { d.CrossEntropy(x, []int32{0, 1, -2, 2}, true, four) }, "targets[2] is -2"},
+		{func() { d.Sample(x, make([]float64, 3), make([]int32, 4)) }, "Sample: 3 numbers and 4 ids for logits (4×6 float32)"},
+		{func() { d.Sample(x, []float64{0, 0, 1, 0}, make([]int32, 4)) }, "Sample: uniform[2] is 1, want 0 or more and less than 1"},
+		{func() { d.Sample(mk(1, 0), []float64{0}, make([]int32, 1)) }, "Sample: logits (1×0 float32) has nothing to draw from"},
 	} {
 		if got := misuse(c.call); !strings.Contains(got, c.want) {
 			t.Errorf("said %q, want %q", got, c.want)

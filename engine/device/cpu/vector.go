@@ -103,6 +103,60 @@ func colDot[T float](x, y block[T], dot []T) {
 	})
 }
 
+// ScaleRoot is y_i ← √max(sign·w_i, 0)·x_i.
+func (d *Device) ScaleRoot(sign float64, w, x, y device.Tensor) {
+	device.CheckScaleRoot(sign, w, x, y)
+	switch x.Type {
+	case device.F32:
+		scaleRoot(float32(sign), elements[float32](d, w), whole[float32](d, x), whole[float32](d, y))
+	case device.F64:
+		scaleRoot(sign, elements[float64](d, w), whole[float64](d, x), whole[float64](d, y))
+	default:
+		wide := d.widen()
+		d.ScaleRoot(sign, w, wide.in(x), wide.out(y))
+		wide.store()
+	}
+}
+
+func scaleRoot[T float](sign T, w []T, x, y block[T]) {
+	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			root := T(0)
+			if v := sign * w[i]; v > 0 || v != v {
+				root = T(math.Sqrt(float64(v)))
+			}
+			to := y.row(i)
+			for j, v := range x.row(i) {
+				to[j] = root * v
+			}
+		}
+	})
+}
+
+// Square is y_ij ← x_ij².
+func (d *Device) Square(x, y device.Tensor) {
+	device.CheckSquare(x, y)
+	switch x.Type {
+	case device.F32:
+		square(elements[float32](d, x), elements[float32](d, y))
+	case device.F64:
+		square(elements[float64](d, x), elements[float64](d, y))
+	default:
+		w := d.widen()
+		d.Square(w.in(x), w.out(y))
+		w.store()
+	}
+}
+
+func square[T float](x, y []T) {
+	parallel(len(x), grainElements, func(_, i, j int) {
+		to := y[i:j]
+		for k, v := range x[i:j] {
+			to[k] = v * v
+		}
+	})
+}
+
 // MaxAbs is r_i ← max_j |x_ij| and c_j ← max_i |x_ij|.
 func (d *Device) MaxAbs(x, r, c device.Tensor) {
 	device.CheckMaxAbs(x, r, c)

@@ -61,6 +61,7 @@ func algebra() []Op {
 		}},
 		dot("RowDot", func(s Shape) int { return s.M }, func(i, j int) int { return i }, device.Device.RowDot),
 		dot("ColDot", func(s Shape) int { return s.N }, func(i, j int) int { return j }, device.Device.ColDot),
+		scaleRoot(1, false), scaleRoot(-1, true), squared(false), squared(true),
 		Op{Name: "MaxAbs", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
 				Operands: []Operand{in("x", s.M, s.N), out("r", 1, s.M), out("c", 1, s.N)},
@@ -244,6 +245,53 @@ func dot(name string, size func(Shape) int, index func(i, j int) int, call func(
 				return nil
 			},
 		}
+	}}
+}
+
+// scaleRoot: x M×N. Weights are of both signs, some of them 0.
+func scaleRoot(sign float64, same bool) Op {
+	return Op{Name: fmt.Sprintf("ScaleRoot sign=%v%s", sign, where(same)), Shapes: bands, Case: func(s Shape, _ *rand.Rand) Case {
+		weights := func(r *rand.Rand, exact bool, x []float64) {
+			Numbers(r, exact, x)
+			for i := 2; i < len(x); i += 7 {
+				x[i] = 0
+			}
+		}
+		c := Case{Operands: []Operand{in("w", 1, s.M).as(acc).filled(weights), in("x", s.M, s.N), out("y", s.M, s.N)}}
+		y := 2
+		if same {
+			c.Operands, y = c.Operands[:2], 1
+			c.Operands[1].Role = InOut
+		}
+		c.Call = func(d device.Device, x []device.Tensor) []float64 { d.ScaleRoot(sign, x[0], x[1], x[y]); return nil }
+		c.Loops = func(x [][]float64) []float64 {
+			for i, w := range x[0] {
+				for j := i * s.N; j < (i+1)*s.N; j++ {
+					x[y][j] = math.Sqrt(math.Max(sign*w, 0)) * x[1][j]
+				}
+			}
+			return nil
+		}
+		return c
+	}}
+}
+
+func squared(same bool) Op {
+	return Op{Name: "Square" + string(where(same)), Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+		c := Case{Operands: []Operand{in("x", s.M, s.N), out("y", s.M, s.N)}}
+		y := 1
+		if same {
+			c.Operands, y = c.Operands[:1], 0
+			c.Operands[0].Role = InOut
+		}
+		c.Call = func(d device.Device, x []device.Tensor) []float64 { d.Square(x[0], x[y]); return nil }
+		c.Loops = func(x [][]float64) []float64 {
+			for i, v := range x[0] {
+				x[y][i] = v * v
+			}
+			return nil
+		}
+		return c
 	}}
 }
 

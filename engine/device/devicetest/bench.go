@@ -98,6 +98,10 @@ var timed = []struct {
 	{op: "CrossEntropy grad=false", in: acc, shapes: []Shape{{M: 2048, N: 32000}}},
 	{op: "CrossEntropy grad=true", in: acc, shapes: []Shape{{M: 341, N: 49152}, {M: 2048, N: 32000}}},
 
+	{op: "ScaleRoot sign=1", in: acc, shapes: rms},
+	{op: "Square", in: acc, shapes: rms},
+	{op: "Sample", in: acc, shapes: []Shape{{M: 341, N: 49152}, {M: 2048, N: 32000}}},
+
 	{op: "Gemm NN beta=0", in: float64s, shapes: []Shape{{M: 576, N: 1536, K: 1536}, {M: 4096, N: 11008, K: 11008}}}, // W·A
 	{op: "Extract some=true into float64", in: acc, shapes: factors},
 	{op: "AddDiagonal", in: float64s, shapes: factors},

@@ -25,7 +25,7 @@ func layers() []Op {
 	}
 	ops = append(ops, swiGLUBackward(false), swiGLUBackward(true), relu(false), relu(true))
 	ops = append(ops, attention(true), attention(false), attentionBackward())
-	return append(ops, crossEntropy(false), crossEntropy(true))
+	return append(ops, crossEntropy(false), crossEntropy(true), sample())
 }
 
 // inPlace is which of its inputs an operation's output is.
@@ -372,6 +372,48 @@ func crossEntropy(grad bool) Op {
 					}
 				}
 				return nil
+			}
+			return c
+		},
+	}
+}
+
+// sample: M rows of N logits. The numbers are not so near to 0 or 1 that what is drawn hangs on exps that float32 does not have.
+func sample() Op {
+	return Op{
+		Name:   "Sample",
+		Shapes: []Shape{{M: 1, N: 1}, {M: 40, N: 33}, {M: 65, N: 130}, {M: 20, N: 3001}, {M: 7, N: 5000}, {M: 2, N: 9000}, {M: 0, N: 7}},
+		Case: func(s Shape, r *rand.Rand) Case {
+			uniform := make([]float64, s.M)
+			for i := range uniform {
+				uniform[i] = 0.001 + 0.998*r.Float64()
+			}
+			c := Case{Operands: []Operand{in("logits", s.M, s.N)}, Terms: s.N}
+			c.Call = func(d device.Device, x []device.Tensor) []float64 {
+				ids := make([]int32, s.M)
+				d.Sample(x[0], uniform, ids)
+				drawn := make([]float64, s.M)
+				for i, id := range ids {
+					drawn[i] = float64(id)
+				}
+				return drawn
+			}
+			c.Loops = func(x [][]float64) []float64 {
+				drawn := make([]float64, s.M)
+				for i, u := range uniform {
+					all, sum := 0., 0.
+					for _, v := range x[0][i*s.N : (i+1)*s.N] {
+						all += math.Exp(v)
+					}
+					drawn[i] = float64(s.N - 1)
+					for j, v := range x[0][i*s.N : (i+1)*s.N] {
+						if sum += math.Exp(v); sum > u*all {
+							drawn[i] = float64(j)
+							break
+						}
+					}
+				}
+				return drawn
 			}
 			return c
 		},
