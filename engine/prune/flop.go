@@ -1,7 +1,5 @@
 package prune
 
-import "math"
-
 // CostFLOP is the arithmetic of Costs for a layer of which nothing is dead: two products for the numerators, a
 // factorisation and the diagonal of an inverse per side for the denominators.
 func CostFLOP(rows, cols int) float64 {
@@ -32,12 +30,18 @@ func CostElementsFLOP(rows, cols int) float64 {
 	return 2 * (r*r*r + c*c*c) / 3
 }
 
+// iterationsExpected is about how many iterations the update of a group takes.
+const iterationsExpected = 12
+
 // ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead and this share of every row goes:
-// two inverses, the systems of the groups, two products for the step, and two for the predicted increase.
+// two inverses, the factors of single rows, the iterations of groups that have several, two products for the step, and two for
+// the predicted increase.
 func ApplyElementsFLOP(limit, rows, cols int, gone float64) float64 {
 	r, c := float64(rows), float64(cols)
-	perRow := gone * c
-	rowsOfGroup := math.Min(math.Max(1, math.Floor(float64(limit)/math.Max(1, perRow))), r)
-	n := rowsOfGroup * perRow
-	return 7*(r*r*r+c*c*c)/3 + r/rowsOfGroup*n*n*n/3 + 2*(2*r*r*c+2*r*c*c)
+	n := gone * c
+	flop := 7*(r*r*r+c*c*c)/3 + r*n*n*n/3 + 2*(2*r*r*c+2*r*c*c)
+	if 2*n <= float64(limit) {
+		flop += iterationsExpected * (2*r*c*c + r*2*n*n)
+	}
+	return flop
 }

@@ -8,15 +8,19 @@ type Grouping struct {
 	Sequential bool // each group sees what the update of those before it made of its weights
 }
 
-// batchBytes is about how much memory the systems of groups that are factored side by side take.
+// batchBytes is about how much memory the factored rows take that are solved for side by side.
 const batchBytes = 256 << 20
 
 // ApplyElements removes single weights, re-fits the rest, and predicts what it costs (method.md section 5; The LLM Surgeon,
 // section 3.3). gone marks all weights that are zero afterwards, R×C in row-major order, those that were zero before
 // included: they have to stay so. Over alive rows and columns, for a group of weights at (r_i, c_i),
 //
-//	y = M⁻¹ w,  M_ij = [G'⁻¹]_{r_i r_j}·[A'⁻¹]_{c_i c_j}        n³/3 FLOP for n weights
+//	y = M⁻¹ w,  M_ij = [G'⁻¹]_{r_i r_j}·[A'⁻¹]_{c_i c_j}
 //	ΔW = −G'⁻¹ Y A'⁻¹,  Y = y at its places and 0 elsewhere
+//
+// A row by itself is factored, n³/3 FLOP for its n weights. The rows of a group hang together only by G'⁻¹, loosely, so the
+// group is solved by conjugate gradients with its rows, factored, as preconditioner: some ten products with the group's rows of
+// Y, where factoring M itself would take the square of the number of rows times as much.
 //
 // The Y of all groups add up, so the whole matrix takes two products, 2·R·C² + 2·R²·C FLOP, however many groups there are. In
 // Sequential mode a group starts from W + ΔW of the groups before it, of which only its own rows are evaluated: with
@@ -77,6 +81,19 @@ func placesOf(p partition, width int, gone []bool) removal {
 
 func (r removal) count() int { return len(r.at) }
 
+// part is what goes from rows from to to−1.
+func (r removal) part(from, to int) removal {
+	first := r.start[from]
+	p := removal{cols: r.cols, at: make([]int32, r.start[to]-first), start: make([]int, to-from+1)}
+	for k := range p.at {
+		p.at[k] = r.at[first+k] - int32(from*r.cols)
+	}
+	for i := range p.start {
+		p.start[i] = r.start[from+i] - first
+	}
+	return p
+}
+
 // zero makes the removed weights of an alive matrix 0.
 func (r removal) zero(d device.Device, v device.Tensor) {
 	zeros := d.Alloc(1, r.count(), v.Type)
@@ -104,14 +121,13 @@ func (r removal) groups(limit int) []group {
 	return all
 }
 
-// of are the rows and columns, and the positions in the alive matrix, of a group's weights.
-func (r removal) of(g group) (rows, cols, at []int32) {
-	at = r.at[r.start[g.from]:r.start[g.to]]
-	rows, cols = make([]int32, len(at)), make([]int32, len(at))
-	for k, p := range at {
-		rows[k], cols[k] = p/int32(r.cols), p%int32(r.cols)
+// row lists the columns of a row that go.
+func (r removal) row(i int) []int32 {
+	cols := make([]int32, r.start[i+1]-r.start[i])
+	for k, p := range r.at[r.start[i]:r.start[i+1]] {
+		cols[k] = p - int32(i*r.cols)
 	}
-	return rows, cols, at
+	return cols
 }
 
 // refitElements adds ΔW to v. Damping is raised where a factor, or the system of a group, is not positive definite.
@@ -124,7 +140,7 @@ func refitElements(d device.Device, l Layer, alive Kept, p partition, places rem
 		grouping.Limit = 0
 	}
 	for raises := 0; ; raises++ {
-		u := elementUpdate{d: d, places: places, groups: places.groups(grouping.Limit), w: w}
+		u := elementUpdate{d: d, layer: l.Name, places: places, groups: places.groups(grouping.Limit), w: w}
 		ok, err := u.invert(g, a)
 		if err == nil && ok {
 			ok, err = u.solve(grouping.Sequential)
@@ -156,6 +172,7 @@ func refitElements(d device.Device, l Layer, alive Kept, p partition, places rem
 // elementUpdate is the update of one layer's single weights: all matrices are over alive rows and columns.
 type elementUpdate struct {
 	d      device.Device
+	layer  string
 	places removal
 	groups []group
 	w      device.Tensor // R×C
@@ -187,99 +204,121 @@ func inverse(d device.Device, f *factor) (device.Tensor, error) {
 	return x, nil
 }
 
-// solve makes z. ok is false where the system of a group is not positive definite.
+// solve makes z, and y's rows are summed into it. ok is false where a system is not positive definite.
 func (u *elementUpdate) solve(sequential bool) (ok bool, err error) {
 	u.z = u.d.Alloc(u.w.Rows, u.w.Cols, device.F64)
 	u.d.Zero(u.z)
-	if sequential {
-		for _, g := range u.groups {
-			if ok, err = u.solveSequential(g); !ok || err != nil {
-				return ok, err
-			}
-		}
-		return true, nil
-	}
-	y := u.d.Alloc(1, u.places.count(), device.F64)
-	defer u.d.Free(y)
-	u.d.Gather(u.w.Reshape(1, u.w.Len()), nil, u.places.at, y)
 	for i := 0; i < len(u.groups); {
-		j := i
-		for bytes := 0; j < len(u.groups); j++ {
-			n := u.places.start[u.groups[j].to] - u.places.start[u.groups[j].from]
-			if bytes += 8 * n * n; bytes > batchBytes && j > i {
+		j := i + 1
+		for bytes := u.bytes(u.groups[i]); j < len(u.groups) && !sequential; j++ {
+			bytes += u.bytes(u.groups[j])
+			if rows := u.groups[j].to - u.groups[i].from; bytes > batchBytes || rows > u.w.Cols { // or products within groups would outweigh those with A'⁻¹
 				break
 			}
 		}
-		if ok, err = u.solveBatch(u.groups[i:j], y); !ok || err != nil {
+		if ok, err = u.solveBatch(u.groups[i:j], sequential); !ok || err != nil {
 			return ok, err
 		}
 		i = j
 	}
-	full := u.d.Alloc(u.w.Rows, u.w.Cols, device.F64)
-	defer u.d.Free(full)
-	u.d.Zero(full)
-	u.d.Scatter(y, nil, u.places.at, full.Reshape(1, full.Len()))
-	u.d.Gemm(false, false, 1, full, u.ai, 0, u.z)
 	return true, nil
 }
 
-// solveBatch is y ← M⁻¹ y for each group, y holding all removed weights one after the other.
-func (u *elementUpdate) solveBatch(groups []group, y device.Tensor) (ok bool, err error) {
-	systems := make([]device.Tensor, len(groups))
-	for k, g := range groups {
-		systems[k] = u.system(g)
+// bytes is what the factored rows of a group take.
+func (u *elementUpdate) bytes(g group) int {
+	total := 0
+	for i := g.from; i < g.to; i++ {
+		n := u.places.start[i+1] - u.places.start[i]
+		total += 8 * n * n
 	}
-	defer u.d.Free(systems...)
-	for k, ok := range u.d.Cholesky(systems...) {
-		if !ok {
-			return false, u.d.Sync()
-		}
-		from, to := u.places.start[groups[k].from], u.places.start[groups[k].to]
-		u.d.CholeskySolve(device.Left, systems[k], y.Reshape(y.Len(), 1).Slice(from, to))
-	}
-	return true, nil
+	return total
 }
 
-// system is the matrix M of a group.
-func (u *elementUpdate) system(g group) device.Tensor {
-	rows, cols, at := u.places.of(g)
-	m := u.d.Alloc(len(at), len(at), device.F64)
-	if u.gi.IsZero() {
-		u.d.Gather(u.ai, cols, cols, m)
-	} else {
-		u.d.KronGather(u.gi, u.ai, rows, cols, m)
-	}
-	return m
-}
-
-// solveSequential solves for one group after all before it, and adds its rows to z.
-func (u *elementUpdate) solveSequential(g group) (ok bool, err error) {
-	d, n := u.d, g.to-g.from
-	base := d.Alloc(n, u.w.Cols, device.F64)
-	defer d.Free(base)
-	d.Copy(u.w.Slice(g.from, g.to), base)
-	if g.from > 0 && !u.gi.IsZero() {
-		correlations := gather(d, u.gi, span(g.from, g.to), span(0, g.from))
-		d.Gemm(false, false, -1, correlations, u.z.Slice(0, g.from), 1, base)
+// solveBatch solves for groups that lie next to one another, and adds their rows to z. In sequential mode it is one group, and
+// its weights are those after all groups before it.
+func (u *elementUpdate) solveBatch(groups []group, sequential bool) (ok bool, err error) {
+	d, from, to := u.d, groups[0].from, groups[len(groups)-1].to
+	places := u.places.part(from, to)
+	full := d.Alloc(to-from, u.w.Cols, device.F64)
+	defer d.Free(full)
+	flat := full.Reshape(1, full.Len())
+	d.Copy(u.w.Slice(from, to), full)
+	if sequential && from > 0 && !u.gi.IsZero() {
+		correlations := gather(d, u.gi, span(from, to), span(0, from))
+		d.Gemm(false, false, -1, correlations, u.z.Slice(0, from), 1, full)
 		d.Free(correlations)
 	}
-	m := u.system(g)
-	defer d.Free(m)
-	if !d.Cholesky(m)[0] {
-		return false, d.Sync()
+	b, y := d.Alloc(1, places.count(), device.F64), d.Alloc(1, places.count(), device.F64)
+	defer d.Free(b, y)
+	d.Gather(flat, nil, places.at, b)
+	d.Zero(full)
+
+	rows := u.factorRows(from, to)
+	defer d.Free(rows...)
+	for _, ok := range d.Cholesky(rows...) {
+		if !ok {
+			return false, d.Sync()
+		}
 	}
-	at := make([]int32, m.Rows)
-	for k, p := range u.places.at[u.places.start[g.from]:u.places.start[g.to]] {
-		at[k] = p - int32(g.from*u.places.cols)
+	alone := func(r, z device.Tensor) {
+		d.Copy(r, z)
+		column := z.Reshape(z.Len(), 1)
+		for i, l := range rows {
+			d.CholeskySolve(device.Left, l, column.Slice(places.start[i], places.start[i+1]))
+		}
 	}
-	y := d.Alloc(1, len(at), device.F64)
-	defer d.Free(y)
-	d.Gather(base.Reshape(1, base.Len()), nil, at, y)
-	d.CholeskySolve(device.Left, m, y.Reshape(len(at), 1))
-	d.Zero(base)
-	d.Scatter(y, nil, at, base.Reshape(1, base.Len()))
-	d.Gemm(false, false, 1, base, u.ai, 0, u.z.Slice(g.from, g.to))
+	if len(groups) == to-from {
+		alone(b, y)
+	} else {
+		within, t, v := u.within(groups), d.Alloc(full.Rows, full.Cols, device.F64), d.Alloc(full.Rows, full.Cols, device.F64)
+		defer d.Free(within, t, v)
+		c := conjugate{dev: d, layer: u.layer, precondition: alone, apply: func(x, mx device.Tensor) {
+			d.Scatter(x, nil, places.at, flat)
+			d.Gemm(false, false, 1, full, u.ai, 0, t)
+			d.Gemm(false, false, 1, within, t, 0, v)
+			d.Gather(v.Reshape(1, v.Len()), nil, places.at, mx)
+		}}
+		if _, ok, err = c.solve(b, y); !ok || err != nil {
+			return ok, err
+		}
+	}
+	d.Scatter(y, nil, places.at, flat)
+	d.Gemm(false, false, 1, full, u.ai, 0, u.z.Slice(from, to))
 	return true, nil
+}
+
+// factorRows are the systems of single rows from to to−1, before they are factored: [G'⁻¹]_rr·[A'⁻¹]_QQ for the columns Q of a
+// row that go.
+func (u *elementUpdate) factorRows(from, to int) []device.Tensor {
+	var all []device.Tensor
+	for i := from; i < to; i++ {
+		cols := u.places.row(i)
+		m := u.d.Alloc(len(cols), len(cols), device.F64)
+		if u.gi.IsZero() {
+			u.d.Gather(u.ai, cols, cols, m)
+		} else {
+			rows := make([]int32, len(cols))
+			for k := range rows {
+				rows[k] = int32(i)
+			}
+			u.d.KronGather(u.gi, u.ai, rows, cols, m)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// within is G'⁻¹ over the rows of the groups, 0 where two rows are not of one group.
+func (u *elementUpdate) within(groups []group) device.Tensor {
+	from, n := groups[0].from, groups[len(groups)-1].to-groups[0].from
+	m := u.d.Alloc(n, n, device.F64)
+	u.d.Zero(m)
+	for _, g := range groups {
+		block := gather(u.d, u.gi, span(g.from, g.to), span(g.from, g.to))
+		u.d.Scatter(block, span(g.from-from, g.to-from), span(g.from-from, g.to-from), m)
+		u.d.Free(block)
+	}
+	return m
 }
 
 // apply is v ← v − G'⁻¹ Z.
@@ -302,9 +341,10 @@ func span(i, j int) []int32 {
 	return s
 }
 
-// BatchElements is how many float64 numbers the systems of groups take at most at one time.
+// BatchElements is how many float64 numbers a batch of groups takes at most at one time: factored rows, and three matrices of
+// its rows.
 func BatchElements(limit, rows, cols int) int64 {
-	weights := int64(rows) * int64(cols)
-	largest := min(int64(max(limit, cols)), weights)
-	return min(max(batchBytes/8, largest*largest), largest*weights)
+	r, c := int64(rows), int64(cols)
+	group := min(int64(max(limit, cols))*c, r*c*c) // the rows of a group, factored, when all of each go
+	return min(max(batchBytes/8, group), r*c*c) + 3*r*c
 }

@@ -1,0 +1,313 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"surgeon/engine"
+	"surgeon/engine/device"
+	"surgeon/engine/report"
+)
+
+// tableCommand runs many methods on one model.
+type tableCommand struct {
+	File    string `arg:"" name:"file" help:"YAML file: which methods, at which targets."`
+	Results string `help:"Directory for the results, results.json and results.md; runs that are in it already are not made again." required:"" placeholder:"DIR" group:"output"`
+	Model   string `help:"Model, in place of the file's." placeholder:"MODEL" group:"data"`
+	Text    string `help:"Text, in place of the file's, to calibrate and to measure on." placeholder:"FILE" group:"data"`
+	Only    string `help:"Only the tables, and rows, whose names hold this." placeholder:"WORDS" group:"output"`
+	Keep    bool   `help:"Keep the pruned models, in the directory of results." group:"output"`
+	JSON    bool   `help:"Print the results as JSON." group:"general"`
+
+	common `embed:""`
+}
+
+// Help stands below the summary in --help.
+func (*tableCommand) Help() string {
+	return `The file has the options of prune that all runs have, those of eval, and tables with rows and targets:
+
+	options: {model: SmolLM2-135M, text: [wiki.txt], text-limit: 800000, samples: 48, length: 512}
+	eval: {text: [wiki.txt], text-skip: 800000, length: 512}
+	tables:
+	  - title: Single weights
+	    targets: [0.5]
+	    options: {structure: element}
+	    rows:
+	      - {name: magnitude, options: {preset: magnitude}}
+	      - {name: ours, options: {shots: 5}}
+
+Every run goes on where it was stopped, and so does the table.`
+}
+
+// tableFile is the YAML file of a table.
+type tableFile struct {
+	Options map[string]any `yaml:"options"`
+	Eval    map[string]any `yaml:"eval"`
+	Tables  []struct {
+		Title   string         `yaml:"title"`
+		Targets []float64      `yaml:"targets"`
+		Options map[string]any `yaml:"options"`
+		Rows    []struct {
+			Name    string         `yaml:"name"`
+			Options map[string]any `yaml:"options"`
+		} `yaml:"rows"`
+	} `yaml:"tables"`
+}
+
+// tableCell is one run that a table asks for.
+type tableCell struct {
+	table, row string
+	target     float64
+	arguments  []string // of prune, without places
+	options    engine.Options
+}
+
+func (c *tableCommand) Run(s *session) error {
+	file, err := readTable(c.File)
+	if err != nil {
+		return err
+	}
+	cells, eval, err := c.cells(s, file)
+	if err != nil {
+		return err
+	}
+	results, err := report.ReadComparison(c.path("results.json"))
+	if err != nil {
+		return refuse("%w", err)
+	}
+	dev, err := s.open(c.common, 0)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.Results, 0o777); err != nil {
+		return fmt.Errorf("the directory for the results: %w", err)
+	}
+	if results.Dense == nil {
+		s.watcher.Say("dense model")
+		e, err := engine.Evaluate(s.ctx, dev, eval, s.watcher)
+		if err != nil {
+			return err
+		}
+		results.Dense = &e
+		if err := c.write(results); err != nil {
+			return err
+		}
+	}
+	for i, x := range cells {
+		if results.Find(x.table, x.row, x.target, x.arguments) != nil {
+			continue
+		}
+		s.watcher.Say(fmt.Sprintf("run %d of %d: %s, %s, %v", i+1, len(cells), x.table, x.row, x.target))
+		done, model, err := c.run(s, dev, x, eval)
+		if err != nil {
+			return fmt.Errorf("%s, %s, %v: %w", x.table, x.row, x.target, err)
+		}
+		results.Model = model
+		results.Cells = append(results.Cells, done)
+		if err := c.write(results); err != nil {
+			return err
+		}
+	}
+	if c.JSON {
+		doc, err := results.JSON()
+		if err != nil {
+			return err
+		}
+		return s.print(string(doc))
+	}
+	return s.print(results.Markdown())
+}
+
+func (c *tableCommand) path(name string) string { return filepath.Join(c.Results, name) }
+
+// run prunes, measures, and removes the model unless it is to be kept.
+func (c *tableCommand) run(s *session, dev device.Device, x tableCell, eval engine.EvalOptions) (report.Cell, report.Model, error) {
+	o := x.options
+	r, err := engine.Prune(s.ctx, dev, o, s.watcher)
+	if err != nil {
+		return report.Cell{}, report.Model{}, err
+	}
+	eval.Model = o.Output
+	e, err := engine.Evaluate(s.ctx, dev, eval, s.watcher)
+	if err != nil {
+		return report.Cell{}, r.Model, err
+	}
+	cell := report.Cell{Table: x.table, Row: x.row, Target: x.target, Arguments: x.arguments, Evaluation: e, Sparsity: r.Final.Sparsity,
+		Reduction: r.Final.Reduction, PeakBytes: r.PeakResidentBytes, Program: r.Program, Device: r.Machine.Device}
+	for _, shot := range r.Shots {
+		cell.Seconds += shotTime(shot).Seconds()
+	}
+	if !c.Keep {
+		err = os.RemoveAll(o.Output)
+	}
+	return cell, r.Model, err
+}
+
+func (c *tableCommand) write(results *report.Comparison) error {
+	if err := results.Write(c.path("results.json")); err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.path("results.md"), []byte(results.Markdown()), 0o666); err != nil {
+		return fmt.Errorf("the results: %w", err)
+	}
+	return nil
+}
+
+// readTable reads the file; what it does not know is refused.
+func readTable(path string) (tableFile, error) {
+	var file tableFile
+	f, err := os.Open(path)
+	if err != nil {
+		return file, refuse("%w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, configBytesMax+1))
+	if err != nil || len(data) > configBytesMax {
+		return file, refuse("%s: no YAML file of at most %d bytes: %v", path, configBytesMax, err)
+	}
+	if err := yaml.UnmarshalWithOptions(data, &file, yaml.Strict()); err != nil {
+		return file, refuse("%s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
+	}
+	if len(file.Tables) == 0 {
+		return file, refuse("%s has no tables", path)
+	}
+	return file, nil
+}
+
+// cells are the runs that are asked for, with everything refused that can be before anything runs, and the options of the
+// measurement.
+func (c *tableCommand) cells(s *session, file tableFile) ([]tableCell, engine.EvalOptions, error) {
+	var cells []tableCell
+	for _, t := range file.Tables {
+		if t.Title == "" || len(t.Targets) == 0 || len(t.Rows) == 0 {
+			return nil, engine.EvalOptions{}, refuse("%s: a table needs title, targets and rows; one has the title %q, %d targets and %d rows", c.File, t.Title, len(t.Targets), len(t.Rows))
+		}
+		for _, r := range t.Rows {
+			if !strings.Contains(t.Title+", "+r.Name, c.Only) {
+				continue
+			}
+			for _, target := range t.Targets {
+				x, err := c.cell(s, tableCell{table: t.Title, row: r.Name, target: target}, merged(file.Options, t.Options, r.Options))
+				if err != nil {
+					return nil, engine.EvalOptions{}, refuse("%s: %s, %s: %w", c.File, t.Title, r.Name, err)
+				}
+				cells = append(cells, x)
+			}
+		}
+	}
+	values := merged(file.Eval)
+	c.replace(values)
+	if values["model"] == nil {
+		values["model"] = file.Options["model"]
+	}
+	eval := new(evalCommand)
+	if _, err := s.parseAs("eval", values, eval); err != nil {
+		return nil, engine.EvalOptions{}, refuse("%s: eval: %w", c.File, err)
+	}
+	return cells, eval.EvalOptions, nil
+}
+
+// merged are options of which later ones take the place of earlier ones.
+func merged(all ...map[string]any) map[string]any {
+	m := map[string]any{}
+	for _, options := range all {
+		for name, value := range options {
+			m[name] = value
+		}
+	}
+	return m
+}
+
+// replace puts the model and the text of the command line in the place of the file's.
+func (c *tableCommand) replace(values map[string]any) {
+	if c.Model != "" {
+		values["model"] = c.Model
+	}
+	if c.Text != "" {
+		values["text"] = []any{c.Text}
+	}
+}
+
+// cell fills in the options of a run.
+func (c *tableCommand) cell(s *session, x tableCell, values map[string]any) (tableCell, error) {
+	for _, name := range []string{"target", "output", "work", "config", "device", "dry-run", "json"} {
+		if values[name] != nil {
+			return x, fmt.Errorf("%s is not an option of a row", name)
+		}
+	}
+	named := merged(values)
+	delete(named, "model")
+	delete(named, "text")
+	x.arguments = arguments(named)
+	c.replace(values)
+	values["target"] = x.target
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(fmt.Sprintf("%s %s %v", x.table, x.row, x.target)))
+	values["output"] = c.path(name)
+	prune := new(pruneCommand)
+	given, err := s.parseAs("prune", values, prune)
+	if err != nil {
+		return x, err
+	}
+	x.options = prune.Options
+	x.options.Given, x.options.Version, x.options.Command = given, programVersion(), s.command()
+	return x, nil
+}
+
+// parseAs has the parser of the command line read options by their names, with its defaults and its checks, into a command.
+func (s *session) parseAs(name string, values map[string]any, into any) (given []string, err error) {
+	args := append([]string{name}, arguments(values)...)
+	inner := &session{ctx: s.ctx, args: args, stdout: io.Discard, stderr: io.Discard}
+	command, err := parse(inner, args)
+	if err != nil {
+		return nil, err
+	}
+	if command == nil {
+		return nil, fmt.Errorf("%s are no options", strings.Join(args, " "))
+	}
+	switch into := into.(type) {
+	case *pruneCommand:
+		*into = *command.Selected().Target.Addr().Interface().(*pruneCommand)
+	case *evalCommand:
+		*into = *command.Selected().Target.Addr().Interface().(*evalCommand)
+	}
+	return inner.given, nil
+}
+
+// arguments writes options as the command line has them, in the order of their names.
+func arguments(values map[string]any) []string {
+	var names []string
+	for name := range values {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var args []string
+	for _, name := range names {
+		switch v := values[name].(type) {
+		case nil:
+		case bool:
+			args = append(args, fmt.Sprintf("--%s=%v", name, v))
+		case []any:
+			for _, x := range v {
+				args = append(args, fmt.Sprintf("--%s=%v", name, x))
+			}
+		default:
+			if name == "model" {
+				args = append(args, fmt.Sprint(v))
+			} else {
+				args = append(args, fmt.Sprintf("--%s=%v", name, v))
+			}
+		}
+	}
+	return args
+}

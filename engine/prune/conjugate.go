@@ -1,0 +1,83 @@
+package prune
+
+import (
+	"fmt"
+	"math"
+
+	"surgeon/engine/device"
+)
+
+const (
+	// residualLimit is where conjugate gradients have converged: the residual, measured by the preconditioner, as a share of the
+	// right side's. It is far below what damping and sampling of the factors leave uncertain, and far above rounding.
+	residualLimit = 1e-11
+	// maxIterations is when they are given up. What a good preconditioner leaves takes tens to hundreds; what takes more has
+	// factors that are near singular, and more damping is what it needs.
+	maxIterations = 2000
+)
+
+// conjugate is a symmetric positive definite system M x = b on a device, and a positive definite P near M⁻¹. Both write all of
+// their second argument.
+type conjugate struct {
+	dev          device.Device
+	layer        string
+	apply        func(x, y device.Tensor) // y ← M x
+	precondition func(r, z device.Tensor) // z ← P r
+}
+
+// solve is x ← M⁻¹ b by preconditioned conjugate gradients (Hestenes and Stiefel 1952; Golub and Van Loan, Matrix Computations,
+// 11.5): M and P once per iteration. It ends where rᵀ P r ≤ residualLimit² · bᵀ P b for the residual r = b − M x made anew from
+// x: the one that is carried along drifts away from it, and where they disagree the iteration starts again from where it is.
+// ok is false for a system that is not positive definite.
+func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error) {
+	d := c.dev
+	alloc := func() device.Tensor { return d.Alloc(b.Rows, b.Cols, device.F64) }
+	r, z, p, q, sums := alloc(), alloc(), alloc(), alloc(), d.Alloc(1, b.Rows, device.F64)
+	defer func() { d.Free(r, z, p, q, sums) }()
+	dot := func(u, v device.Tensor) (total float64) {
+		d.RowDot(u, v, sums)
+		for _, s := range device.DownloadSlice[float64](d, sums) {
+			total += s
+		}
+		return total
+	}
+	d.Zero(x)
+	d.Copy(b, r)
+	c.precondition(r, z)
+	rho := dot(r, z)
+	limit := residualLimit * residualLimit * rho
+	restart := true
+	for ; rho > limit; iterations++ {
+		if iterations == maxIterations {
+			if err := d.Sync(); err != nil {
+				return iterations, false, err
+			}
+			return iterations, false, fmt.Errorf("layer %s: the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
+				"wanted %g; it needs a higher damping, or more calibration text", c.layer, iterations, residualLimit*math.Sqrt(rho/limit), residualLimit)
+		}
+		if restart {
+			d.Copy(z, p)
+			restart = false
+		}
+		c.apply(p, q)
+		curvature := dot(p, q)
+		if !(curvature > 0) || math.IsInf(curvature, 0) {
+			return iterations, false, d.Sync()
+		}
+		d.Axpy(rho/curvature, p, x)
+		d.Axpy(-rho/curvature, q, r)
+		c.precondition(r, z)
+		before := rho
+		if rho = dot(r, z); rho <= limit {
+			c.apply(x, q)
+			d.Copy(b, r)
+			d.Axpy(-1, q, r)
+			c.precondition(r, z)
+			rho, restart = dot(r, z), true
+			continue
+		}
+		d.Axpy(rho/before, p, z) // the new direction, in place of z, which is not needed any more
+		p, z = z, p
+	}
+	return iterations, !math.IsNaN(rho), d.Sync()
+}
