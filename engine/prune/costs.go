@@ -12,11 +12,13 @@ type Cost uint8
 
 const (
 	// OBS is the increase of the loss after the weights that stay have been re-fitted:
-	// row ½ (w_r A w_rᵀ) / [G'⁻¹]_rr, column ½ (w_cᵀ G w_c) / [A'⁻¹]_cc.
+	// row ½ (w_r A w_rᵀ) / [G'⁻¹]_rr, column ½ (w_cᵀ G w_c) / [A'⁻¹]_cc. For other curvatures than one product of damped
+	// factors see exact.go.
 	OBS Cost = iota
-	// OBD is the increase without correlation and without re-fitting: row ½ G_rr (w_r A w_rᵀ), column ½ A_cc (w_cᵀ G w_c).
+	// OBD is the increase without correlation and without re-fitting: row ½ G_rr (w_r A w_rᵀ), column ½ A_cc (w_cᵀ G w_c),
+	// summed over the products of a sum.
 	OBD
-	// Magnitude is the increase under the identity as curvature: ½ |w_r|², ½ |w_c|².
+	// Magnitude is OBS for layers whose curvature was not measured, the identity: ½ |w_r|², ½ |w_c|².
 	Magnitude
 )
 
@@ -34,67 +36,86 @@ func Costs(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (Layer
 	defer d.Free(w)
 	d.Gather(l.W, rows, cols, w)
 
-	rowEnergy, colEnergy := d.Alloc(1, len(rows), device.F64), d.Alloc(1, len(cols), device.F64)
-	defer d.Free(rowEnergy, colEnergy)
-	if kind == Magnitude {
-		d.RowDot(w, w, rowEnergy)
-		d.ColDot(w, w, colEnergy)
-		spread(out.Rows, rows, device.DownloadSlice[float64](d, rowEnergy), func(e float64, _ int) float64 { return e / 2 })
-		spread(out.Cols, cols, device.DownloadSlice[float64](d, colEnergy), func(e float64, _ int) float64 { return e / 2 })
-		return out, nil, nil
+	var raised []Raised
+	var err error
+	switch {
+	case kind == OBD:
+		obdCosts(d, l, alive, w, out)
+	case l.factored(damp):
+		raised, err = factoredCosts(d, l, alive, damp, w, out)
+	default:
+		raised, err = exactCosts(d, l, alive, damp, w, out)
 	}
-
-	a := newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
-	g := newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G)
-	product := d.Alloc(len(rows), len(cols), device.F64)
-	defer d.Free(product)
-	square := a.square(d, cols)
-	d.Gemm(false, false, 1, w, square, 0, product)
-	d.RowDot(product, w, rowEnergy)
-	d.Free(square)
-	square = g.square(d, rows)
-	d.Gemm(false, false, 1, square, w, 0, product)
-	d.ColDot(product, w, colEnergy)
-	d.Free(square)
-	re, ce := device.DownloadSlice[float64](d, rowEnergy), device.DownloadSlice[float64](d, colEnergy)
-
-	if kind == OBD {
-		gd, ad := diagonal(d, l.G), diagonal(d, l.A)
-		spread(out.Rows, rows, re, func(e float64, i int) float64 { return e / 2 * gd[rows[i]] })
-		spread(out.Cols, cols, ce, func(e float64, i int) float64 { return e / 2 * ad[cols[i]] })
-		return out, nil, check(out)
-	}
-	gi, err := inverseDiagonal(d, g)
 	if err != nil {
 		return out, nil, err
+	}
+	return out, raised, check(out)
+}
+
+// factoredCosts are OBS costs for F' = G' ⊗ A', as published: undamped above, damped below.
+func factoredCosts(d device.Device, l Layer, alive Kept, damp Damping, w device.Tensor, out LayerCosts) ([]Raised, error) {
+	a := newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
+	g := newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G)
+	re, ce := energies(d, g, a, w)
+	gi, err := inverseDiagonal(d, g)
+	if err != nil {
+		return nil, err
 	}
 	ai, err := inverseDiagonal(d, a)
 	if err != nil {
-		return out, nil, err
+		return nil, err
 	}
-	spread(out.Rows, rows, re, func(e float64, i int) float64 { return e / 2 / gi[i] })
-	spread(out.Cols, cols, ce, func(e float64, i int) float64 { return e / 2 / ai[i] })
-	return out, append(g.raised(damp.G), a.raised(damp.A)...), check(out)
+	for i, at := range g.index {
+		out.Rows[at] = re[i] / 2 / gi[i]
+	}
+	for j, at := range a.index {
+		out.Cols[at] = ce[j] / 2 / ai[j]
+	}
+	return append(g.raised(damp.G), a.raised(damp.A)...), nil
+}
+
+// obdCosts are OBD costs for a sum of products: row ½ Σ_k G_k,rr (w_r A_k w_rᵀ), column ½ Σ_k A_k,cc (w_cᵀ G_k w_c).
+func obdCosts(d device.Device, l Layer, alive Kept, w device.Tensor, out LayerCosts) {
+	for _, p := range newProducts(d, l, alive, Damping{}) {
+		re, ce := energies(d, p.g, p.a, w)
+		gd, ad := p.g.diagonal(d), p.a.diagonal(d)
+		for i, at := range p.g.index {
+			out.Rows[at] += re[i] / 2 * gd[i]
+		}
+		for j, at := range p.a.index {
+			out.Cols[at] += ce[j] / 2 * ad[j]
+		}
+	}
+}
+
+// energies are the numerators of one product, w_r A w_rᵀ of all rows and w_cᵀ G w_c of all columns.
+func energies(d device.Device, g, a *factor, w device.Tensor) (rows, cols []float64) {
+	rowEnergy, colEnergy := d.Alloc(1, w.Rows, device.F64), d.Alloc(1, w.Cols, device.F64)
+	defer d.Free(rowEnergy, colEnergy)
+	product := d.Alloc(w.Rows, w.Cols, device.F64)
+	defer d.Free(product)
+	square := a.square(d, a.index)
+	right(d, w, square, product)
+	d.RowDot(product, w, rowEnergy)
+	d.Free(square)
+	square = g.square(d, g.index)
+	left(d, square, w, product)
+	d.ColDot(product, w, colEnergy)
+	d.Free(square)
+	return device.DownloadSlice[float64](d, rowEnergy), device.DownloadSlice[float64](d, colEnergy)
 }
 
 // inverseDiagonal is the diagonal of the inverse of the damped factor, over its alive indices.
 func inverseDiagonal(d device.Device, f *factor) ([]float64, error) {
 	l, err := f.cholesky(d, f.index)
-	if err != nil {
-		return nil, err
+	if err != nil || f.identity() {
+		return f.diagonal(d), err
 	}
 	diag := d.Alloc(1, l.Rows, device.F64)
 	d.CholeskyInverseDiag([]device.Tensor{l}, []device.Tensor{diag})
 	x := device.DownloadSlice[float64](d, diag)
 	d.Free(l, diag)
 	return x, nil
-}
-
-// spread writes cost(energy_i, i) to the position at_i of dst.
-func spread(dst []float64, at []int32, energy []float64, cost func(energy float64, i int) float64) {
-	for i, p := range at {
-		dst[p] = cost(energy[i], i)
-	}
 }
 
 // check refuses costs that are not finite.

@@ -25,9 +25,19 @@ type Term struct {
 	G device.Sym // R×R
 }
 
+// terms are all products of the curvature.
+func (l Layer) terms() []Term { return append([]Term{l.Term}, l.Rest...) }
+
+// factored says whether F' is one product G' ⊗ A' of factors that are damped one by one, or the identity. Everything else
+// is computed as spectral.go and operator.go tell.
+func (l Layer) factored(damp Damping) bool {
+	return len(l.Rest) == 0 && (!damp.Joint || l.G.N == 0 && l.A.N == 0)
+}
+
 // Damping is what is added to the diagonals, as a share of the mean of the diagonal over alive indices:
 // A' = A + λ_A·I with λ_A = A·mean(diag A), and so for G. With Joint it is added to the product, or to the sum of products,
-// instead: F' = F + λ·I with λ = √(G·A)·mean(diag F), so that equal shares stand for that share of F.
+// instead: F' = F + λ·I with λ = √(G·A)·mean(diag F), so that equal shares stand for that share of F. Of a sum only the
+// factors of the first product are damped, F' = G₁' ⊗ A₁' + Σ_{k>1} G_k ⊗ A_k.
 type Damping struct {
 	G, A  float64
 	Joint bool
@@ -40,7 +50,7 @@ const maxRaises = 6
 // Raised tells that a matrix could be factored only with more damping than was asked for.
 type Raised struct {
 	Layer  string
-	Factor string  // "A" or "G"
+	Factor string  // "A" or "G", or "F" where the damping is added to the product
 	Share  float64 // the damping it took, as a share of the mean diagonal
 }
 
@@ -49,25 +59,31 @@ type NotPositiveDefinite struct{ Raised }
 
 func (e *NotPositiveDefinite) Error() string {
 	return fmt.Sprintf("layer %s: the factor %s is not positive definite even with a damping of %g times its mean diagonal; "+
-		"it needs more calibration text, or a higher --damp-%s", e.Layer, e.Factor, e.Share, map[string]string{"A": "a", "G": "g"}[e.Factor])
+		"it needs more calibration text, or a higher %s", e.Layer, e.Factor, e.Share,
+		map[string]string{"A": "--damp-a", "G": "--damp-g", "F": "--damp-g and --damp-a"}[e.Factor])
 }
 
 // Alive finds the rows and columns of the layer that are not dead. A row is dead if it is all zero in W or G_rr = 0, a
-// column if it is all zero in W or A_cc = 0: restricting everything to alive ones is exact for "already zero stays zero".
+// column if it is all zero in W or A_cc = 0, in all products of a sum: restricting everything to alive ones is exact for
+// "already zero stays zero".
 // A weight that is not finite is an error.
 func Alive(d device.Device, l Layer) (Kept, error) {
 	r, c := d.Alloc(1, l.W.Rows, l.W.Type), d.Alloc(1, l.W.Cols, l.W.Type)
 	defer d.Free(r, c)
 	d.MaxAbs(l.W, r, c)
-	rows, err := alive(d, l, r, l.G, "row")
+	var gs, as []device.Sym
+	for _, t := range l.terms() {
+		gs, as = append(gs, t.G), append(as, t.A)
+	}
+	rows, err := alive(d, l, r, gs, "row")
 	if err != nil {
 		return Kept{}, err
 	}
-	cols, err := alive(d, l, c, l.A, "column")
+	cols, err := alive(d, l, c, as, "column")
 	return Kept{Rows: rows, Cols: cols}, err
 }
 
-func alive(d device.Device, l Layer, largest device.Tensor, s device.Sym, what string) ([]bool, error) {
+func alive(d device.Device, l Layer, largest device.Tensor, factors []device.Sym, what string) ([]bool, error) {
 	weights := device.DownloadSlice[float64](d, largest)
 	marks := ones(len(weights))
 	for i, w := range weights {
@@ -76,14 +92,21 @@ func alive(d device.Device, l Layer, largest device.Tensor, s device.Sym, what s
 		}
 		marks[i] = w > 0
 	}
-	if s.N == 0 {
-		return marks, nil
-	}
-	for i, v := range diagonal(d, s) {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, fmt.Errorf("layer %s: the curvature of %s %d is %v", l.Name, what, i, v)
+	curved := make([]bool, len(marks))
+	for _, s := range factors {
+		if s.N == 0 {
+			curved = ones(len(marks))
+			continue
 		}
-		marks[i] = marks[i] && v > 0
+		for i, v := range diagonal(d, s) {
+			if math.IsNaN(v) || math.IsInf(v, 0) {
+				return nil, fmt.Errorf("layer %s: the curvature of %s %d is %v", l.Name, what, i, v)
+			}
+			curved[i] = curved[i] || v > 0
+		}
+	}
+	for i := range marks {
+		marks[i] = marks[i] && curved[i]
 	}
 	return marks, nil
 }
@@ -94,7 +117,8 @@ func diagonal(d device.Device, s device.Sym) []float64 {
 	return x
 }
 
-// factor is one Kronecker factor restricted to alive indices.
+// factor is one Kronecker factor restricted to alive indices. The identity is never damped, and never made: where its
+// matrix, or its Cholesky factor, is asked for, the answer is the zero Tensor.
 type factor struct {
 	layer, name string // name is A or G
 	sym         device.Sym
@@ -105,12 +129,29 @@ type factor struct {
 
 func newFactor(d device.Device, layer, name string, s device.Sym, alive []bool, share float64) *factor {
 	f := &factor{layer: layer, name: name, sym: s, index: positions(alive), share: share}
-	diag := diagonal(d, s)
-	for _, i := range f.index {
-		f.mean += diag[i]
+	for _, v := range f.diagonal(d) {
+		f.mean += v
 	}
 	f.mean /= float64(max(len(f.index), 1))
 	return f
+}
+
+func (f *factor) identity() bool { return f.sym.N == 0 }
+
+// diagonal is that of the undamped factor, over alive indices.
+func (f *factor) diagonal(d device.Device) []float64 {
+	x := make([]float64, len(f.index))
+	if f.identity() {
+		for i := range x {
+			x[i] = 1
+		}
+		return x
+	}
+	all := diagonal(d, f.sym)
+	for i, at := range f.index {
+		x[i] = all[at]
+	}
+	return x
 }
 
 // positions lists the marked places.
@@ -126,10 +167,29 @@ func positions(marks []bool) []int32 {
 
 // square is the undamped factor over the positions idx.
 func (f *factor) square(d device.Device, idx []int32) device.Tensor {
-	return f.block(d, idx, idx)
+	return extract(d, f.sym, idx)
 }
 
-// block is the undamped factor at rows × cols.
+// extract is s over the positions idx, the zero Tensor for the identity.
+func extract(d device.Device, s device.Sym, idx []int32) device.Tensor {
+	if s.N == 0 {
+		return device.Tensor{}
+	}
+	x := d.Alloc(len(idx), len(idx), device.F64)
+	d.Extract(s, idx, idx, x)
+	return x
+}
+
+// damped is the damped factor over its alive indices.
+func (f *factor) damped(d device.Device) device.Tensor {
+	x := f.square(d, f.index)
+	if !f.identity() {
+		d.AddDiagonal(f.share*f.mean, x)
+	}
+	return x
+}
+
+// block is the undamped factor at rows × cols; not for the identity.
 func (f *factor) block(d device.Device, rows, cols []int32) device.Tensor {
 	x := d.Alloc(len(rows), len(cols), device.F64)
 	d.Extract(f.sym, rows, cols, x)
@@ -139,6 +199,9 @@ func (f *factor) block(d device.Device, rows, cols []int32) device.Tensor {
 // cholesky factors the damped factor over the positions idx, a part of index. If it is not positive definite the damping
 // is raised tenfold, for this factor from now on.
 func (f *factor) cholesky(d device.Device, idx []int32) (device.Tensor, error) {
+	if f.identity() {
+		return device.Tensor{}, nil
+	}
 	for range maxRaises + 1 {
 		x := f.square(d, idx)
 		d.AddDiagonal(f.share*f.mean, x)

@@ -25,6 +25,8 @@ type Result struct {
 	W         device.Tensor // R×C, F64; the caller frees it
 	Predicted float64       // increase of the loss, nats per token
 	Raised    []Raised
+	// Iterations is how many steps of conjugate gradients it took; 0 where the update is solved directly.
+	Iterations int
 }
 
 // Apply removes what is alive but not kept, re-fits the rest, and predicts what it costs (method.md section 5; The LLM
@@ -37,6 +39,8 @@ type Result struct {
 // factorisation of the kept part, and a solve for as many columns as are removed. The other way, through the inverse of the
 // whole, −[G'⁻¹]_SQ([G'⁻¹]_QQ)⁻¹, gives the same (exact) but has to factor the whole: n³/3 + 2n²q against s³/3 + 2s²q FLOP
 // with s = n−q, so it never pays where no factor is kept from the costs; keeping those would double the memory of factors.
+//
+// That is one product with damped factors; refit.go has the others.
 func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping) (Result, error) {
 	p := newPartition(alive, kept)
 	if len(p.q) == 0 && len(p.u) == 0 { // the step is zero, and so is what it costs
@@ -50,11 +54,16 @@ func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping)
 	d.Zero(v)
 	defer d.Free(v)
 	var raised []Raised
+	var iterations int
 	if len(p.s) > 0 && len(p.t) > 0 {
 		stays := gather(d, w, p.s, p.t)
 		var err error
-		if how != None {
+		switch {
+		case how == None:
+		case l.factored(damp):
 			raised, err = refit(d, l, alive, p, how, damp, w, stays)
+		default:
+			raised, iterations, err = refitSum(d, l, alive, p, how, damp, w, stays)
 		}
 		d.Scatter(stays, p.s, p.t, v)
 		d.Free(stays) // before the prediction, which needs room
@@ -72,7 +81,7 @@ func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping)
 		d.Free(full)
 		return Result{}, err
 	}
-	return Result{W: full, Predicted: predicted, Raised: raised}, nil
+	return Result{W: full, Predicted: predicted, Raised: raised, Iterations: iterations}, nil
 }
 
 // partition splits the alive rows and columns of a layer into kept and removed ones.
@@ -102,12 +111,13 @@ func split(alive []int32, kept []bool) (stay, go_, stayFull, goFull []int32) {
 	return stay, go_, stayFull, goFull
 }
 
-// refit changes stays = W_ST into V.
+// refit changes stays = W_ST into V. A side whose factor is the identity couples nothing: its X is 0.
 func refit(d device.Device, l Layer, alive Kept, p partition, how Update, damp Damping, w, stays device.Tensor) ([]Raised, error) {
 	var raised []Raised
 	xl, xr := device.Tensor{}, device.Tensor{}
 	defer func() { d.Free(xl, xr) }()
-	if len(p.q) > 0 { // X_L = (G'_SS)⁻¹ G'_SQ
+	rowStep, colStep := len(p.q) > 0 && l.G.N > 0, len(p.u) > 0 && l.A.N > 0
+	if rowStep { // X_L = (G'_SS)⁻¹ G'_SQ
 		g := newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G)
 		chol, err := g.cholesky(d, p.keptR)
 		if err != nil {
@@ -118,7 +128,7 @@ func refit(d device.Device, l Layer, alive Kept, p partition, how Update, damp D
 		d.Free(chol)
 		raised = append(raised, g.raised(damp.G)...)
 	}
-	if len(p.u) > 0 { // X_R = A'_UT (A'_TT)⁻¹
+	if colStep { // X_R = A'_UT (A'_TT)⁻¹
 		a := newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
 		chol, err := a.cholesky(d, p.keptC)
 		if err != nil {
@@ -129,14 +139,14 @@ func refit(d device.Device, l Layer, alive Kept, p partition, how Update, damp D
 		d.Free(chol)
 		raised = append(raised, a.raised(damp.A)...)
 	}
-	if len(p.q) > 0 { // V ← W_ST + X_L W_QT
+	if rowStep { // V ← W_ST + X_L W_QT
 		part := gather(d, w, p.q, p.t)
 		d.Gemm(false, false, 1, xl, part, 1, stays)
 		d.Free(part)
 	}
-	if len(p.u) > 0 { // V ← V + Y_SU X_R; Y is W after the row step for Joint, before it for Sum
+	if colStep { // V ← V + Y_SU X_R; Y is W after the row step for Joint, before it for Sum
 		part := gather(d, w, p.s, p.u)
-		if how == Joint && len(p.q) > 0 {
+		if how == Joint && rowStep {
 			corner := gather(d, w, p.q, p.u)
 			d.Gemm(false, false, 1, xl, corner, 1, part)
 			d.Free(corner)
@@ -153,32 +163,27 @@ func gather(d device.Device, x device.Tensor, rows, cols []int32) device.Tensor 
 	return y
 }
 
-// increase is ½ tr(Dᵀ G D A) = ½ Σ (G D) ∘ (D A) over alive indices, with undamped factors: 2·R²·C + 2·R·C² FLOP. Without
-// measured factors it is ½ Σ D².
+// increase is ½ Σ_k tr(Dᵀ G_k D A_k) = ½ Σ_k Σ (G_k D) ∘ (D A_k) over alive indices, with undamped factors: 2·R²·C + 2·R·C²
+// FLOP for each product.
 func increase(d device.Device, l Layer, p partition, delta device.Tensor) (float64, error) {
 	if len(p.rows) == 0 || len(p.cols) == 0 {
 		return 0, nil
 	}
 	sums := d.Alloc(1, len(p.rows), device.F64)
-	defer d.Free(sums)
-	if l.A.N == 0 {
-		d.RowDot(delta, delta, sums)
-	} else {
-		gd, da := d.Alloc(delta.Rows, delta.Cols, device.F64), d.Alloc(delta.Rows, delta.Cols, device.F64)
-		defer d.Free(gd, da)
-		square := d.Alloc(len(p.rows), len(p.rows), device.F64)
-		d.Extract(l.G, p.rows, p.rows, square)
-		d.Gemm(false, false, 1, square, delta, 0, gd)
+	gd, da := d.Alloc(delta.Rows, delta.Cols, device.F64), d.Alloc(delta.Rows, delta.Cols, device.F64)
+	defer d.Free(sums, gd, da)
+	var total float64
+	for _, term := range l.terms() {
+		square := extract(d, term.G, p.rows)
+		left(d, square, delta, gd)
 		d.Free(square)
-		square = d.Alloc(len(p.cols), len(p.cols), device.F64)
-		d.Extract(l.A, p.cols, p.cols, square)
-		d.Gemm(false, false, 1, delta, square, 0, da)
+		square = extract(d, term.A, p.cols)
+		right(d, delta, square, da)
 		d.Free(square)
 		d.RowDot(gd, da, sums)
-	}
-	var total float64
-	for _, x := range device.DownloadSlice[float64](d, sums) {
-		total += x
+		for _, x := range device.DownloadSlice[float64](d, sums) {
+			total += x
+		}
 	}
 	if err := d.Sync(); err != nil {
 		return 0, fmt.Errorf("layer %s: %w", l.Name, err)

@@ -1,0 +1,184 @@
+package prune
+
+import (
+	"fmt"
+	"math"
+
+	"surgeon/engine/device"
+)
+
+// operator is X ↦ Σ_k G_k X A_k + λX for R×C matrices over alive indices, F' of the row-major vec(X) without F' itself:
+// 2·R²·C + 2·R·C² FLOP for each product.
+type operator struct {
+	dev    device.Device
+	sides  [][2]device.Tensor // G_k and A_k, zero for the identity
+	lambda float64
+	z      device.Tensor // R×C, to work in
+}
+
+// product is one Kronecker product of a curvature, as the factors that make it.
+type product struct{ g, a *factor }
+
+// newProducts are the products of a layer; the factors of the first take the damping, unless it is joint.
+func newProducts(d device.Device, l Layer, alive Kept, damp Damping) []product {
+	if damp.Joint {
+		damp.G, damp.A = 0, 0
+	}
+	var all []product
+	for k, t := range l.terms() {
+		if k > 0 {
+			damp.G, damp.A = 0, 0
+		}
+		all = append(all, product{
+			g: newFactor(d, l.Name, "G", t.G, alive.Rows, damp.G),
+			a: newFactor(d, l.Name, "A", t.A, alive.Cols, damp.A),
+		})
+	}
+	return all
+}
+
+// newOperator makes the matrices of the products, with the damping that is in force by now.
+func newOperator(d device.Device, products []product, lambda float64) operator {
+	o := operator{dev: d, lambda: lambda, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
+	for _, p := range products {
+		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d), p.a.damped(d)})
+	}
+	return o
+}
+
+func (o operator) free() {
+	for _, s := range o.sides {
+		o.dev.Free(s[0], s[1])
+	}
+	o.dev.Free(o.z)
+}
+
+// apply is y ← Σ_k G_k x A_k + λx.
+func (o operator) apply(x, y device.Tensor) {
+	o.dev.Zero(y)
+	for _, s := range o.sides {
+		switch g, a := s[0], s[1]; {
+		case g.IsZero() && a.IsZero():
+			o.dev.Axpy(1, x, y)
+		case g.IsZero():
+			o.dev.Gemm(false, false, 1, x, a, 1, y)
+		case a.IsZero():
+			o.dev.Gemm(false, false, 1, g, x, 1, y)
+		default:
+			o.dev.Gemm(false, false, 1, g, x, 0, o.z)
+			o.dev.Gemm(false, false, 1, o.z, a, 1, y)
+		}
+	}
+	if o.lambda != 0 {
+		o.dev.Axpy(o.lambda, x, y)
+	}
+}
+
+// left is y ← g·x, where a zero g stands for the identity.
+func left(d device.Device, g, x, y device.Tensor) {
+	if g.IsZero() {
+		d.Copy(x, y)
+		return
+	}
+	d.Gemm(false, false, 1, g, x, 0, y)
+}
+
+// right is y ← x·a, where a zero a stands for the identity.
+func right(d device.Device, x, a, y device.Tensor) {
+	if a.IsZero() {
+		d.Copy(x, y)
+		return
+	}
+	d.Gemm(false, false, 1, x, a, 0, y)
+}
+
+const (
+	// residualLimit is the residual, as a share of the right side's norm, at which conjugate gradients have converged: far
+	// below what damping and sampling of the factors leave uncertain, and far above the rounding of float64.
+	residualLimit = 1e-10
+	// maxIterations is when they are given up. A preconditioned solve takes tens to hundreds; one that takes more has
+	// factors that are near singular, and more damping is what it needs.
+	maxIterations = 2000
+)
+
+// minimise changes x where keeps is 1 so that ½ vec(x)ᵀ F' vec(x) is least, and leaves it where keeps is +∞; where it
+// changes x, x is 0 on entry. With K the entries that are changed and Q the others, that is F'_KK x_K = −F'_KQ x_Q, solved by
+// conjugate gradients (Hestenes and Stiefel 1952; Golub and Van Loan, Matrix Computations, 11.5) with precondition,
+// z ← P r for a symmetric positive definite P near F'_KK⁻¹ that makes z 0 outside K. It ends where
+// |r|₂ ≤ residualLimit·|F'_KQ x_Q|₂ for the residual r made anew from x: the one that is carried along drifts away from it, and
+// where they disagree the iteration starts again from where it is. One application of F' and one of P each.
+func (o operator) minimise(layer string, keeps device.Tensor, precondition func(r, z device.Tensor), x device.Tensor) (iterations int, err error) {
+	d := o.dev
+	alloc := func() device.Tensor { return d.Alloc(x.Rows, x.Cols, device.F64) }
+	r, z, p, q, sums := alloc(), alloc(), alloc(), alloc(), d.Alloc(1, x.Rows, device.F64)
+	defer func() { d.Free(r, z, p, q, sums) }()
+	dot := func(a, b device.Tensor) (total float64) {
+		d.RowDot(a, b, sums)
+		for _, v := range device.DownloadSlice[float64](d, sums) {
+			total += v
+		}
+		return total
+	}
+	residual := func() float64 { // r ← −[F'x]_K
+		o.apply(x, q)
+		d.Zero(r)
+		d.Axpy(-1, q, r)
+		d.Divide(r, keeps, r)
+		return math.Sqrt(dot(r, r))
+	}
+	failed := func(format string, args ...any) (int, error) {
+		if err := d.Sync(); err != nil {
+			return iterations, fmt.Errorf("layer %s: %w", layer, err)
+		}
+		return iterations, fmt.Errorf("layer "+layer+": "+format, args...)
+	}
+	norm := residual()
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		return failed("the curvature times the removed weights is %v", norm)
+	}
+	limit, rho := residualLimit*norm, 0.
+	for last := norm; norm > limit; iterations++ {
+		if iterations == maxIterations {
+			return failed("the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
+				"wanted %g; it needs a higher damping, or more calibration text", iterations, last/(limit/residualLimit), residualLimit)
+		}
+		precondition(r, z)
+		if rho == 0 {
+			rho = dot(r, z)
+			d.Copy(z, p)
+		} else {
+			before := rho
+			rho = dot(r, z)
+			d.Axpy(rho/before, p, z)
+			z, p = p, z
+		}
+		o.apply(p, q)
+		d.Divide(q, keeps, q)
+		curvature := dot(p, q)
+		if !(curvature > 0) || math.IsInf(curvature, 0) || !(rho > 0) {
+			return failed("the curvature is not positive definite: D·F'·D is %.3g for a change D of the weights that stay; "+
+				"it needs a higher damping, or fewer products", curvature)
+		}
+		d.Axpy(rho/curvature, p, x)
+		d.Axpy(-rho/curvature, q, r)
+		norm = math.Sqrt(dot(r, r))
+		if norm <= limit {
+			norm, rho = residual(), 0
+		}
+		last = norm
+	}
+	return iterations, nil
+}
+
+// fill is a new rows×cols matrix of one value.
+func fill(d device.Device, rows, cols int, value float64) device.Tensor {
+	x, row := d.Alloc(rows, cols, device.F64), make([]float64, cols)
+	for i := range row {
+		row[i] = value
+	}
+	b := device.NewFrom(d, row, 1, cols, device.F64)
+	d.Zero(x)
+	d.AddRow(b, x)
+	d.Free(b)
+	return x
+}
