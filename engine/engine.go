@@ -79,9 +79,13 @@ func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	if factors != nil {
-		factors.Free()
+	if t.options.curvature().Warm() {
+		factors.KeepWarm()
+		t.warm = factors
 	} else {
+		factors.Free()
+	}
+	if !t.options.predicts() {
 		o.Predicted = nil
 	}
 	return o, nil
@@ -108,17 +112,39 @@ func (t *turn) shrinkRowCol(ctx context.Context, factors *curvature.Factors, tar
 	return nil
 }
 
-// measure runs the calibration windows through the model, and returns their losses too. Without curvature, for the magnitude
-// baseline, there is nothing to measure.
+// measure runs the calibration windows through the model, and returns their losses too, where it had to run them.
 func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, error) {
-	if t.options.Cost == prune.Magnitude {
-		return nil, nil, nil
-	}
 	defer t.time("curvature")()
-	t.stage("curvature", len(t.calibration))
-	factors, losses, err := curvature.Collect(ctx, t.model, t.calibration, t.options.Batch, curvature.Options{}, nil, t.watcher.Step)
+	o := t.options.curvature()
+	t.stage("curvature", len(t.calibration)*o.Passes())
+	warm := t.warm
+	t.warm = nil // it is taken over
+	factors, losses, err := curvature.Collect(ctx, t.model, t.calibration, t.options.Batch, o, warm, t.watcher.Step)
 	t.model.Release()
+	if err == nil {
+		t.sayCut(factors)
+	}
 	return factors, losses, err
+}
+
+// sayCut tells what was taken from terms of sums to make them positive semi-definite.
+func (t *turn) sayCut(factors *curvature.Factors) {
+	var most float64
+	var at string
+	n := 0
+	for i, l := range t.model.Linears() {
+		for _, cut := range factors.Cut(i) {
+			if cut > 0 {
+				n++
+			}
+			if cut > most {
+				most, at = cut, l.Name
+			}
+		}
+	}
+	if n > 0 {
+		t.watcher.Say(fmt.Sprintf("%d further products were made positive semi-definite; the most that took is %.2g of the product, in layer %s", n, most, at))
+	}
 }
 
 // costs predicts what the loss of every row and column would cost.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"surgeon/engine/checkpoint"
+	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
 	"surgeon/engine/prune"
@@ -138,7 +139,7 @@ func TestDeadPropagationIsExact(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir, text := tiny(t, name)
 			o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-			o.Precision, o.Target, o.StepLimit, o.Cost, o.Update = "float64", 0.8, 1, prune.Magnitude, prune.None
+			o.Precision, o.Target, o.StepLimit, o.Curvature, o.Update = "float64", 0.8, 1, curvature.Identity, prune.None
 			dev := cpu.Open()
 			defer dev.Close()
 			r, err := open(context.Background(), dev, o, &silent{})
@@ -241,15 +242,15 @@ func TestMaxLossBelowDense(t *testing.T) {
 // What would be caught: baselines that need curvature they do not use, or that change weights that stay.
 func TestBaselines(t *testing.T) {
 	dir, text := tiny(t, "tiny-opt")
-	for _, cost := range []prune.Cost{prune.OBD, prune.Magnitude} {
+	for _, kind := range []curvature.Kind{curvature.KFAC, curvature.Activations, curvature.Identity} {
 		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-		o.Cost, o.Update = cost, prune.None
+		o.Cost, o.Curvature, o.Update = prune.OBD, kind, prune.None
 		r, err := pruneTiny(t, context.Background(), o, &silent{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if (r.Shots[0].PredictedIncrease == nil) != (cost == prune.Magnitude) {
-			t.Errorf("%v: predicted %v", cost, r.Shots[0].PredictedIncrease)
+		if (r.Shots[0].PredictedIncrease == nil) != (kind != curvature.KFAC) {
+			t.Errorf("%v: predicted %v", kind, r.Shots[0].PredictedIncrease)
 		}
 		dense, err := checkpoint.Open(dir)
 		if err != nil {
@@ -270,7 +271,7 @@ func TestBaselines(t *testing.T) {
 			}
 			for i := range a {
 				if b[i] != 0 && b[i] != a[i] {
-					t.Fatalf("%v: %s[%d] was %v and is %v", cost, name, i, a[i], b[i])
+					t.Fatalf("%v: %s[%d] was %v and is %v", kind, name, i, a[i], b[i])
 				}
 			}
 		}
@@ -324,7 +325,7 @@ func TestRequests(t *testing.T) {
 		{"no such model", "no such file", func(o *Options) { o.Model = dir + "x" }},
 		{"no such text", "no such file", func(o *Options) { o.Text = []string{text + "x"} }},
 		{"empty text", "empty.txt", func(o *Options) { o.Text = []string{empty} }},
-		{"magnitude with update", "--update none", func(o *Options) { o.Cost = prune.Magnitude }},
+		{"magnitude with update", "--update none", func(o *Options) { o.Curvature = curvature.Identity }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			parent := t.TempDir()

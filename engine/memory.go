@@ -68,11 +68,23 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 	eval := evalParts(cfg, o)
 	parts := append([]PlanPart{eval[0]}, eval[2:]...)
 	add := func(name, phase string, bytes int64) { parts = append(parts, PlanPart{name, phase, OnDevice, bytes}) }
-	if o.Cost != prune.Magnitude {
-		factors := curvature.Bytes(linears(cfg), t, curvature.Options{})
+	c := o.curvature()
+	if o.Curvature != curvature.Identity {
+		layers, batch := linears(cfg), min(o.Batch, o.Samples)
+		factors := curvature.Bytes(layers, t, c)
 		add("factors", measuring, factors)
-		add("activations", measuring, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.Samples), true))
+		add("activations", measuring, model.WorkspaceBytes(cfg, t, o.Length, batch, o.Curvature != curvature.Activations))
+		if scratch := curvature.ScratchBytes(layers, t, c, o.Length*batch); scratch > 0 {
+			add("vectors of one layer", measuring, scratch)
+		}
 		add("factors", pruning, factors)
+		if warm := curvature.WarmBytes(layers, t, c); warm > 0 {
+			add("factors that the next shot starts from", writing, warm)
+		}
+	}
+	if o.Structure != prune.RowCol && o.costMatrices() {
+		_, prunable := counts(cfg)
+		add("a number for each weight, for its cost", pruning, 8*prunable)
 	}
 	var scratch int64
 	for _, l := range linears(cfg) {
@@ -87,6 +99,9 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 // worth counting beside matrices.
 func layerScratch(r, c int64, o Options) int64 {
 	weights, square := r*c, max(r, c)*max(r, c)
+	if o.Curvature == curvature.KronSum || o.Damping == jointDamping {
+		return sumScratch(r, c, o)
+	}
 	if o.Structure == prune.RowCol {
 		return 8 * max(3*weights+2*square, // costs
 			6*weights+square) // update
@@ -94,6 +109,22 @@ func layerScratch(r, c int64, o Options) int64 {
 	return 8 * max(2*weights+2*square, // costs: a factor on its way to the diagonal of its inverse; thresholds take less
 		4*weights+r*r+c*c+prune.BatchElements(o.Group, int(r), int(c)), // systems of groups
 		6*weights+r*r+c*c, 6*weights+square) // the products after them, and the prediction
+}
+
+// sumScratch is layerScratch for sums of products and for joint damping: bases of both sides and what leads to them for the
+// costs, the vectors of conjugate gradients for the update.
+func sumScratch(r, c int64, o Options) int64 {
+	weights, squares, square := r*c, r*r+c*c, max(r, c)*max(r, c)
+	products := int64(1)
+	if o.Curvature == curvature.KronSum {
+		products = int64(o.Rank)
+	}
+	return 8 * max(5*weights+2*squares+3*square, 14*weights+(products+1)*squares)
+}
+
+// costMatrices says whether the costs of single weights are made of more than a number for each row and column.
+func (o *Options) costMatrices() bool {
+	return o.Curvature == curvature.KronSum || o.Curvature == curvature.Diagonal || o.Damping == jointDamping && o.Cost == prune.OBS
 }
 
 // hostParts are what lies in main memory beside the tensors.

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"surgeon/engine/curvature"
 	"surgeon/engine/journal"
 	"surgeon/engine/prune"
 	"surgeon/engine/report"
@@ -25,18 +26,27 @@ type Options struct {
 	Eval      []string `name:"eval" yaml:"eval" json:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length." placeholder:"FILE" sep:"none" group:"data"`
 
 	Structure  prune.Structure `name:"structure" yaml:"structure" json:"structure" help:"What is removed as one: rowcol (rows and columns), element (single weights), or N:M, as 2:4: N of every M consecutive inputs of a row." default:"rowcol" placeholder:"STRUCTURE" group:"pruning"`
+	Preset     string          `name:"preset" yaml:"preset" json:"preset" help:"A method by its name: paper-structured, paper-unstructured, paper-2:4, magnitude, l-obd, k-obd, wanda, sparsegpt; it sets the options that make it what it is." enum:",paper-structured,paper-unstructured,paper-2:4,magnitude,l-obd,k-obd,wanda,sparsegpt" default:"" placeholder:"NAME" group:"pruning"`
 	Target     float64         `name:"target" yaml:"target" json:"target" help:"Share of the weights in the blocks' linear layers to remove, between 0 and 1; for N:M, 0 = all blocks." default:"0" placeholder:"SHARE" group:"pruning"`
 	Shots      int             `name:"shots" yaml:"shots" json:"shots" help:"Steps in which the target is reached." default:"20" group:"pruning"`
 	StepLimit  float64         `name:"step-limit" yaml:"step-limit" json:"step-limit" help:"Largest share of its rows, or columns, that a matrix loses in one shot; 1 = the paper's rule." default:"0.2" placeholder:"SHARE" group:"pruning"`
 	RankBy     prune.Ranking   `name:"rank-by" yaml:"rank-by" json:"rank-by" help:"What rows and columns are ranked by: cost, cost-per-weight." enum:"cost,cost-per-weight" default:"cost" group:"pruning"`
 	Scope      prune.Scope     `name:"scope" yaml:"scope" json:"scope" help:"Among what single weights are compared: model, layer, row." enum:"model,layer,row" default:"model" group:"pruning"`
-	Cost       prune.Cost      `name:"cost" yaml:"cost" json:"cost" help:"Cost of a structure: obs (the rest is re-fitted), obd (it is not), magnitude." enum:"obs,obd,magnitude" default:"obs" group:"pruning"`
+	Cost       prune.Cost      `name:"cost" yaml:"cost" json:"cost" help:"Cost of a structure: obs (the rest is re-fitted), obd (it is not)." enum:"obs,obd" default:"obs" group:"pruning"`
 	Update     prune.Update    `name:"update" yaml:"update" json:"update" help:"How the weights that stay are re-fitted: joint, sum (rows and columns only), none." enum:"joint,sum,none" default:"joint" group:"pruning"`
 	Group      int             `name:"group" yaml:"group" json:"group" help:"Most single weights that are re-fitted for together; whole rows, a longer row alone." default:"2000" placeholder:"WEIGHTS" group:"pruning"`
 	Sequential bool            `name:"sequential" yaml:"sequential" json:"sequential" help:"Each group of single weights sees the update of those before it." group:"pruning"`
 	DampG      *float64        `name:"damp-g" yaml:"damp-g" json:"damp-g" help:"Damping of the gradient factors, as a share of their mean diagonal (default 0.01, for single weights and N:M 0.1)." placeholder:"SHARE" group:"pruning"`
 	DampA      *float64        `name:"damp-a" yaml:"damp-a" json:"damp-a" help:"Damping of the input factors, as a share of their mean diagonal (default 0.01)." placeholder:"SHARE" group:"pruning"`
+	Damping    string          `name:"damping" yaml:"damping" json:"damping" help:"What is damped: factored (each factor), joint (their product)." enum:"factored,joint" default:"factored" group:"pruning"`
 	MaxLoss    float64         `name:"max-loss" yaml:"max-loss" json:"max-loss" help:"Stop before the shot after which the held-out loss would be above this, in nats; 0 = never." default:"0" placeholder:"NATS" group:"pruning"`
+
+	Curvature     curvature.Kind   `name:"curvature" yaml:"curvature" json:"curvature" help:"Curvature of the loss: kfac, nearest (Kronecker product, by the power method), kron-sum (of several such products), activations, identity, diagonal (kfac with the Fisher's own diagonal, for single weights)." enum:"kfac,nearest,kron-sum,activations,identity,diagonal" default:"kfac" group:"curvature"`
+	PowerSteps    int              `name:"power-steps" yaml:"power-steps" json:"power-steps" help:"Half steps of the power method, an even number; each is a pass over the calibration windows." default:"6" placeholder:"STEPS" group:"curvature"`
+	Rank          int              `name:"rank" yaml:"rank" json:"rank" help:"Kronecker products that kron-sum adds up." default:"2" placeholder:"PRODUCTS" group:"curvature"`
+	Fisher        curvature.Fisher `name:"fisher" yaml:"fisher" json:"fisher" help:"Whose gradients the curvature is made of: empirical (the true next tokens), sampled (tokens that the model draws)." enum:"empirical,sampled" default:"empirical" group:"curvature"`
+	FisherSamples int              `name:"fisher-samples" yaml:"fisher-samples" json:"fisher-samples" help:"Tokens that are drawn for each one, a backward pass for each." default:"1" placeholder:"SAMPLES" group:"curvature"`
+	FisherSeed    *uint64          `name:"fisher-seed" yaml:"fisher-seed" json:"fisher-seed" help:"Seed of the drawn tokens; that of the windows where none is given." placeholder:"SEED" group:"curvature"`
 
 	Output    string `name:"output" short:"o" yaml:"output" json:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
 	DType     string `name:"dtype" yaml:"dtype" json:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
@@ -47,6 +57,7 @@ type Options struct {
 	Batch     int    `name:"batch" yaml:"batch" json:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
 	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs and takes half the memory." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
 
+	Given   []string `kong:"-" yaml:"-" json:"-"` // names of the options that were asked for, not left at their defaults
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
 	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report
 
@@ -75,6 +86,12 @@ const heldOutShare = 8
 
 // check refuses what is wrong whatever the model and the text are, and fills in what depends on other options.
 func (o *Options) check() error {
+	if err := o.applyPreset(); err != nil {
+		return err
+	}
+	if err := o.checkCurvature(); err != nil {
+		return err
+	}
 	switch {
 	case o.Model == "":
 		return refuse("no model is named; give a Hugging Face directory or a GGUF file")
@@ -112,8 +129,6 @@ func (o *Options) check() error {
 		return refuse("--text-skip is %d and --text-limit is %d; neither can be negative", o.TextSkip, o.TextLimit)
 	case o.Output == "":
 		return refuse("no output directory is named; add -o DIR")
-	case o.Cost == prune.Magnitude && o.Update != prune.None:
-		return refuse("--cost magnitude measures no curvature, so --update %v has nothing to go by; add --update none", o.Update)
 	}
 	o.fill()
 	if o.HeldOut == 0 {
@@ -127,6 +142,55 @@ func (o *Options) check() error {
 		return refuse("--work %s and the output directory %s lie in one another; they must be apart", o.Work, o.Output)
 	}
 	return nil
+}
+
+// checkCurvature refuses curvatures, and what goes with them, that make no sense together.
+func (o *Options) checkCurvature() error {
+	kind, joint := o.Curvature, o.Damping == jointDamping
+	switch {
+	case kind == curvature.Identity && o.Update != prune.None:
+		return refuse("--curvature identity measures nothing, so --update %v has nothing to go by; add --update none", o.Update)
+	case kind == curvature.Diagonal && o.Structure == prune.RowCol:
+		return refuse("--curvature diagonal corrects the costs of single weights; with --structure rowcol it is kfac")
+	case kind == curvature.KronSum && o.Rank > 2 && o.Cost == prune.OBS:
+		return refuse("--rank %d with --cost obs: a sum of more than 2 products has no inverse that could be computed; take --rank 2, or --cost obd", o.Rank)
+	case kind == curvature.KronSum && joint:
+		return refuse("--damping joint with --curvature kron-sum: in a sum the factors of the first product are damped; leave --damping factored")
+	case joint && (kind == curvature.Identity || kind == curvature.Activations || kind == curvature.Diagonal):
+		return refuse("--damping joint is for curvatures of two factors; with --curvature %v it is factored", kind)
+	case o.Sequential && (kind == curvature.KronSum || joint):
+		return refuse("--sequential is about groups; with --curvature %v and --damping %s all weights that go are one", kind, o.Damping)
+	}
+	if err := o.curvature().Check(); err != nil {
+		return refuse("--power-steps, --rank, --fisher, --fisher-samples: %w", err)
+	}
+	return nil
+}
+
+// jointDamping is the word for damping the product, not the factors.
+const jointDamping = "joint"
+
+// curvature is what is measured.
+func (o *Options) curvature() curvature.Options {
+	c := curvature.Options{Kind: o.Curvature, Fisher: o.Fisher}
+	if c.Warm() {
+		c.PowerSteps = o.PowerSteps
+	}
+	if o.Curvature == curvature.KronSum {
+		c.Rank = o.Rank
+	}
+	if o.Fisher == curvature.Sampled {
+		c.Samples, c.Seed = o.FisherSamples, o.Seed
+		if o.FisherSeed != nil {
+			c.Seed = *o.FisherSeed
+		}
+	}
+	return c
+}
+
+// predicts says whether the curvature is one of the loss, so that what it predicts is in nats.
+func (o *Options) predicts() bool {
+	return o.Curvature != curvature.Identity && o.Curvature != curvature.Activations
 }
 
 // The dampings where none is asked for (method.md section 2).

@@ -100,7 +100,7 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 		p.Seconds += seconds
 	}
 	add("load", r.load)
-	if o.Cost != prune.Magnitude {
+	if o.Curvature != curvature.Identity {
 		add("curvature", shots*float64(o.Samples)*r.curvature)
 	}
 	add("costs", costs)
@@ -142,7 +142,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 		if err != nil {
 			return r, err
 		}
-		passes[i], err = timePasses(ctx, m, n)
+		passes[i], err = timePasses(ctx, m, n, o.curvature())
 		m.Free()
 		if err != nil {
 			return r, err
@@ -184,8 +184,8 @@ func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 		rate = 2 * float64(side*side*side) / time.Since(start).Seconds()
 	}
 	_, prunable := counts(cfg)
-	factors := curvature.Bytes(linears(cfg), device.F32, curvature.Options{}) / 4
-	perToken := 2 * 3 * float64(6*prunable+2*factors) / float64(cfg.Blocks) // two tries of one block and of two
+	factors := curvature.Bytes(linears(cfg), device.F32, curvature.Options{}) / 4 // of kfac: passes that are paired move more, and take about as long
+	perToken := 2 * 3 * float64(6*prunable+2*factors) / float64(cfg.Blocks)       // two tries of one block and of two
 	n := 16
 	for n*2 <= o.Length && float64(n*2)*perToken < rate*measureSeconds/3 {
 		n *= 2
@@ -245,7 +245,7 @@ func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
 type passTimes struct{ curvature, forward float64 }
 
 // timePasses takes the faster of two tries of each pass.
-func timePasses(ctx context.Context, m *model.Model, n int) (passTimes, error) {
+func timePasses(ctx context.Context, m *model.Model, n int, o curvature.Options) (passTimes, error) {
 	rng := rand.New(rand.NewPCG(2, 0))
 	ids := make([]int32, n)
 	for i := range ids {
@@ -255,7 +255,7 @@ func timePasses(ctx context.Context, m *model.Model, n int) (passTimes, error) {
 	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1)}
 	for range 2 {
 		start := time.Now()
-		f, _, err := curvature.Collect(ctx, m, batch, 1, curvature.Options{}, nil, nil)
+		f, _, err := curvature.Collect(ctx, m, batch, 1, o, nil, nil)
 		if err != nil {
 			return best, err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/journal"
 	"surgeon/engine/prune"
@@ -99,7 +100,7 @@ func (r *run) read() error {
 	if err := journal.Check(o.Work, r.identity()); err != nil {
 		return &RequestError{err}
 	}
-	if warning := scarce(in.model.Config, len(r.calibration)*in.length); warning != "" && o.Cost != prune.Magnitude {
+	if warning := scarce(in.model.Config, len(r.calibration)*in.length); warning != "" && o.Curvature != curvature.Identity {
 		r.warn(warning)
 	}
 	return nil
@@ -150,7 +151,7 @@ func (r *run) identity() map[string]any {
 		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank-by": o.RankBy, "--cost": o.Cost, "--update": o.Update,
-		"--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--sequential": o.Sequential,
+		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--sequential": o.Sequential,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
 }
@@ -167,7 +168,7 @@ func (r *run) save(s report.Shot) error {
 	s.PeakBytes = report.PeakResident()
 	r.report.Shots = append(r.report.Shots, s)
 	r.heldOutLoss = s.LossAfter
-	err := r.journal.SaveShot(s.Number, state{r.report, r.heldOutLoss}, r.weights())
+	err := r.journal.SaveShot(s.Number, state{r.report, r.heldOutLoss}, append(r.weights(), r.warmth()...))
 	done()
 	if err != nil {
 		return err
@@ -178,13 +179,9 @@ func (r *run) save(s report.Shot) error {
 
 // weights are the tensors that a run changes, as entries of a safetensors file.
 func (r *run) weights() []safetensors.Entry {
-	dtype := safetensors.F32
-	if r.model.Type == device.F64 {
-		dtype = safetensors.F64
-	}
 	var all []safetensors.Entry
 	add := func(name string, shape ...int) {
-		all = append(all, safetensors.Entry{Name: name, DType: dtype, Shape: shape, Write: r.writer(name, elements(shape))})
+		all = append(all, safetensors.Entry{Name: name, DType: r.accDType(), Shape: shape, Write: r.writer(name, elements(shape))})
 	}
 	for _, l := range r.model.Linears() {
 		add(l.WeightName(), l.Rows, l.Cols)
@@ -195,17 +192,49 @@ func (r *run) weights() []safetensors.Entry {
 	return all
 }
 
+// warmth are the matrices that the next measurement starts from.
+func (r *run) warmth() []safetensors.Entry {
+	if r.warm == nil {
+		return nil
+	}
+	var all []safetensors.Entry
+	for _, w := range r.warm.Warmth() {
+		all = append(all, safetensors.Entry{Name: warmPrefix + w.Name, DType: r.accDType(), Shape: []int{w.Packed.Cols}, Write: func(to io.Writer) error {
+			data := make([]byte, w.Packed.Len()*w.Packed.Type.Size())
+			r.dev.Download(w.Packed, w.Packed.Type, data)
+			return r.written(to, data)
+		}})
+	}
+	return all
+}
+
+// warmPrefix keeps the names of such matrices apart from those of weights.
+const warmPrefix = "warm start: "
+
+// accDType is the type in which sums are kept, as files have it.
+func (r *run) accDType() safetensors.DType {
+	if r.model.Type == device.F64 {
+		return safetensors.F64
+	}
+	return safetensors.F32
+}
+
+// written writes what was asked of the device, when it is there.
+func (r *run) written(w io.Writer, data []byte) error {
+	if err := r.dev.Sync(); err != nil {
+		return fmt.Errorf("getting it from the device: %w", err)
+	}
+	_, err := w.Write(data)
+	return err
+}
+
 // writer writes the values of a tensor of so many elements, as the model's Type.Acc.
 func (r *run) writer(name string, elements int) func(io.Writer) error {
 	return func(w io.Writer) error {
 		as := r.model.Type.Acc()
 		data := make([]byte, elements*as.Size())
 		r.model.Download(name, as, data)
-		if err := r.dev.Sync(); err != nil {
-			return fmt.Errorf("getting it from the device: %w", err)
-		}
-		_, err := w.Write(data)
-		return err
+		return r.written(w, data)
 	}
 }
 
@@ -243,12 +272,33 @@ func (r *run) restore(number int, s *state) error {
 		return err
 	}
 	defer file.Close()
-	for _, e := range r.weights() {
+	bytes := func(e safetensors.Entry) ([]byte, error) {
 		x, ok := file.Lookup(e.Name)
 		if !ok || x.DType != e.DType || !slices.Equal(x.Shape, e.Shape) {
-			return fmt.Errorf("the work directory %s is not of this model: shot %d has no tensor %s of shape %v", r.options.Work, number, e.Name, e.Shape)
+			return nil, fmt.Errorf("the work directory %s is not of this model: shot %d has no tensor %s of shape %v", r.options.Work, number, e.Name, e.Shape)
 		}
-		r.model.Upload(e.Name, file.Bytes(e.Name), r.model.Type.Acc())
+		return file.Bytes(e.Name), nil
+	}
+	for _, e := range r.weights() {
+		b, err := bytes(e)
+		if err != nil {
+			return err
+		}
+		r.model.Upload(e.Name, b, r.model.Type.Acc())
+	}
+	if o := r.options.curvature(); o.Warm() {
+		if r.warm != nil {
+			r.warm.Free()
+		}
+		r.warm = curvature.NewWarm(r.model, o)
+		tensors := r.warm.Warmth()
+		for i, e := range r.warmth() {
+			b, err := bytes(e)
+			if err != nil {
+				return err
+			}
+			r.dev.Upload(b, tensors[i].Packed.Type, tensors[i].Packed)
+		}
 	}
 	if err := r.dev.Sync(); err != nil {
 		return fmt.Errorf("bringing shot %d back to the device: %w", number, err)
@@ -281,6 +331,9 @@ func (r *run) close() {
 	if r.journal != nil {
 		r.journal.Close()
 	}
+	if r.warm != nil {
+		r.warm.Free()
+	}
 	if r.model != nil {
 		r.model.Free()
 	}
@@ -312,6 +365,16 @@ func (r *run) raised(list []prune.Raised) []report.Damping {
 	return all
 }
 
+// seeds are those of everything that is drawn.
+func (r *run) seeds() map[string]uint64 {
+	seeds := map[string]uint64{"windows": r.options.Seed}
+	if r.options.Fisher == curvature.Sampled {
+		seeds["fisher"] = r.options.curvature().Seed
+		r.watcher.Say(fmt.Sprintf("the tokens of the sampled Fisher are drawn with seed %d", seeds["fisher"]))
+	}
+	return seeds
+}
+
 // warn tells the user now and the reader of the report later.
 func (r *run) warn(sentence string) {
 	r.report.Warnings = append(r.report.Warnings, sentence)
@@ -324,7 +387,7 @@ func (r *run) describe(modelHash string) error {
 	all, prunable := counts(in.model.Config)
 	r.report = &report.Report{
 		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
-		Seeds: map[string]uint64{"windows": o.Seed}, Started: r.started.UTC(),
+		Seeds: r.seeds(), Started: r.started.UTC(),
 		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: all, Prunable: prunable},
 		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, Batch: o.Batch, HeldOut: len(r.heldOutWindows)},
 	}

@@ -18,6 +18,7 @@ type turn struct {
 	watcher     Watcher
 	model       *model.Model
 	calibration [][]int32
+	warm        *curvature.Factors // what the next measurement starts from, or nil
 	title       string             // before the names of stages: "shot 3 of 20: "
 	clock       map[string]float64 // seconds per stage of what is going on
 }
@@ -51,6 +52,10 @@ func (t *turn) layer(factors *curvature.Factors, i int) prune.Layer {
 	l := prune.Layer{Name: linear.Name, W: linear.Matrix(device.F64)}
 	if factors != nil {
 		l.A, l.G = factors.Of(i)
+		l.Diagonal = factors.Diagonal(i)
+		for _, t := range factors.Rest(i) {
+			l.Rest = append(l.Rest, prune.Term{A: t.A, G: t.G})
+		}
 	}
 	return l
 }
@@ -84,7 +89,7 @@ func (t *turn) failed(l *model.Linear, err error) error {
 }
 
 func (t *turn) damping() prune.Damping {
-	return prune.Damping{G: *t.options.DampG, A: *t.options.DampA}
+	return prune.Damping{G: *t.options.DampG, A: *t.options.DampA, Joint: t.options.Damping == jointDamping}
 }
 
 // stage tells the watcher that a stage begins.

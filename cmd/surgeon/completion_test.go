@@ -59,7 +59,7 @@ func TestCompletionInBash(t *testing.T) {
 		{"surgeon prune --rank-by ''", "cost cost-per-weight"},
 		{"surgeon prune --rank-by = cost-", "cost-per-weight"},
 		{"surgeon prune --rank-by =", "cost cost-per-weight"},
-		{"surgeon prune --dam", "--damp-g --damp-a"},
+		{"surgeon prune --dam", "--damp-g --damp-a --damping"},
 		{"surgeon eval --dam", ""},
 		{"surgeon completion f", "fish"},
 		{"surgeon prune --text ''", ""},

@@ -11,6 +11,7 @@ import (
 type grammar struct {
 	Prune      pruneCommand      `cmd:"" help:"Make a model smaller and write it."`
 	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text."`
+	Table      tableCommand      `cmd:"" help:"Compare methods on one model: prune, measure, and make a table."`
 	Plan       planCommand       `cmd:"" help:"Tell how much time and memory a pruning run takes, before anything runs."`
 	Demo       demoCommand       `cmd:"" help:"Show the whole job on a small built-in model; less than a minute on two cores."`
 	Bench      benchCommand      `cmd:"" help:"Measure how fast the device is at what a run does."`
@@ -37,7 +38,7 @@ type common struct {
 func newParser(g *grammar, s *session, exit func(int)) (*kong.Kong, error) {
 	return kong.New(g,
 		kong.Name("surgeon"),
-		kong.Description("Makes trained language models smaller after training: removes the rows and columns of their matrices that matter least, measured with Kronecker-factored curvature, and re-fits the rest. Try \"surgeon demo\" first."),
+		kong.Description("Makes trained language models smaller after training: removes the rows and columns, or the single weights, of their matrices that matter least, measured with Kronecker-factored curvature, and re-fits the rest. Try \"surgeon demo\" first."),
 		kong.Writers(s.stdout, s.stderr),
 		kong.Bind(s),
 		kong.Exit(exit),
@@ -47,6 +48,7 @@ func newParser(g *grammar, s *session, exit func(int)) (*kong.Kong, error) {
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "data", Title: "Text:"},
 			{Key: "pruning", Title: "Pruning:"},
+			{Key: "curvature", Title: "Curvature:"},
 			{Key: "output", Title: "Output:"},
 			{Key: "device", Title: "Device:"},
 			{Key: "general", Title: "General:"},

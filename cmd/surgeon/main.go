@@ -89,7 +89,22 @@ func parse(s *session, args []string) (command *kong.Context, err error) {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	return parser.Parse(joinNegative(args))
+	command, err = parser.Parse(joinNegative(args))
+	if err == nil {
+		s.given = given(command)
+	}
+	return command, err
+}
+
+// given are the names of the flags that the command line or a YAML file sets.
+func given(command *kong.Context) []string {
+	var names []string
+	for _, p := range command.Path {
+		if p.Flag != nil {
+			names = append(names, p.Flag.Name)
+		}
+	}
+	return names
 }
 
 // session is one invocation of the program.
@@ -102,8 +117,9 @@ type session struct {
 	common   common
 	watcher  watcher // of the command that runs; nil before
 	config   configValues
-	noCUDA   string // why the GPU of this machine is not handed over to, or ""
-	pci      string // place of the open GPU on the bus, or ""
+	given    []string // names of the flags that were set
+	noCUDA   string   // why the GPU of this machine is not handed over to, or ""
+	pci      string   // place of the open GPU on the bus, or ""
 	closings []func()
 }
 

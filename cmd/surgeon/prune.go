@@ -67,7 +67,7 @@ func (c *runFlags) options(s *session) engine.Options {
 	if model, ok := s.config["model"].(string); ok && o.Model == "" {
 		o.Model = model
 	}
-	o.Version, o.Command = programVersion(), s.command()
+	o.Version, o.Command, o.Given = programVersion(), s.command(), s.given
 	return o
 }
 

@@ -20,7 +20,6 @@ const (
 // their second argument.
 type conjugate struct {
 	dev          device.Device
-	layer        string
 	apply        func(x, y device.Tensor) // y ← M x
 	precondition func(r, z device.Tensor) // z ← P r
 }
@@ -52,8 +51,8 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 			if err := d.Sync(); err != nil {
 				return iterations, false, err
 			}
-			return iterations, false, fmt.Errorf("layer %s: the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
-				"wanted %g; it needs a higher damping, or more calibration text", c.layer, iterations, residualLimit*math.Sqrt(rho/limit), residualLimit)
+			return iterations, false, fmt.Errorf("the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
+				"wanted %g; it needs a higher damping, or more calibration text", iterations, residualLimit*math.Sqrt(rho/limit), residualLimit)
 		}
 		if restart {
 			d.Copy(z, p)

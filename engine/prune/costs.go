@@ -18,8 +18,6 @@ const (
 	// OBD is the increase without correlation and without re-fitting: row ½ G_rr (w_r A w_rᵀ), column ½ A_cc (w_cᵀ G w_c),
 	// summed over the products of a sum.
 	OBD
-	// Magnitude is OBS for layers whose curvature was not measured, the identity: ½ |w_r|², ½ |w_c|².
-	Magnitude
 )
 
 // Costs are the costs of all rows and columns of a layer, in nats per token (method.md section 3; The LLM Surgeon,

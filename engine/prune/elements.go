@@ -20,39 +20,85 @@ type ElementCosts struct {
 	Alive      Kept
 }
 
-// CostElements measures what the costs of a layer's single weights are made of: 2/3 (R³ + C³) FLOP for OBS.
+// CostElements measures what the costs of a layer's single weights are made of: 2/3 (R³ + C³) FLOP for OBS with one product of
+// damped factors. Where the diagonal of the Fisher block was measured too, D_rc = mean g_r²·a_c², costs are multiplied by
+// D_rc / (G_rr·A_cc): what the diagonal is over what the factors make of it.
 func CostElements(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (ElementCosts, []Raised, error) {
 	out := ElementCosts{Name: l.Name, Rows: make([]float64, len(alive.Rows)), Cols: make([]float64, len(alive.Cols)), Alive: alive}
-	rows, cols := positions(alive.Rows), positions(alive.Cols)
-	if len(rows) == 0 || len(cols) == 0 {
+	if count(alive.Rows) == 0 || count(alive.Cols) == 0 {
 		return out, nil, nil
 	}
-	var raised []Raised
+	if len(l.Rest) > 0 || kind == OBS && !l.factored(damp) {
+		for _, side := range []struct {
+			marks []bool
+			dst   []float64
+		}{{alive.Rows, out.Rows}, {alive.Cols, out.Cols}} {
+			for _, at := range positions(side.marks) {
+				side.dst[at] = 1
+			}
+		}
+		over, raised, err := sumOver(d, l, alive, kind, damp)
+		if err != nil {
+			return out, nil, err
+		}
+		out.Over = widened(d, l, alive, over)
+		return out, raised, nil
+	}
+	g, a := newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G), newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
 	for _, side := range []struct {
-		name  string
-		sym   device.Sym
-		alive []bool
-		share float64
-		dst   []float64
-	}{{"G", l.G, alive.Rows, damp.G, out.Rows}, {"A", l.A, alive.Cols, damp.A, out.Cols}} {
-		at := positions(side.alive)
-		switch {
-		case side.sym.N == 0:
-			spread(side.dst, at, side.dst[:len(at)], func(float64, int) float64 { return 1 })
-		case kind == OBD:
-			diag := diagonal(d, side.sym)
-			spread(side.dst, at, diag[:len(at)], func(_ float64, i int) float64 { return diag[at[i]] })
-		default:
-			f := newFactor(d, l.Name, side.name, side.sym, side.alive, side.share)
-			inverse, err := inverseDiagonal(d, f)
+		f   *factor
+		dst []float64
+	}{{g, out.Rows}, {a, out.Cols}} {
+		values := side.f.diagonal(d)
+		if kind != OBD {
+			inverse, err := inverseDiagonal(d, side.f)
 			if err != nil {
 				return out, nil, err
 			}
-			spread(side.dst, at, inverse, func(v float64, _ int) float64 { return 1 / v })
-			raised = append(raised, f.raised(side.share)...)
+			for i, v := range inverse {
+				values[i] = 1 / v
+			}
+		}
+		for i, at := range side.f.index {
+			side.dst[at] = values[i]
 		}
 	}
-	return out, raised, check(LayerCosts{Name: l.Name, Rows: out.Rows, Cols: out.Cols})
+	if !l.Diagonal.IsZero() {
+		out.Over = widened(d, l, alive, diagonalOver(d, l, g, a))
+	}
+	return out, append(g.raised(damp.G), a.raised(damp.A)...), check(LayerCosts{Name: l.Name, Rows: out.Rows, Cols: out.Cols})
+}
+
+// diagonalOver is G_rr·A_cc / D_rc over alive rows and columns: +Inf where D is 0, and the cost with it.
+func diagonalOver(d device.Device, l Layer, g, a *factor) device.Tensor {
+	measured := gather(d, l.Diagonal, g.index, a.index)
+	diag := d.Alloc(measured.Rows, measured.Cols, device.F64)
+	d.Copy(measured, diag)
+	over := outer(d, g.diagonal(d), a.diagonal(d))
+	d.Divide(over, diag, over)
+	d.Free(measured, diag)
+	return over
+}
+
+// outer is the matrix of r_i·c_j, the caller frees it.
+func outer(d device.Device, r, c []float64) device.Tensor {
+	twice := make([]float64, len(r)) // ElementCosts halves
+	for i, v := range r {
+		twice[i] = 2 * v
+	}
+	rows, cols, one := device.NewFrom(d, twice, 1, len(r), device.F64), device.NewFrom(d, c, 1, len(c), device.F64), fill(d, len(r), len(c), 1)
+	defer d.Free(rows, cols, one)
+	x := d.Alloc(len(r), len(c), device.F64)
+	d.ElementCosts(one, rows, cols, x)
+	return x
+}
+
+// widened is an alive matrix, which is freed, in the place it has in the full one, with 1 elsewhere.
+func widened(d device.Device, l Layer, alive Kept, x device.Tensor) device.Tensor {
+	full := fill(d, l.W.Rows, l.W.Cols, 1)
+	d.Scatter(x, positions(alive.Rows), positions(alive.Cols), full)
+	d.Free(x)
+	return full
 }
 
 // Of is the R×C matrix of costs for the weights w, R×C and F64; the caller frees it.

@@ -1,8 +1,6 @@
 package prune
 
-import (
-	"surgeon/engine/device"
-)
+import "surgeon/engine/device"
 
 // exactCosts are OBS costs from the exact inverse of spectral.go. Removing a set Q of weights and re-fitting the rest raises the
 // quadratic model by ½ w_Qᵀ ([F'⁻¹]_QQ)⁻¹ w_Q. For row r that block is K₂ diag(t_r) K₂ᵀ with t = (K₁∘K₁)·T, for column c
@@ -53,35 +51,22 @@ func exactCosts(d device.Device, l Layer, alive Kept, damp Damping, w device.Ten
 	return s.raised, nil
 }
 
-// sumElementCosts are the costs of single weights for every curvature but one product of damped factors, over alive rows and
-// columns, R×C F64: OBS ½ w² / [F'⁻¹]_(rc),(rc), OBD ½ w² Σ_k G_k,rr A_k,cc. The caller frees them.
-func sumElementCosts(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (device.Tensor, []Raised, error) {
-	rows, cols := positions(alive.Rows), positions(alive.Cols)
-	w := gather(d, l.W, rows, cols)
-	defer d.Free(w)
-	costs := d.Alloc(len(rows), len(cols), device.F64)
-	if kind == OBD {
-		d.Zero(costs)
-		one := d.Alloc(len(rows), len(cols), device.F64)
-		defer d.Free(one)
-		for _, p := range newProducts(d, l, alive, Damping{}) {
-			g, a := device.NewFrom(d, p.g.diagonal(d), 1, len(rows), device.F64), device.NewFrom(d, p.a.diagonal(d), 1, len(cols), device.F64)
-			d.ElementCosts(w, g, a, one)
-			d.Axpy(1, one, costs)
-			d.Free(g, a)
-		}
-		return costs, nil, nil
+// sumOver is what ½ w² is divided by for the costs of single weights, for every curvature but one product of damped factors, over
+// alive rows and columns, R×C F64: OBS [F'⁻¹]_(rc),(rc), OBD 1 / Σ_k G_k,rr A_k,cc. The caller frees it.
+func sumOver(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (device.Tensor, []Raised, error) {
+	if kind != OBD {
+		return fisherInverseDiagonal(d, l, alive, damp)
 	}
-	diagonal, raised, err := fisherInverseDiagonal(d, l, alive, damp)
-	if err != nil {
-		d.Free(costs)
-		return device.Tensor{}, nil, err
+	rows, cols := count(alive.Rows), count(alive.Cols)
+	sum, over := fill(d, rows, cols, 0), fill(d, rows, cols, 1)
+	for _, p := range newProducts(d, l, alive, Damping{}) {
+		one := outer(d, p.g.diagonal(d), p.a.diagonal(d))
+		d.Axpy(1, one, sum)
+		d.Free(one)
 	}
-	r, c := fill(d, 1, len(rows), 1), fill(d, 1, len(cols), 1)
-	d.ElementCosts(w, r, c, costs)
-	d.Divide(costs, diagonal, costs)
-	d.Free(diagonal, r, c)
-	return costs, raised, nil
+	d.Divide(over, sum, over)
+	d.Free(sum)
+	return over, nil, nil
 }
 
 // fisherInverseDiagonal is [F'⁻¹]_(rc),(rc) = [(K₁∘K₁) T (K₂∘K₂)ᵀ]_rc over alive rows and columns, R×C F64, for a curvature that is

@@ -1,6 +1,11 @@
 package prune
 
-import "surgeon/engine/device"
+import (
+	"fmt"
+	"slices"
+
+	"surgeon/engine/device"
+)
 
 // Grouping is how the single weights that go from a layer are put together for the update of those that stay.
 type Grouping struct {
@@ -29,6 +34,9 @@ const batchBytes = 256 << 20
 // A factor that is the identity has no correlations: without G rows do not know of one another and are groups by themselves;
 // without both there is nothing to re-fit.
 func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update, damp Damping, grouping Grouping) (Result, error) {
+	if how != None && !l.factored(damp) {
+		return refitMasked(d, l, alive, gone, damp)
+	}
 	p := newPartition(alive, alive)
 	places := placesOf(p, l.W.Cols, gone)
 	w := gather(d, l.W, p.rows, p.cols)
@@ -36,10 +44,10 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 	v := d.Alloc(w.Rows, w.Cols, device.F64)
 	defer d.Free(v)
 	d.Copy(w, v)
-	var raised []Raised
+	var result Result
 	if how != None && places.count() > 0 && l.A.N > 0 {
 		var err error
-		if raised, err = refitElements(d, l, alive, p, places, damp, grouping, w, v); err != nil {
+		if result, err = refitElements(d, l, alive, places, damp, grouping, w, v); err != nil {
 			return Result{}, err
 		}
 	}
@@ -54,7 +62,8 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 		d.Free(full)
 		return Result{}, err
 	}
-	return Result{W: full, Predicted: predicted, Raised: raised}, nil
+	result.W, result.Predicted = full, predicted
+	return result, nil
 }
 
 // removal lists the weights that go, over alive rows and columns: of row i those at[start[i]:start[i+1]], as positions
@@ -131,16 +140,13 @@ func (r removal) row(i int) []int32 {
 }
 
 // refitElements adds ΔW to v. Damping is raised where a factor, or the system of a group, is not positive definite.
-func refitElements(d device.Device, l Layer, alive Kept, p partition, places removal, damp Damping, grouping Grouping, w, v device.Tensor) ([]Raised, error) {
-	a := newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
-	var g *factor
-	if l.G.N > 0 {
-		g = newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G)
-	} else {
+func refitElements(d device.Device, l Layer, alive Kept, places removal, damp Damping, grouping Grouping, w, v device.Tensor) (Result, error) {
+	a, g := newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A), newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G)
+	if g.identity() {
 		grouping.Limit = 0
 	}
 	for raises := 0; ; raises++ {
-		u := elementUpdate{d: d, layer: l.Name, places: places, groups: places.groups(grouping.Limit), w: w}
+		u := elementUpdate{d: d, places: places, groups: places.groups(grouping.Limit), w: w}
 		ok, err := u.invert(g, a)
 		if err == nil && ok {
 			ok, err = u.solve(grouping.Sequential)
@@ -151,20 +157,15 @@ func refitElements(d device.Device, l Layer, alive Kept, p partition, places rem
 		u.free()
 		switch {
 		case err != nil:
-			return nil, err
+			return Result{}, fmt.Errorf("layer %s: %w", l.Name, err)
 		case ok:
-			raised := a.raised(damp.A)
-			if g != nil {
-				raised = append(raised, g.raised(damp.G)...)
-			}
-			return raised, nil
+			return Result{Raised: append(g.raised(damp.G), a.raised(damp.A)...), Iterations: u.iterations}, nil
 		case raises == maxRaises:
-			return nil, &NotPositiveDefinite{Raised{Layer: l.Name, Factor: "A", Share: a.share}}
+			return Result{}, &NotPositiveDefinite{Raised{Layer: l.Name, Factor: "A", Share: a.share}}
 		}
-		for _, f := range []*factor{g, a} {
-			if f != nil {
-				f.raise()
-			}
+		a.raise()
+		if !g.identity() {
+			g.raise()
 		}
 	}
 }
@@ -172,28 +173,26 @@ func refitElements(d device.Device, l Layer, alive Kept, p partition, places rem
 // elementUpdate is the update of one layer's single weights: all matrices are over alive rows and columns.
 type elementUpdate struct {
 	d      device.Device
-	layer  string
 	places removal
 	groups []group
 	w      device.Tensor // R×C
 	gi, ai device.Tensor // G'⁻¹, or none for the identity, and A'⁻¹
 	z      device.Tensor // R×C: Y·A'⁻¹ so far
+
+	iterations int // the most that a group took
 }
 
 func (u *elementUpdate) invert(g, a *factor) (ok bool, err error) {
-	if g != nil {
-		if u.gi, err = inverse(u.d, g); err != nil {
-			return false, err
-		}
+	if u.gi, err = inverse(u.d, g); err == nil {
+		u.ai, err = inverse(u.d, a)
 	}
-	u.ai, err = inverse(u.d, a)
 	return true, err
 }
 
-// inverse is the inverse of the damped factor over its alive indices: 7/3 n³ FLOP.
+// inverse is the inverse of the damped factor over its alive indices, none for the identity: 7/3 n³ FLOP.
 func inverse(d device.Device, f *factor) (device.Tensor, error) {
 	l, err := f.cholesky(d, f.index)
-	if err != nil {
+	if err != nil || f.identity() {
 		return device.Tensor{}, err
 	}
 	defer d.Free(l)
@@ -267,18 +266,20 @@ func (u *elementUpdate) solveBatch(groups []group, sequential bool) (ok bool, er
 			d.CholeskySolve(device.Left, l, column.Slice(places.start[i], places.start[i+1]))
 		}
 	}
-	if len(groups) == to-from {
+	if !slices.ContainsFunc(groups, func(g group) bool { return g.to-g.from > 1 }) {
 		alone(b, y)
 	} else {
 		within, t, v := u.within(groups), d.Alloc(full.Rows, full.Cols, device.F64), d.Alloc(full.Rows, full.Cols, device.F64)
 		defer d.Free(within, t, v)
-		c := conjugate{dev: d, layer: u.layer, precondition: alone, apply: func(x, mx device.Tensor) {
+		c := conjugate{dev: d, precondition: alone, apply: func(x, mx device.Tensor) {
 			d.Scatter(x, nil, places.at, flat)
 			d.Gemm(false, false, 1, full, u.ai, 0, t)
 			d.Gemm(false, false, 1, within, t, 0, v)
 			d.Gather(v.Reshape(1, v.Len()), nil, places.at, mx)
 		}}
-		if _, ok, err = c.solve(b, y); !ok || err != nil {
+		n, ok, err := c.solve(b, y)
+		u.iterations = max(u.iterations, n)
+		if !ok || err != nil {
 			return ok, err
 		}
 	}

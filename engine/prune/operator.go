@@ -2,7 +2,6 @@ package prune
 
 import (
 	"fmt"
-	"math"
 
 	"surgeon/engine/device"
 )
@@ -92,81 +91,29 @@ func right(d device.Device, x, a, y device.Tensor) {
 	d.Gemm(false, false, 1, x, a, 0, y)
 }
 
-const (
-	// residualLimit is the residual, as a share of the right side's norm, at which conjugate gradients have converged: far
-	// below what damping and sampling of the factors leave uncertain, and far above the rounding of float64.
-	residualLimit = 1e-10
-	// maxIterations is when they are given up. A preconditioned solve takes tens to hundreds; one that takes more has
-	// factors that are near singular, and more damping is what it needs.
-	maxIterations = 2000
-)
-
 // minimise changes x where keeps is 1 so that ½ vec(x)ᵀ F' vec(x) is least, and leaves it where keeps is +∞; where it
 // changes x, x is 0 on entry. With K the entries that are changed and Q the others, that is F'_KK x_K = −F'_KQ x_Q, solved by
-// conjugate gradients (Hestenes and Stiefel 1952; Golub and Van Loan, Matrix Computations, 11.5) with precondition,
-// z ← P r for a symmetric positive definite P near F'_KK⁻¹ that makes z 0 outside K. It ends where
-// |r|₂ ≤ residualLimit·|F'_KQ x_Q|₂ for the residual r made anew from x: the one that is carried along drifts away from it, and
-// where they disagree the iteration starts again from where it is. One application of F' and one of P each.
+// conjugate gradients with precondition, z ← P r for a symmetric positive definite P near F'_KK⁻¹ that makes z 0 outside K.
 func (o operator) minimise(layer string, keeps device.Tensor, precondition func(r, z device.Tensor), x device.Tensor) (iterations int, err error) {
 	d := o.dev
-	alloc := func() device.Tensor { return d.Alloc(x.Rows, x.Cols, device.F64) }
-	r, z, p, q, sums := alloc(), alloc(), alloc(), alloc(), d.Alloc(1, x.Rows, device.F64)
-	defer func() { d.Free(r, z, p, q, sums) }()
-	dot := func(a, b device.Tensor) (total float64) {
-		d.RowDot(a, b, sums)
-		for _, v := range device.DownloadSlice[float64](d, sums) {
-			total += v
-		}
-		return total
+	b, y := d.Alloc(x.Rows, x.Cols, device.F64), d.Alloc(x.Rows, x.Cols, device.F64)
+	defer d.Free(b, y)
+	restricted := func(x, y device.Tensor) {
+		o.apply(x, y)
+		d.Divide(y, keeps, y)
 	}
-	residual := func() float64 { // r ← −[F'x]_K
-		o.apply(x, q)
-		d.Zero(r)
-		d.Axpy(-1, q, r)
-		d.Divide(r, keeps, r)
-		return math.Sqrt(dot(r, r))
+	restricted(x, y)
+	d.Zero(b)
+	d.Axpy(-1, y, b)
+	c := conjugate{dev: d, apply: restricted, precondition: precondition}
+	iterations, ok, err := c.solve(b, y)
+	if err == nil && !ok {
+		err = fmt.Errorf("the curvature is not positive definite over the weights that stay, or not finite; it needs a higher damping, or fewer products")
 	}
-	failed := func(format string, args ...any) (int, error) {
-		if err := d.Sync(); err != nil {
-			return iterations, fmt.Errorf("layer %s: %w", layer, err)
-		}
-		return iterations, fmt.Errorf("layer "+layer+": "+format, args...)
+	if err != nil {
+		return iterations, fmt.Errorf("layer %s: %w", layer, err)
 	}
-	norm := residual()
-	if math.IsNaN(norm) || math.IsInf(norm, 0) {
-		return failed("the curvature times the removed weights is %v", norm)
-	}
-	limit, rho := residualLimit*norm, 0.
-	for last := norm; norm > limit; iterations++ {
-		if iterations == maxIterations {
-			return failed("the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
-				"wanted %g; it needs a higher damping, or more calibration text", iterations, last/(limit/residualLimit), residualLimit)
-		}
-		precondition(r, z)
-		if rho == 0 {
-			rho = dot(r, z)
-			d.Copy(z, p)
-		} else {
-			before := rho
-			rho = dot(r, z)
-			d.Axpy(rho/before, p, z)
-			z, p = p, z
-		}
-		o.apply(p, q)
-		d.Divide(q, keeps, q)
-		curvature := dot(p, q)
-		if !(curvature > 0) || math.IsInf(curvature, 0) || !(rho > 0) {
-			return failed("the curvature is not positive definite: D·F'·D is %.3g for a change D of the weights that stay; "+
-				"it needs a higher damping, or fewer products", curvature)
-		}
-		d.Axpy(rho/curvature, p, x)
-		d.Axpy(-rho/curvature, q, r)
-		norm = math.Sqrt(dot(r, r))
-		if norm <= limit {
-			norm, rho = residual(), 0
-		}
-		last = norm
-	}
+	d.Axpy(1, y, x)
 	return iterations, nil
 }
 

@@ -7,7 +7,7 @@ import (
 
 // The choices of a run, by the words that options, reports and YAML files use for them.
 var (
-	costWords    = []string{OBS: "obs", OBD: "obd", Magnitude: "magnitude"}
+	costWords    = []string{OBS: "obs", OBD: "obd"}
 	updateWords  = []string{Joint: "joint", Sum: "sum", None: "none"}
 	rankingWords = []string{ByCost: "cost", ByCostPerWeight: "cost-per-weight"}
 )
