@@ -34,7 +34,7 @@ const batchBytes = 256 << 20
 // A factor that is the identity has no correlations: without G rows do not know of one another and are groups by themselves;
 // without both there is nothing to re-fit.
 func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update, damp Damping, grouping Grouping) (Result, error) {
-	if how != None && !l.factored(damp) {
+	if how != None && (!l.factored(damp) || l.A.N == 0 && l.G.N > 0) { // without A there are no rows to be solved by themselves
 		return refitMasked(d, l, alive, gone, damp)
 	}
 	p := newPartition(alive, alive)

@@ -412,15 +412,22 @@ func TestMaskedUpdateAgainstDense(t *testing.T) {
 			for k := range removed {
 				removed[k] = rng.IntN(1+trial%5) > 0 // from none to most
 			}
-			got, err := refitMasked(dev, p.layer, p.alive, removed, p.damp)
-			if err != nil {
-				t.Fatal(err)
-			}
 			want, _ := p.constrained(p.fisher(p.damp), func(i, j int) bool { return removed[i*p.c+j] || p.dead(i, j) })
-			p.judge(t, dev, got, want)
-			for k, w := range device.DownloadSlice[float64](dev, got.W) {
-				if removed[k] && w != 0 {
-					t.Errorf("removed weight %d is %v", k, w)
+			for way, apply := range map[string]func() (Result, error){
+				"all at once": func() (Result, error) { return refitMasked(dev, p.layer, p.alive, removed, p.damp) },
+				"one group": func() (Result, error) {
+					return ApplyElements(dev, p.layer, p.alive, removed, Joint, p.damp, Grouping{Limit: p.r * p.c})
+				},
+			} {
+				got, err := apply()
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.judge(t, dev, got, want)
+				for k, w := range device.DownloadSlice[float64](dev, got.W) {
+					if removed[k] && w != 0 {
+						t.Errorf("%s: removed weight %d is %v", way, k, w)
+					}
 				}
 			}
 			if t.Failed() {
