@@ -41,7 +41,7 @@ func newProducts(d device.Device, l Layer, alive Kept, damp Damping) []product {
 func newOperator(d device.Device, products []product, lambda float64) operator {
 	o := operator{dev: d, lambda: lambda, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
 	for _, p := range products {
-		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d), p.a.damped(d)})
+		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d, p.g.index), p.a.damped(d, p.a.index)})
 	}
 	return o
 }
@@ -96,9 +96,9 @@ const (
 	// residualLimit is the residual, as a share of the right side's norm, at which conjugate gradients have converged: far
 	// below what damping and sampling of the factors leave uncertain, and far above the rounding of float64.
 	residualLimit = 1e-10
-	// maxIterations is when they are given up. A preconditioned solve takes tens to hundreds; one that takes more has
+	// maxIterations is when they are given up. A preconditioned solve takes tens to hundreds; one that takes thousands has
 	// factors that are near singular, and more damping is what it needs.
-	maxIterations = 2000
+	maxIterations = 5000
 )
 
 // minimise changes x where keeps is 1 so that ½ vec(x)ᵀ F' vec(x) is least, and leaves it where keeps is +∞; where it
@@ -156,8 +156,7 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 		d.Divide(q, keeps, q)
 		curvature := dot(p, q)
 		if !(curvature > 0) || math.IsInf(curvature, 0) || !(rho > 0) {
-			return failed("the curvature is not positive definite: D·F'·D is %.3g for a change D of the weights that stay; "+
-				"it needs a higher damping, or fewer products", curvature)
+			return failed("the sum of its products is not positive definite; it needs a higher damping, or fewer products")
 		}
 		d.Axpy(rho/curvature, p, x)
 		d.Axpy(-rho/curvature, q, r)
