@@ -11,9 +11,9 @@ const (
 	// residualLimit is where conjugate gradients have converged: the residual, measured by the preconditioner, as a share of the
 	// right side's. It is far below what damping and sampling of the factors leave uncertain, and far above rounding.
 	residualLimit = 1e-11
-	// maxIterations is when they are given up. What a good preconditioner leaves takes tens to hundreds; what takes more has
+	// maxIterations is when they are given up. What a good preconditioner leaves takes tens to hundreds; what takes thousands has
 	// factors that are near singular, and more damping is what it needs.
-	maxIterations = 2000
+	maxIterations = 5000
 )
 
 // conjugate is a symmetric positive definite system M x = b on a device, and a positive definite P near M⁻¹. Both write all of
@@ -45,6 +45,9 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 	c.precondition(r, z)
 	rho := dot(r, z)
 	limit := residualLimit * residualLimit * rho
+	if !(rho >= 0) || math.IsInf(rho, 0) { // P is not positive definite, or b is not finite
+		return 0, false, d.Sync()
+	}
 	restart := true
 	for ; rho > limit; iterations++ {
 		if iterations == maxIterations {
@@ -72,11 +75,13 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 			d.Copy(b, r)
 			d.Axpy(-1, q, r)
 			c.precondition(r, z)
-			rho, restart = dot(r, z), true
+			if rho, restart = dot(r, z), true; !(rho >= -limit) {
+				return iterations, false, d.Sync()
+			}
 			continue
 		}
 		d.Axpy(rho/before, p, z) // the new direction, in place of z, which is not needed any more
 		p, z = z, p
 	}
-	return iterations, !math.IsNaN(rho), d.Sync()
+	return iterations, rho <= limit, d.Sync()
 }

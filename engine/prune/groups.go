@@ -183,14 +183,14 @@ type elementUpdate struct {
 }
 
 func (u *elementUpdate) invert(g, a *factor) (ok bool, err error) {
-	if u.gi, err = inverse(u.d, g); err == nil {
-		u.ai, err = inverse(u.d, a)
+	if u.gi, err = inverseOf(u.d, g); err == nil {
+		u.ai, err = inverseOf(u.d, a)
 	}
 	return true, err
 }
 
-// inverse is the inverse of the damped factor over its alive indices, none for the identity: 7/3 n³ FLOP.
-func inverse(d device.Device, f *factor) (device.Tensor, error) {
+// inverseOf is the inverse of the damped factor over its alive indices, none for the identity: 7/3 n³ FLOP.
+func inverseOf(d device.Device, f *factor) (device.Tensor, error) {
 	l, err := f.cholesky(d, f.index)
 	if err != nil || f.identity() {
 		return device.Tensor{}, err

@@ -40,7 +40,7 @@ func newProducts(d device.Device, l Layer, alive Kept, damp Damping) []product {
 func newOperator(d device.Device, products []product, lambda float64) operator {
 	o := operator{dev: d, lambda: lambda, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
 	for _, p := range products {
-		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d), p.a.damped(d)})
+		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d, p.g.index), p.a.damped(d, p.a.index)})
 	}
 	return o
 }

@@ -22,6 +22,7 @@ import (
 type spectral struct {
 	rows, cols basis
 	alpha      float64
+	diagonal   device.Tensor // R×C, what stands for α + s_i·t_j where F' is not diagonal in the basis (newMean)
 	raised     []Raised
 }
 
@@ -68,6 +69,7 @@ func (l Layer) refuse(damp Damping) error {
 func (s *spectral) free(d device.Device) {
 	s.rows.free(d)
 	s.cols.free(d)
+	d.Free(s.diagonal)
 }
 
 func (b basis) free(d device.Device) {
@@ -94,7 +96,11 @@ func (s *spectral) solve(d device.Device, x device.Tensor) {
 		}
 	}
 	between(true)
-	d.DivideOuter(s.alpha, s.rows.values, s.cols.values, x)
+	if s.diagonal.IsZero() {
+		d.DivideOuter(s.alpha, s.rows.values, s.cols.values, x)
+	} else {
+		d.Divide(x, s.diagonal, x)
+	}
 	between(false)
 }
 

@@ -391,8 +391,9 @@ func TestUpdatesOfSumsAgainstDense(t *testing.T) {
 				t.Fatalf("%v, %d×%d alive %v kept %v", c, p.r, p.c, p.alive, kept)
 			}
 		}
-		if direct := len(strings.Split(c.products, "+")) == 1; direct != (iterations == 0) {
-			t.Errorf("%v: %d iterations", c, iterations)
+		// Where there is an exact inverse it takes one step, for sums of more products at least a few.
+		if n := len(strings.Split(c.products, "+")); n <= 2 && iterations > 40 || n > 2 && iterations < 50 {
+			t.Errorf("%v: %d iterations in 25 updates", c, iterations)
 		}
 	}
 }
@@ -514,6 +515,29 @@ func TestIllConditionedFactors(t *testing.T) {
 			if e := math.Abs(got-rows[r]) / rows[r]; !(e < limit) {
 				t.Errorf("%s: row %d costs %v, want %v, off by %.2g, limit %.2g", test.name, r, got, rows[r], e, limit)
 			}
+			kept := Kept{Rows: ones(4), Cols: ones(4)}
+			kept.Rows[r] = false
+			removed := make([]bool, 16)
+			for c := range 4 {
+				removed[4*r+c] = true
+			}
+			step, err := Apply(dev, l, all, kept, Joint, test.damp)
+			if err != nil {
+				t.Fatalf("%s: %v", test.name, err)
+			}
+			masked, err := refitMasked(dev, l, all, removed, test.damp)
+			if err != nil {
+				t.Fatalf("%s: %v", test.name, err)
+			}
+			t.Logf("%s: row %d took %d steps, as single weights %d", test.name, r, step.Iterations, masked.Iterations)
+			if test.rest == nil { // damped, and so not comparable with an undamped prediction
+				continue
+			}
+			for _, predicted := range []float64{step.Predicted, masked.Predicted} {
+				if e := math.Abs(predicted-rows[r]) / rows[r]; !(e < limit) {
+					t.Errorf("%s: row %d is predicted to cost %v, want %v, off by %.2g, limit %.2g", test.name, r, predicted, rows[r], e, limit)
+				}
+			}
 		}
 	}
 }
@@ -545,9 +569,9 @@ func TestSumsThatFail(t *testing.T) {
 		{"indefinite beyond float64's rounding", Layer{Term: good, Rest: []Term{{G: sym(1, 2, 3, -1e-7), A: good.A}}}, damp,
 			"layer blocks.0: the factor G of product 2 is not positive semi-definite", ""},
 		{"indefinite", Layer{Term: good, Rest: []Term{{G: good.G, A: in32(1, 2, 3, -1)}}}, damp,
-			"layer blocks.0: the factor A of product 2 is not positive semi-definite", ""},
-		{"indefinite and large", Layer{Term: good, Rest: []Term{{G: good.G, A: sym(1, 2, 3, -100)}}}, damp,
-			"the factor A of product 2 is not positive semi-definite", "layer blocks.0: the curvature is not positive definite"},
+			"layer blocks.0: the factor A of product 2 is not positive semi-definite", "layer blocks.0: the factor A of product 2 is not positive semi-definite"},
+		{"three products, one indefinite", Layer{Term: good, Rest: []Term{good, {G: good.G, A: sym(1, 2, 3, -100)}}}, damp,
+			"layer blocks.0: a sum of 3 products has no exact inverse", "layer blocks.0: the curvature is not positive definite"},
 		{"three products", Layer{Term: good, Rest: []Term{good, good}}, damp, "layer blocks.0: a sum of 3 products has no exact inverse", ""},
 		{"two products and joint damping", Layer{Term: good, Rest: []Term{good}}, joint,
 			"layer blocks.0: a sum of 2 products cannot be damped jointly", "a sum of 2 products cannot be damped jointly"},

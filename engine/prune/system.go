@@ -180,9 +180,9 @@ func extract(d device.Device, s device.Sym, idx []int32) device.Tensor {
 	return x
 }
 
-// damped is the damped factor over its alive indices.
-func (f *factor) damped(d device.Device) device.Tensor {
-	x := f.square(d, f.index)
+// damped is the damped factor over the positions idx.
+func (f *factor) damped(d device.Device, idx []int32) device.Tensor {
+	x := f.square(d, idx)
 	if !f.identity() {
 		d.AddDiagonal(f.share*f.mean, x)
 	}

@@ -1,0 +1,127 @@
+package prune
+
+import (
+	"surgeon/engine/device"
+)
+
+// inverse is F'⁻¹ over rows × cols of a layer, or what comes near it, as conjugate gradients need it.
+type inverse struct {
+	solve  func(x device.Tensor) // x ← F'⁻¹x, R×C
+	free   func()
+	lambda float64 // the joint damping in force
+	raised []Raised
+}
+
+// newInverse is
+//
+//   - for one product of damped factors, G'⁻¹ X A'⁻¹ by two Cholesky factors: exact;
+//   - for one product with joint damping, or two products, spectral.go: exact;
+//   - for more, the inverse of the diagonal of F' in a basis that is good for all products (newMean).
+//
+// rows and cols are positions in the full matrix, all alive; products are those of the layer, and take note of a damping that
+// had to be raised.
+func newInverse(d device.Device, l Layer, products []product, rows, cols []int32, damp Damping) (*inverse, error) {
+	if l.factored(damp) {
+		return newCholeskys(d, products[0], rows, cols, damp)
+	}
+	solver := newSpectral
+	if len(products) > 2 {
+		solver = newMean
+	}
+	s, err := solver(d, l, products, rows, cols, damp)
+	if err != nil {
+		return nil, err
+	}
+	v := &inverse{solve: func(x device.Tensor) { s.solve(d, x) }, free: func() { s.free(d) }, raised: s.raised}
+	if damp.Joint {
+		v.lambda = s.alpha
+	}
+	return v, nil
+}
+
+func newCholeskys(d device.Device, p product, rows, cols []int32, damp Damping) (*inverse, error) {
+	g, err := p.g.cholesky(d, rows)
+	if err != nil {
+		return nil, err
+	}
+	a, err := p.a.cholesky(d, cols)
+	if err != nil {
+		d.Free(g)
+		return nil, err
+	}
+	solve := func(x device.Tensor) {
+		if !g.IsZero() {
+			d.CholeskySolve(device.Left, g, x)
+		}
+		if !a.IsZero() {
+			d.CholeskySolve(device.Right, a, x)
+		}
+	}
+	return &inverse{solve: solve, free: func() { d.Free(g, a) }, raised: append(p.g.raised(damp.G), p.a.raised(damp.A)...)}, nil
+}
+
+// newMean is (E_G ⊗ E_A) diag(f)⁻¹ (E_G ⊗ E_A)ᵀ, f the diagonal of F' in that basis,
+//
+//	f_ij = Σ_k (E_Gᵀ G_k E_G)_ii (E_Aᵀ A_k E_A)_jj,  E_G the eigenvectors of Σ_k mean(diag A_k)·G_k, E_A those of Σ_k mean(diag G_k)·A_k
+//
+// with the damped factors of the first product. Those sums are the means of F' over its inputs, and over its outputs. On
+// random factors with eigenvalues like 1/n² and damping 0.01 it needs a fifth of the steps of the inverse of the first product
+// alone, which the others make worse the more their large directions meet its small ones.
+func newMean(d device.Device, l Layer, products []product, rows, cols []int32, damp Damping) (*spectral, error) {
+	if err := l.refuse(damp); err != nil {
+		return nil, err
+	}
+	var gs, as []*factor
+	for _, p := range products {
+		gs, as = append(gs, p.g), append(as, p.a)
+	}
+	r, s, err := meanBasis(d, gs, as, rows)
+	if err != nil {
+		return nil, err
+	}
+	c, t, err := meanBasis(d, as, gs, cols)
+	if err != nil {
+		r.free(d)
+		d.Free(s)
+		return nil, err
+	}
+	f := d.Alloc(len(rows), len(cols), device.F64)
+	d.Gemm(true, false, 1, s, t, 0, f)
+	d.Free(s, t)
+	return &spectral{rows: r, cols: c, diagonal: f}, nil
+}
+
+// meanBasis is the basis of the eigenvectors E of Σ_k mean(diag others_k)·own_k, and the diagonals of Eᵀ own_k E, one row
+// for each k.
+func meanBasis(d device.Device, own, others []*factor, idx []int32) (basis, device.Tensor, error) {
+	n := len(idx)
+	mean := d.Alloc(n, n, device.F64)
+	d.Zero(mean)
+	for k, f := range own {
+		weight := others[k].mean * (1 + others[k].share)
+		if f.identity() {
+			d.AddDiagonal(weight, mean)
+			continue
+		}
+		x := f.damped(d, idx)
+		d.Axpy(weight, x, mean)
+		d.Free(x)
+	}
+	b, _, err := eigh(d, own[0], mean)
+	d.Free(mean)
+	if err != nil {
+		return basis{}, device.Tensor{}, err
+	}
+	diagonals, product := fill(d, len(own), n, 1), d.Alloc(n, n, device.F64)
+	defer d.Free(product)
+	for k, f := range own {
+		if f.identity() {
+			continue
+		}
+		x := f.damped(d, idx)
+		d.Gemm(false, false, 1, x, b.k, 0, product)
+		d.ColDot(product, b.k, diagonals.Slice(k, k+1))
+		d.Free(x)
+	}
+	return b, diagonals, nil
+}
