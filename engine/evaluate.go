@@ -72,7 +72,11 @@ func (in *inputs) perplexity(ctx context.Context, m *model.Model, t *namedText, 
 	if most > 0 && most < len(windows) {
 		windows = windows[:most]
 	}
-	w.Stage("perplexity", len(windows))
+	stage := "perplexity"
+	if t.name != "" {
+		stage += " on " + t.name
+	}
+	w.Stage(stage, len(windows))
 	losses, err := meanLosses(ctx, m, windows, batch, "window", w.Step)
 	m.Release()
 	if err != nil {

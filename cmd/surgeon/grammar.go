@@ -12,6 +12,7 @@ type grammar struct {
 	Prune      pruneCommand      `cmd:"" help:"Make a model smaller and write it."`
 	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text."`
 	Plan       planCommand       `cmd:"" help:"Tell how much time and memory a pruning run takes, before anything runs."`
+	Compare    compareCommand    `cmd:"" help:"Set the outputs of pruning runs side by side: their figures, or what they removed."`
 	Demo       demoCommand       `cmd:"" help:"Show the whole job on a small built-in model; less than a minute on two cores."`
 	Bench      benchCommand      `cmd:"" help:"Measure how fast the device is at what a run does."`
 	Info       infoCommand       `cmd:"" help:"Tell about this program, this machine, its devices, and the models that can be read."`

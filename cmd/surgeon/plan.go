@@ -62,7 +62,7 @@ func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, machine
 	fmt.Fprintf(b, "%s, %s and %d held out, of %d tokens, %d at one time, on %s\n\n",
 		counted(shots, "shot"), counted(p.Windows, "window"), p.HeldOut, p.Length, p.Batch, p.Device)
 	for _, t := range p.Texts {
-		fmt.Fprintf(b, "  %-50s%12s\n", "text "+t.Name, fmt.Sprintf("%d and %d", t.Windows, t.HeldOut))
+		fmt.Fprintf(b, "  %s: %s and %d held out\n", t.Name, counted(t.Windows, "window"), t.HeldOut)
 	}
 	if len(p.Texts) > 0 {
 		fmt.Fprintln(b)
