@@ -138,7 +138,7 @@ func (in *inputs) windows(o Options) (calibration, heldOut [][]int32, err error)
 				return nil, nil, refuse("--text: %s and %s both hold %s; windows that are held out of one text would calibrate the other, give each its own files", before.name, t.name, file)
 			}
 		}
-		t.samples, t.heldOut = share(o.Samples, len(in.texts), i), share(o.HeldOut, len(in.texts), i)
+		t.samples, t.heldOut = portion(o.Samples, len(in.texts), i), portion(o.HeldOut, len(in.texts), i)
 		c, h, err := text.CalibrationWindows(t.ids, in.length, t.samples, t.heldOut, o.Seed)
 		if err != nil {
 			return nil, nil, refuse("%s: %w", t, err)
@@ -148,8 +148,8 @@ func (in *inputs) windows(o Options) (calibration, heldOut [][]int32, err error)
 	return calibration, heldOut, nil
 }
 
-// share is the i-th of n equal shares of whole windows, the first ones taking the remainder.
-func share(windows, n, i int) int {
+// portion is the i-th of n equal shares of whole windows, the first ones taking the remainder.
+func portion(windows, n, i int) int {
 	if i < windows%n {
 		return windows/n + 1
 	}
