@@ -102,16 +102,17 @@ type Dense struct {
 
 // Shot is one step of the run.
 type Shot struct {
-	Number            int        `json:"number"` // from 1
-	Target            float64    `json:"target"`
-	Reached           float64    `json:"reached"` // sparsity of the pruned layers
-	Reduction         float64    `json:"whole_model_reduction"`
-	Threshold         float64    `json:"threshold"` // the largest cost that was removed
-	LossBefore        float64    `json:"held_out_loss_before"`
-	LossAfter         float64    `json:"held_out_loss_after"`
-	LossesAfter       []TextLoss `json:"held_out_losses_after,omitempty"` // by text, where they have names
-	PredictedIncrease *float64   `json:"predicted_increase"`              // nil where no curvature predicts one
-	Warning           string     `json:"warning,omitempty"`
+	Number            int      `json:"number"` // from 1
+	Target            float64  `json:"target"`
+	Reached           float64  `json:"reached"` // sparsity of the pruned layers
+	Reduction         float64  `json:"whole_model_reduction"`
+	Threshold         float64  `json:"threshold"` // the largest cost that was removed
+	LossBefore        float64  `json:"held_out_loss_before"`
+	LossAfter         float64  `json:"held_out_loss_after"`
+	PredictedIncrease *float64 `json:"predicted_increase"` // nil where no curvature predicts one
+	Warning           string   `json:"warning,omitempty"`
+
+	LossesAfter []TextLoss `json:"held_out_losses_after,omitempty"` // held-out losses after the shot by text, where they have names
 
 	DampingsRaised []Damping          `json:"dampings_raised"`
 	Seconds        map[string]float64 `json:"seconds"`    // by stage: curvature, costs, threshold, update, check, journal
