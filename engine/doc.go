@@ -22,14 +22,15 @@
 // layer, prune.Alive what is not dead and prune.Costs what each row and column would cost; only these numbers come to the
 // host. threshold is prune.Select: one sorted sweep over all of them. update is prune.Apply for every layer: index lists
 // go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). heldOut
-// looks at windows that took no part. save hands weights and report to package journal, from where an interrupted run goes
-// on bit for bit.
+// looks at windows that took no part, and at those of each text where they have names (texts.go). save hands weights and
+// report to package journal, from where an interrupted run goes on bit for bit.
 //
 // After the last shot finish clears what is structurally dead, rounds to the type of the file, measures that, and writes.
 //
 // # Who knows what
 //
 //	text, checkpoint, journal, report     know no device
+//	compare                               knows checkpoint and report, sets outputs side by side; cmd alone calls it
 //	model, curvature, prune               know package device, not what is behind it
 //	engine                                joins them; cmd gives it a device
 //

@@ -50,7 +50,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 	s.Reached = float64(o.Removed) / float64(o.Total)
 	s.Reduction = float64(o.Removed) / float64(r.report.Model.Parameters)
 	s.DampingsRaised = r.raised(o.Raised)
-	if s.LossAfter, err = r.heldOut(ctx, r.title+"check"); err != nil {
+	if s.LossAfter, s.LossesAfter, err = r.heldOut(ctx, r.title+"check"); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
 	if r.options.MaxLoss > 0 && s.LossAfter > r.options.MaxLoss {
@@ -191,13 +191,16 @@ func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []p
 	return predicted, raised, err
 }
 
-// heldOut is the mean loss over the held-out windows, in nats per token.
-func (r *run) heldOut(ctx context.Context, stage string) (float64, error) {
+// heldOut is the mean loss over the held-out windows, in nats per token, and that over those of each named text.
+func (r *run) heldOut(ctx context.Context, stage string) (float64, []report.TextLoss, error) {
 	defer r.time("check")()
 	r.watcher.Stage(stage, len(r.heldOutWindows))
 	losses, err := meanLosses(ctx, r.model, r.heldOutWindows, r.options.Batch, "held-out window", r.watcher.Step)
 	r.model.Release()
-	return mean(losses), err
+	if err != nil {
+		return 0, nil, err
+	}
+	return mean(losses), r.inputs.lossesByText(losses), nil
 }
 
 // meanLosses are the mean losses of windows, batch after batch. what names a window in an error.

@@ -3,7 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 
 	"surgeon/engine/device"
 	"surgeon/engine/model"
@@ -40,10 +40,14 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 		return e, err
 	}
 	defer in.Close()
-	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
+	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return e, err
 	}
-	windows := max(1, len(in.ids)/in.length)
+	if len(in.texts) > 1 {
+		return e, refuse("--text gives %d texts by name, %s and %s among them; an evaluation is of one: measure one after the other", len(in.texts), in.texts[0].name, in.texts[1].name)
+	}
+	t := &in.texts[0]
+	windows := max(1, len(t.ids)/in.length)
 	if o.Windows > 0 {
 		windows = min(windows, o.Windows)
 	}
@@ -56,61 +60,64 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 		return e, err
 	}
 	defer m.Free()
-	return in.perplexity(ctx, m, o.Model, o.Windows, passes.Batch, w)
+	return in.perplexity(ctx, m, t, o.Model, o.Windows, passes.Batch, w)
 }
 
-// perplexity measures m, called name, on the text that was read; at most so many windows, 0 = all.
-func (in *inputs) perplexity(ctx context.Context, m *model.Model, name string, most, batch int, w Watcher) (report.Evaluation, error) {
-	windows, err := text.PerplexityWindows(in.ids, in.length)
+// perplexity measures m, called name, on a text; at most so many windows, 0 = all.
+func (in *inputs) perplexity(ctx context.Context, m *model.Model, t *namedText, name string, most, batch int, w Watcher) (report.Evaluation, error) {
+	windows, err := text.PerplexityWindows(t.ids, in.length)
 	if err != nil {
-		return report.Evaluation{}, refuse("%s: %w", in.names(), err)
+		return report.Evaluation{}, refuse("%s: %w", t, err)
 	}
 	if most > 0 && most < len(windows) {
 		windows = windows[:most]
 	}
-	w.Stage("perplexity", len(windows))
+	stage := "perplexity"
+	if t.name != "" {
+		stage += " on " + t.name
+	}
+	w.Stage(stage, len(windows))
 	losses, err := meanLosses(ctx, m, windows, batch, "window", w.Step)
 	m.Release()
 	if err != nil {
 		return report.Evaluation{}, err
 	}
-	return report.NewEvaluation(name, in.names(), false, in.length, len(windows), mean(losses)), nil
+	e := report.NewEvaluation(name, t.files(), false, in.length, len(windows), mean(losses))
+	e.Name = t.name
+	return e, nil
 }
 
-// names are the files of the text.
-func (in *inputs) names() string {
-	var paths []string
-	for _, f := range in.corpus.Files {
-		paths = append(paths, f.Path)
-	}
-	return strings.Join(paths, " ")
-}
-
-// readEvaluation reads the text of --eval, if there is one.
+// readEvaluation reads the texts of --eval, if there are any.
 func (r *run) readEvaluation() error {
 	if len(r.options.Eval) == 0 {
 		return nil
 	}
 	r.evaluation = &inputs{model: r.inputs.model, tokenizer: r.inputs.tokenizer}
-	if err := r.evaluation.readText(r.options.Eval, 0, 0, r.options.Length); err != nil {
+	if err := r.evaluation.readTexts("eval", r.options.Eval, 0, 0, r.options.Length); err != nil {
 		return err
 	}
-	if _, err := text.PerplexityWindows(r.evaluation.ids, r.options.Length); err != nil {
-		return refuse("%s: %w", r.evaluation.names(), err)
+	for i := range r.evaluation.texts {
+		t := &r.evaluation.texts[i]
+		if _, err := text.PerplexityWindows(t.ids, r.options.Length); err != nil {
+			return refuse("%s: %w", t, err)
+		}
 	}
 	return nil
 }
 
-// evaluate adds the perplexity on the text of --eval to the report.
+// evaluate adds the perplexities on the texts of --eval to the report.
 func (r *run) evaluate(ctx context.Context, name string) error {
 	if r.evaluation == nil {
 		return nil
 	}
-	e, err := r.evaluation.perplexity(ctx, r.model, name, 0, r.options.Batch, r.watcher)
-	if err != nil {
-		return fmt.Errorf("perplexity of the %s model: %w", name, err)
+	for i := range r.evaluation.texts {
+		t := &r.evaluation.texts[i]
+		e, err := r.evaluation.perplexity(ctx, r.model, t, name, 0, r.options.Batch, r.watcher)
+		if err != nil {
+			return fmt.Errorf("perplexity of the %s model: %w", name, err)
+		}
+		e.Calibration = slices.ContainsFunc(r.inputs.texts, func(c namedText) bool { return c.corpus.SHA256 == t.corpus.SHA256 })
+		r.report.Evaluations = append(r.report.Evaluations, e)
 	}
-	e.Calibration = r.evaluation.corpus.SHA256 == r.inputs.corpus.SHA256
-	r.report.Evaluations = append(r.report.Evaluations, e)
 	return nil
 }

@@ -41,7 +41,7 @@ func (r *run) finish(ctx context.Context) error {
 	if err := r.checkBlocks(); err != nil {
 		return err
 	}
-	if r.report.Final.HeldOutLoss, err = r.heldOut(ctx, "check of the model as written"); err != nil {
+	if r.report.Final.HeldOutLoss, r.report.Final.HeldOutLosses, err = r.heldOut(ctx, "check of the model as written"); err != nil {
 		return fmt.Errorf("check of the model as written: %w", err)
 	}
 	if err := r.evaluate(ctx, "pruned"); err != nil {

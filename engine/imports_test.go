@@ -28,6 +28,7 @@ func TestImportRules(t *testing.T) {
 		"engine/text":       {"engine/checkpoint/gguf"},
 		"engine/journal":    {"engine/checkpoint/safetensors"},
 		"engine/report":     nil,
+		"engine/compare":    {"engine/checkpoint", "engine/checkpoint/safetensors", "engine/report"},
 		"engine/model":      {"engine/device", "engine/checkpoint"},
 		"engine/curvature":  {"engine/device", "engine/model"},
 		"engine/prune":      {"engine/device", "engine/checkpoint"},

@@ -14,13 +14,12 @@ import (
 	"surgeon/engine/text"
 )
 
-// inputs are the opened model and text of a run. Opening them finds everything that can be refused before any work is done.
+// inputs are the opened model and texts of a run. Opening them finds everything that can be refused before any work is done.
 type inputs struct {
 	model     *checkpoint.Checkpoint
 	tokenizer *text.Tokenizer
 	json      []byte // tokenizer.json, rebuilt where the model is a GGUF
-	corpus    *text.Corpus
-	ids       []int32
+	texts     []namedText
 	length    int // tokens in a window
 }
 
@@ -74,31 +73,6 @@ func tokenizerJSON(c *checkpoint.Checkpoint) ([]byte, error) {
 	return text.VocabularyJSON(v)
 }
 
-// readText reads and tokenises a text as given, once, with the tokens that the tokenizer puts around a text, and settles
-// the length of the windows.
-func (in *inputs) readText(patterns []string, skip, limit int64, length int) error {
-	var err error
-	if in.corpus, err = text.ReadCorpus(patterns); err == nil && (skip > 0 || limit > 0) {
-		in.corpus, err = in.corpus.Cut(skip, limit)
-	}
-	if err != nil {
-		return &RequestError{err}
-	}
-	in.ids = in.tokenizer.Encode(in.corpus.Text, true)
-	if err := text.CheckVocab(in.ids, in.model.Config.Vocab); err != nil {
-		return refuse("the tokenizer does not belong to the model: %w", err)
-	}
-	most := in.model.Config.MaxPositions
-	if length > most {
-		return refuse("--length is %d tokens; %s has positions for %d", length, in.model.Path, most)
-	}
-	if length == 0 {
-		length = min(defaultLength, most)
-	}
-	in.length = length
-	return nil
-}
-
 func (in *inputs) Close() { in.model.Close() }
 
 // checkOutput refuses an output directory that is in use, unless it was written by this run: then the run was stopped
@@ -123,15 +97,6 @@ func checkOutput(dir, model string, force bool, run string) error {
 
 // reportName is the report's file in the output directory.
 const reportName = "report.json"
-
-// windows draws the calibration and the held-out windows.
-func (in *inputs) windows(o Options) (calibration, heldOut [][]int32, err error) {
-	calibration, heldOut, err = text.CalibrationWindows(in.ids, in.length, o.Samples, o.HeldOut, o.Seed)
-	if err != nil {
-		return nil, nil, refuse("%s: %w", in.names(), err)
-	}
-	return calibration, heldOut, nil
-}
 
 // mostInputs is the largest order of an input factor.
 func mostInputs(c checkpoint.Config) (layer string, inputs int) {

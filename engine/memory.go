@@ -130,8 +130,12 @@ func (o *Options) costMatrices() bool {
 // hostParts are what lies in main memory beside the tensors.
 func hostParts(in *inputs, o Options) []PlanPart {
 	cfg := in.model.Config
+	program := int64(hostBytes)
+	for _, t := range in.texts {
+		program += int64(len(t.corpus.Text)) + 4*int64(len(t.ids))
+	}
 	parts := append([]PlanPart{
-		{"program and text", "", OnHost, hostBytes + int64(len(in.corpus.Text)) + 4*int64(len(in.ids))},
+		{"program and text", "", OnHost, program},
 		{"model files, mapped", "", OnHost, in.model.Bytes()},
 	}, masterParts(cfg, o)...)
 	largest := 4 * int64(cfg.Vocab) * int64(cfg.Width)

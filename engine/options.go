@@ -15,15 +15,15 @@ import (
 // journal, with its default and its explanation.
 type Options struct {
 	Model string   `arg:"" optional:"" name:"model" yaml:"model" json:"model" help:"Hugging Face directory or GGUF file."`
-	Text  []string `name:"text" yaml:"text" json:"text" help:"Calibration text: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several." required:"" placeholder:"FILE" sep:"none" group:"data"`
+	Text  []string `name:"text" yaml:"text" json:"text" help:"Calibration text: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several. NAME=FILE, for all of them, makes texts with names: windows are shared out equally, and the loss of each is measured after every shot." required:"" placeholder:"FILE" sep:"none" group:"data"`
 
-	TextSkip  int64    `name:"text-skip" yaml:"text-skip" json:"text-skip" help:"Leave out the first N bytes of the text." default:"0" placeholder:"BYTES" group:"data"`
-	TextLimit int64    `name:"text-limit" yaml:"text-limit" json:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
+	TextSkip  int64    `name:"text-skip" yaml:"text-skip" json:"text-skip" help:"Leave out the first N bytes of the text, of each where they have names." default:"0" placeholder:"BYTES" group:"data"`
+	TextLimit int64    `name:"text-limit" yaml:"text-limit" json:"text-limit" help:"Use at most N bytes of the text, of each where they have names; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
 	Samples   int      `name:"samples" yaml:"samples" json:"samples" help:"Calibration windows." default:"128" group:"data"`
 	Length    int      `name:"length" yaml:"length" json:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
 	HeldOut   int      `name:"held-out" yaml:"held-out" json:"held-out" help:"Further windows that are only measured on, to check every shot; 0 = an eighth of the samples." default:"0" placeholder:"WINDOWS" group:"data"`
 	Seed      uint64   `name:"seed" yaml:"seed" json:"seed" help:"Seed of the draw of windows." default:"100" group:"data"`
-	Eval      []string `name:"eval" yaml:"eval" json:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length." placeholder:"FILE" sep:"none" group:"data"`
+	Eval      []string `name:"eval" yaml:"eval" json:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length; NAME=FILE, for all of them, measures each name." placeholder:"FILE" sep:"none" group:"data"`
 
 	Structure  prune.Structure `name:"structure" yaml:"structure" json:"structure" help:"What is removed as one: rowcol (rows and columns), element (single weights), or N:M, as 2:4: N of every M consecutive inputs of a row." default:"rowcol" placeholder:"STRUCTURE" group:"pruning"`
 	Preset     string          `name:"preset" yaml:"preset" json:"preset" help:"A method by its name: paper-structured, paper-unstructured, paper-2:4, magnitude, l-obd, k-obd, wanda, sparsegpt; it sets the options that make it what it is." enum:",paper-structured,paper-unstructured,paper-2:4,magnitude,l-obd,k-obd,wanda,sparsegpt" default:"" placeholder:"NAME" group:"pruning"`
@@ -131,8 +131,8 @@ func (o *Options) check() error {
 		return refuse("no output directory is named; add -o DIR")
 	}
 	o.fill()
-	if o.HeldOut == 0 {
-		o.HeldOut = max(1, o.Samples/heldOutShare)
+	if err := o.checkNames(); err != nil {
+		return err
 	}
 	o.workNamed = o.Work != ""
 	if o.Work == "" {

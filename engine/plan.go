@@ -12,17 +12,19 @@ import (
 	"surgeon/engine/device"
 	"surgeon/engine/model"
 	"surgeon/engine/prune"
+	"surgeon/engine/report"
 )
 
 // PlanReport is what a run will need, told before anything runs.
 type PlanReport struct {
-	Device  string      `json:"device"`
-	Windows int         `json:"windows"`
-	HeldOut int         `json:"held_out"`
-	Length  int         `json:"length"`
-	Batch   int         `json:"batch"` // windows at one time
-	Memory  []PlanPart  `json:"memory"`
-	Stages  []PlanStage `json:"stages"`
+	Device  string        `json:"device"`
+	Windows int           `json:"windows"`
+	HeldOut int           `json:"held_out"`
+	Texts   []report.Text `json:"texts,omitempty"` // by name, where they have names
+	Length  int           `json:"length"`
+	Batch   int           `json:"batch"` // windows at one time
+	Memory  []PlanPart    `json:"memory"`
+	Stages  []PlanStage   `json:"stages"`
 
 	// The largest of the phases, plus what is always there. Where the device lives in main memory, PeakHostBytes is all of
 	// it, tensors included, and PeakDeviceBytes the tensors alone.
@@ -54,7 +56,7 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	if err := in.model.CheckFinite(); err != nil {
 		return nil, &RequestError{err}
 	}
-	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Length: o.Length, Batch: o.Batch}
+	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Texts: in.reportTexts(), Length: o.Length, Batch: o.Batch}
 	p.planMemory(in, o, dev.Memory())
 	w.Stage("measuring", 0)
 	rates, err := measure(ctx, dev, in, o)

@@ -27,7 +27,7 @@ type run struct {
 	report  *report.Report // everything so far; saved with every shot
 
 	heldOutWindows [][]int32
-	evaluation     *inputs // the text of --eval, or nil
+	evaluation     *inputs // the texts of --eval, or nil
 
 	next        int // the shot to come
 	heldOutLoss float64
@@ -70,7 +70,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 // read draws the windows and names the run.
 func (r *run) read() error {
 	o, in := &r.options, r.inputs
-	if err := in.readText(o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
+	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return err
 	}
 	o.Length = in.length
@@ -126,7 +126,7 @@ func (r *run) start(ctx context.Context) error {
 	if last, ok := r.journal.Last(); ok {
 		return r.resume(last.Number)
 	}
-	if r.report.Dense.HeldOutLoss, err = r.heldOut(ctx, "dense model"); err != nil {
+	if r.report.Dense.HeldOutLoss, r.report.Dense.HeldOutLosses, err = r.heldOut(ctx, "dense model"); err != nil {
 		return fmt.Errorf("dense model: %w", err)
 	}
 	r.heldOutLoss = r.report.Dense.HeldOutLoss
@@ -144,11 +144,11 @@ func (r *run) start(ctx context.Context) error {
 func (r *run) identity() map[string]any {
 	o, evaluated := r.options, ""
 	if r.evaluation != nil {
-		evaluated = r.evaluation.corpus.SHA256
+		evaluated = r.evaluation.identity()
 	}
 	return map[string]any{
 		"--eval sha256": evaluated,
-		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.corpus.SHA256, "program": r.report.Program.Version, "device": r.dev.Bits(),
+		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.identity(), "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank-by": o.RankBy, "--cost": o.Cost, "--update": o.Update,
 		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--sequential": o.Sequential,
@@ -389,10 +389,13 @@ func (r *run) describe(modelHash string) error {
 		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
 		Seeds: r.seeds(), Started: r.started.UTC(),
 		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: all, Prunable: prunable},
-		Data:  report.Data{Tokens: int64(len(in.ids)), Windows: len(r.calibration), Length: in.length, Batch: o.Batch, HeldOut: len(r.heldOutWindows)},
+		Data:  report.Data{Texts: in.reportTexts(), Windows: len(r.calibration), Length: in.length, Batch: o.Batch, HeldOut: len(r.heldOutWindows)},
 	}
-	for _, f := range in.corpus.Files {
-		r.report.Data.Files = append(r.report.Data.Files, report.File{Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
+	for _, t := range in.texts {
+		r.report.Data.Tokens += int64(len(t.ids))
+		for _, f := range t.corpus.Files {
+			r.report.Data.Files = append(r.report.Data.Files, report.File{Text: t.name, Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
+		}
 	}
 	identity, err := json.Marshal(r.identity())
 	if err != nil {

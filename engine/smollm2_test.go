@@ -56,11 +56,11 @@ func TestSmolLM2Losses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	if err := in.readText([]string{text}, 0, 0, want.Window); err != nil {
+	if err := in.readTexts("text", []string{text}, 0, 0, want.Window); err != nil {
 		t.Fatal(err)
 	}
-	if len(in.ids) != want.Tokens {
-		t.Errorf("%d tokens, want %d", len(in.ids), want.Tokens)
+	if len(in.texts[0].ids) != want.Tokens {
+		t.Errorf("%d tokens, want %d", len(in.texts[0].ids), want.Tokens)
 	}
 	dev := cpu.Open()
 	defer dev.Close()
@@ -72,7 +72,7 @@ func TestSmolLM2Losses(t *testing.T) {
 	t.Logf("%s: loaded in %v", dev.Name(), time.Since(start))
 	for i, loss := range want.Losses {
 		start = time.Now()
-		got, err := m.Losses([][]int32{in.ids[i*want.Window : (i+1)*want.Window]})
+		got, err := m.Losses([][]int32{in.texts[0].ids[i*want.Window : (i+1)*want.Window]})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func TestSmolLM2Losses(t *testing.T) {
 		}
 	}
 	m.Release()
-	x := m.Logits([][]int32{in.ids[:len(want.First)]})
+	x := m.Logits([][]int32{in.texts[0].ids[:len(want.First)]})
 	last := device.DownloadSlice[float64](dev, x.Slice(x.Rows-1, x.Rows))
 	for _, top := range want.Top {
 		if got := last[int(top[0])]; math.Abs(got-top[1]) > 2e-4*math.Abs(top[1]) {

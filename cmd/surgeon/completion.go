@@ -88,7 +88,11 @@ func completions(app *kong.Application) []completedCommand {
 			c.argument = &argument
 		}
 		for _, p := range node.Positional {
-			argument := completedValue(p, "FILE")
+			placeholder := "FILE"
+			if p.Tag.PlaceHolder != "" {
+				placeholder = p.Tag.PlaceHolder
+			}
+			argument := completedValue(p, placeholder)
 			c.argument = &argument
 		}
 		all = append(all, c)
@@ -208,7 +212,11 @@ func zshCompletion(commands []completedCommand) string {
 			}
 		}
 		if c.argument != nil {
-			fmt.Fprintf(&b, " \\\n            %s", quote("1"+zshAction(*c.argument)))
+			which := "1"
+			if c.argument.repeated {
+				which = "*"
+			}
+			fmt.Fprintf(&b, " \\\n            %s", quote(which+zshAction(*c.argument)))
 		}
 		b.WriteString(" ;;\n")
 	}
@@ -255,6 +263,8 @@ func fishCompletion(commands []completedCommand) string {
 			switch c.argument.takes {
 			case oneOf:
 				fmt.Fprintf(&b, "%s -a %s\n", where, fishQuote(strings.Join(c.argument.words, " ")))
+			case directory:
+				b.WriteString(where + " -a '(__fish_complete_directories)'\n")
 			default:
 				b.WriteString(where + " -F\n")
 			}

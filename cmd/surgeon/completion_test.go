@@ -63,6 +63,7 @@ func TestCompletionInBash(t *testing.T) {
 		{"surgeon eval --dam", ""},
 		{"surgeon completion f", "fish"},
 		{"surgeon prune --text ''", ""},
+		{"surgeon compare --m", "--masks"},
 	} {
 		command := fmt.Sprintf("%s\ncompopt() { :; }\nCOMP_WORDS=(%s)\nCOMP_CWORD=$((${#COMP_WORDS[@]}-1))\n_surgeon\necho \"${COMPREPLY[*]}\"", script, c.words)
 		out, err := exec.Command("bash", "-c", command).CombinedOutput()

@@ -71,7 +71,7 @@ func (c *demoCommand) show(s *session, dir string, o engine.Options) error {
 	if err != nil {
 		return err
 	}
-	text, err := compare(s, dev, o, result)
+	text, err := readAgain(s, dev, o, result)
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,8 @@ the model is for, and another one to measure on:
     surgeon prune SmolLM2-135M --text wiki.txt --eval other.txt --target 0.3 -o SmolLM2-135M-30
 `
 
-// compare reads the written model again and tells what became of it.
-func compare(s *session, dev device.Device, o engine.Options, result *report.Report) (string, error) {
+// readAgain reads the written model again and tells what became of it.
+func readAgain(s *session, dev device.Device, o engine.Options, result *report.Report) (string, error) {
 	dense, pruned := result.Evaluations[0], result.Evaluations[len(result.Evaluations)-1]
 	again, err := engine.Evaluate(s.ctx, dev, engine.EvalOptions{Model: o.Output, Text: o.Eval, Length: o.Length, Batch: o.Batch, Precision: o.Precision}, s.watcher)
 	if err != nil {

@@ -13,6 +13,7 @@ type grammar struct {
 	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text."`
 	Table      tableCommand      `cmd:"" help:"Compare methods on one model: prune, measure, and make a table."`
 	Plan       planCommand       `cmd:"" help:"Tell how much time and memory a pruning run takes, before anything runs."`
+	Compare    compareCommand    `cmd:"" help:"Set the outputs of pruning runs side by side: their figures, or what they removed."`
 	Demo       demoCommand       `cmd:"" help:"Show the whole job on a small built-in model; less than a minute on two cores."`
 	Bench      benchCommand      `cmd:"" help:"Measure how fast the device is at what a run does."`
 	Info       infoCommand       `cmd:"" help:"Tell about this program, this machine, its devices, and the models that can be read."`

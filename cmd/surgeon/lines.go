@@ -68,6 +68,13 @@ func (l *lines) Shot(s report.Shot) {
 	if s.PredictedIncrease != nil {
 		facts = append(facts, "predicted_increase", places(*s.PredictedIncrease, 6))
 	}
+	if len(s.LossesAfter) > 0 {
+		var byText []any
+		for _, x := range s.LossesAfter {
+			byText = append(byText, x.Text, places(x.Loss, 6))
+		}
+		facts = append(facts, slog.Group("loss_after_by_text", byText...))
+	}
 	if left, known := l.schedule.left(l.now()); known {
 		facts = append(facts, "left", left.Round(time.Second).String())
 	}

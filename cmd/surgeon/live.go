@@ -80,6 +80,9 @@ func (l *live) Shot(s report.Shot) {
 	first := l.rows == 1
 	l.mu.Unlock()
 	row := shotRow(s, l.schedule.shots)
+	if line := lossesLine(s); line != "" {
+		row += "\n" + lipgloss.NewStyle().Faint(true).Render(line)
+	}
 	if first {
 		row = shotHeader() + "\n" + row
 	}

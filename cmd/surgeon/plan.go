@@ -61,6 +61,12 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, machine int64, shots int) {
 	fmt.Fprintf(b, "%s, %s and %d held out, of %d tokens, %d at one time, on %s\n\n",
 		counted(shots, "shot"), counted(p.Windows, "window"), p.HeldOut, p.Length, p.Batch, p.Device)
+	for _, t := range p.Texts {
+		fmt.Fprintf(b, "  %s: %s and %d held out\n", t.Name, counted(t.Windows, "window"), t.HeldOut)
+	}
+	if len(p.Texts) > 0 {
+		fmt.Fprintln(b)
+	}
 	if m.Host {
 		memoryText(b, "memory", p.Memory, p.PeakHostBytes)
 	} else {

@@ -94,8 +94,16 @@ func summary(r *report.Report, output string) string {
 	}
 	fmt.Fprintf(&b, "Loss on %s of %d tokens: %.4f before, %.4f after, in nats per token; perplexity there %.2f and %.2f.\n",
 		counted(r.Data.HeldOut, "held-out window"), r.Data.Length, r.Dense.HeldOutLoss, f.HeldOutLoss, math.Exp(r.Dense.HeldOutLoss), math.Exp(f.HeldOutLoss))
+	for i, t := range r.Data.Texts {
+		before, after := r.Dense.HeldOutLosses[i].Loss, f.HeldOutLosses[i].Loss
+		fmt.Fprintf(&b, "  %s, %s of them: %.4f before, %.4f after; perplexity %.2f and %.2f.\n", t.Name, counted(t.HeldOut, "window"), before, after, math.Exp(before), math.Exp(after))
+	}
 	for _, e := range r.Evaluations {
-		fmt.Fprintf(&b, "%s model: %s\n", e.Of, perplexityText(e))
+		of := e.Of + " model"
+		if e.Name != "" {
+			of += ", " + e.Name
+		}
+		fmt.Fprintf(&b, "%s: %s\n", of, perplexityText(e))
 	}
 	if len(r.Evaluations) == 0 {
 		fmt.Fprintf(&b, "These windows are of the calibration text; measure on another with: surgeon eval %s --text FILE\n", shellWords([]string{output}))

@@ -55,6 +55,28 @@ func shotRow(s report.Shot, shots int) string {
 	return b.String()
 }
 
+// lossesLine is the loss on each named text after a shot, for below its row; "" where there is no more than one. Texts for
+// which the line has no room are counted: report.json has all of them.
+func lossesLine(s report.Shot) string {
+	if len(s.LossesAfter) < 2 {
+		return ""
+	}
+	room := 0
+	for _, c := range shotColumns {
+		room += c.width
+	}
+	line := "after, by text:"
+	for i, l := range s.LossesAfter {
+		next := fmt.Sprintf("  %s %.4f", l.Text, l.Loss)
+		more := fmt.Sprintf("  and %d more", len(s.LossesAfter)-i)
+		if needed := len(line) + len(next); needed > room || i+1 < len(s.LossesAfter) && needed+len(more) > room {
+			return line + more
+		}
+		line += next
+	}
+	return line
+}
+
 func shotTime(s report.Shot) time.Duration {
 	var seconds float64
 	for _, x := range s.Seconds {
@@ -77,4 +99,7 @@ func (t *tabled) Shot(s report.Shot) {
 		lipgloss.Fprintln(t.out, shotHeader())
 	}
 	lipgloss.Fprintln(t.out, shotRow(s, t.shots))
+	if line := lossesLine(s); line != "" {
+		lipgloss.Fprintln(t.out, line)
+	}
 }

@@ -47,6 +47,7 @@ func (r *Report) cardQuality(b *bytes.Buffer) {
 	b.WriteString("## Quality\n\n")
 	fmt.Fprintf(b, "Mean loss on %d windows of %d tokens held out of the calibration text, in nats per token: %.4f before, %.4f after.\n\n",
 		r.Data.HeldOut, r.Data.Length, r.Dense.HeldOutLoss, r.Final.HeldOutLoss)
+	r.cardTexts(b)
 	if len(r.Evaluations) == 0 {
 		b.WriteString("No perplexity on other text was measured.\n\n")
 		return
@@ -55,6 +56,9 @@ func (r *Report) cardQuality(b *bytes.Buffer) {
 	flattered := false
 	for _, e := range r.Evaluations {
 		text := cell(e.Text)
+		if e.Name != "" {
+			text = fmt.Sprintf("%s (%s)", e.Name, text)
+		}
 		if e.Calibration {
 			flattered, text = true, text+" \\*"
 		}
@@ -64,6 +68,18 @@ func (r *Report) cardQuality(b *bytes.Buffer) {
 	if flattered {
 		b.WriteString("\\* The text that the model was pruned with: it flatters the pruned model, and says little about other text.\n\n")
 	}
+}
+
+// cardTexts is the loss on each text, where they have names.
+func (r *Report) cardTexts(b *bytes.Buffer) {
+	if len(r.Data.Texts) == 0 {
+		return
+	}
+	b.WriteString("| text | held-out windows | loss before | loss after |\n|---|---:|---:|---:|\n")
+	for i, t := range r.Data.Texts {
+		fmt.Fprintf(b, "| %s | %d | %.4f | %.4f |\n", t.Name, t.HeldOut, r.Dense.HeldOutLosses[i].Loss, r.Final.HeldOutLosses[i].Loss)
+	}
+	b.WriteString("\n")
 }
 
 func (r *Report) cardShots(b *bytes.Buffer) {
@@ -104,7 +120,11 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 func (r *Report) cardData(b *bytes.Buffer) {
 	fmt.Fprintf(b, "## Data\n\nCalibrated on %d windows of %d tokens, drawn from %s tokens of\n\n", r.Data.Windows, r.Data.Length, thousands(r.Data.Tokens))
 	for _, f := range r.Data.Files {
-		fmt.Fprintf(b, "- `%s`, %s bytes, SHA-256 `%s`\n", line(f.Name), thousands(f.Bytes), line(f.SHA256))
+		of := ""
+		if f.Text != "" {
+			of = f.Text + ": "
+		}
+		fmt.Fprintf(b, "- %s`%s`, %s bytes, SHA-256 `%s`\n", of, line(f.Name), thousands(f.Bytes), line(f.SHA256))
 	}
 	b.WriteString("\n")
 }

@@ -64,15 +64,31 @@ type Model struct {
 // Data is what the curvature was measured on.
 type Data struct {
 	Files   []File `json:"files"`
-	Tokens  int64  `json:"tokens"`   // of all files together
-	Windows int    `json:"windows"`  // for the curvature
-	Length  int    `json:"length"`   // of a window, in tokens
-	HeldOut int    `json:"held_out"` // further windows, only measured on
-	Batch   int    `json:"batch"`    // windows that went through the model at one time
+	Texts   []Text `json:"texts,omitempty"` // in the order given, where they have names
+	Tokens  int64  `json:"tokens"`          // of all files together
+	Windows int    `json:"windows"`         // for the curvature
+	Length  int    `json:"length"`          // of a window, in tokens
+	HeldOut int    `json:"held_out"`        // further windows, only measured on
+	Batch   int    `json:"batch"`           // windows that went through the model at one time
+}
+
+// Text is what the files of one name amount to.
+type Text struct {
+	Name    string `json:"name"`
+	Tokens  int64  `json:"tokens"`
+	Windows int    `json:"windows"`
+	HeldOut int    `json:"held_out"`
+}
+
+// TextLoss is the mean loss on the held-out windows of one named text.
+type TextLoss struct {
+	Text string  `json:"text"` // its name
+	Loss float64 `json:"loss"`
 }
 
 // File is one file of text, as it lies on the disk.
 type File struct {
+	Text   string `json:"text,omitempty"` // the name of the text that it belongs to
 	Name   string `json:"name"`
 	SHA256 string `json:"sha256"`
 	Bytes  int64  `json:"bytes"`
@@ -80,7 +96,8 @@ type File struct {
 
 // Dense is the model before the first shot.
 type Dense struct {
-	HeldOutLoss float64 `json:"held_out_loss"`
+	HeldOutLoss   float64    `json:"held_out_loss"`
+	HeldOutLosses []TextLoss `json:"held_out_losses,omitempty"` // by text, where they have names
 }
 
 // Shot is one step of the run.
@@ -94,6 +111,8 @@ type Shot struct {
 	LossAfter         float64  `json:"held_out_loss_after"`
 	PredictedIncrease *float64 `json:"predicted_increase"` // nil where no curvature predicts one
 	Warning           string   `json:"warning,omitempty"`
+
+	LossesAfter []TextLoss `json:"held_out_losses_after,omitempty"` // held-out losses after the shot by text, where they have names
 
 	DampingsRaised []Damping          `json:"dampings_raised"`
 	Seconds        map[string]float64 `json:"seconds"`    // by stage: curvature, costs, threshold, update, check, journal
@@ -119,16 +138,18 @@ type Layer struct {
 
 // Final is the model as it was written.
 type Final struct {
-	Sparsity     float64 `json:"sparsity"`
-	Reduction    float64 `json:"whole_model_reduction"`
-	HeldOutLoss  float64 `json:"held_out_loss"`
-	StoppedEarly string  `json:"stopped_early,omitempty"` // why not all shots were made
+	Sparsity      float64    `json:"sparsity"`
+	Reduction     float64    `json:"whole_model_reduction"`
+	HeldOutLoss   float64    `json:"held_out_loss"`
+	HeldOutLosses []TextLoss `json:"held_out_losses,omitempty"` // by text, where they have names
+	StoppedEarly  string     `json:"stopped_early,omitempty"`   // why not all shots were made
 }
 
 // Evaluation is a perplexity with all that it depends on. NewEvaluation makes one.
 type Evaluation struct {
-	Of          string  `json:"of"`   // the model
-	Text        string  `json:"text"` // name of the data
+	Of          string  `json:"of"`             // the model
+	Name        string  `json:"name,omitempty"` // of the text, where it has one
+	Text        string  `json:"text"`           // its files
 	Calibration bool    `json:"calibration_text"`
 	Length      int     `json:"window_length"` // tokens
 	Windows     int     `json:"windows"`
