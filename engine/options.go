@@ -84,6 +84,9 @@ const defaultLength = 2048
 // heldOutShare is one held-out window for so many calibration windows, where none are asked for.
 const heldOutShare = 8
 
+// Check refuses what is wrong whatever the model and the text are, and changes nothing.
+func (o Options) Check() error { return o.check() }
+
 // check refuses what is wrong whatever the model and the text are, and fills in what depends on other options.
 func (o *Options) check() error {
 	if err := o.applyPreset(); err != nil {

@@ -261,7 +261,7 @@ func (c *tableCommand) cell(s *session, x tableCell, values map[string]any) (tab
 	}
 	x.options = prune.Options
 	x.options.Given, x.options.Version, x.options.Command = given, programVersion(), s.command()
-	return x, nil
+	return x, x.options.Check()
 }
 
 // parseAs has the parser of the command line read options by their names, with its defaults and its checks, into a command.
