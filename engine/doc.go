@@ -9,10 +9,13 @@
 //	A' = A + λ_A I,  G' = G + λ_G I                       damped, over rows and columns that are not dead
 //	row r     ½ (w_r A w_rᵀ) / [G'⁻¹]_rr                  what the loss would rise by without it,
 //	column c  ½ (w_cᵀ G w_c) / [A'⁻¹]_cc                  the rest being re-fitted
+//	weight    ½ w² / ([G'⁻¹]_rr [A'⁻¹]_cc)
 //	V = (G'_SS)⁻¹ G'_S: W A'_:T (A'_TT)⁻¹                 the rest, re-fitted: S kept rows, T kept columns
+//	V = W − G'⁻¹ Y A'⁻¹                                   the same for single weights: Y has their places
 //	½ tr(Dᵀ G D A)                                        predicted rise of the loss for the step D = V − W
 //
-// One threshold for the whole model says what goes; targets rise linearly over the shots.
+// One threshold for the whole model says what goes; targets rise linearly over the shots. F may be told in other ways
+// (package curvature), and inverted in others (package prune); presets.go has the combinations that have a name.
 //
 // # One shot, told by the functions that make it
 //
@@ -21,7 +24,9 @@
 // input and output gradient to package curvature, and that adds them to the factors (device.Gram). costs asks, layer by
 // layer, prune.Alive what is not dead and prune.Costs what each row and column would cost; only these numbers come to the
 // host. threshold is prune.Select: one sorted sweep over all of them. update is prune.Apply for every layer: index lists
-// go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). heldOut
+// go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). Single
+// weights, and N of every M, take the same stages in weights.go: prune.CostElements, prune.SelectWeights, which never holds
+// all costs, and prune.ApplyElements. heldOut
 // looks at windows that took no part, and at those of each text where they have names (texts.go). save hands weights and
 // report to package journal, from where an interrupted run goes on bit for bit.
 //
