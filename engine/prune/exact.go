@@ -60,6 +60,9 @@ func sumElementCosts(d device.Device, l Layer, alive Kept, kind Cost, damp Dampi
 	w := gather(d, l.W, rows, cols)
 	defer d.Free(w)
 	costs := d.Alloc(len(rows), len(cols), device.F64)
+	if costs.Len() == 0 {
+		return costs, nil, nil
+	}
 	if kind == OBD {
 		d.Zero(costs)
 		one := d.Alloc(len(rows), len(cols), device.F64)
@@ -85,7 +88,7 @@ func sumElementCosts(d device.Device, l Layer, alive Kept, kind Cost, damp Dampi
 }
 
 // fisherInverseDiagonal is [F'⁻¹]_(rc),(rc) = [(K₁∘K₁) T (K₂∘K₂)ᵀ]_rc over alive rows and columns, R×C F64, for a curvature that is
-// not one product of damped factors. The caller frees it.
+// not one product of damped factors, and where something is alive. The caller frees it.
 func fisherInverseDiagonal(d device.Device, l Layer, alive Kept, damp Damping) (device.Tensor, []Raised, error) {
 	products := newProducts(d, l, alive, damp)
 	s, err := newSpectral(d, l, products, products[0].g.index, products[0].a.index, damp)

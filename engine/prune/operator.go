@@ -14,6 +14,7 @@ type operator struct {
 	sides  [][2]device.Tensor // G_k and A_k, zero for the identity
 	lambda float64
 	z      device.Tensor // R×C, to work in
+	most   int           // steps of conjugate gradients
 }
 
 // product is one Kronecker product of a curvature, as the factors that make it.
@@ -39,7 +40,7 @@ func newProducts(d device.Device, l Layer, alive Kept, damp Damping) []product {
 
 // newOperator makes the matrices of the products, with the damping that is in force by now.
 func newOperator(d device.Device, products []product, lambda float64) operator {
-	o := operator{dev: d, lambda: lambda, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
+	o := operator{dev: d, lambda: lambda, most: maxIterations, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
 	for _, p := range products {
 		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d, p.g.index), p.a.damped(d, p.a.index)})
 	}
@@ -96,7 +97,7 @@ const (
 	// residualLimit is the residual, as a share of the right side's norm, at which conjugate gradients have converged: far
 	// below what damping and sampling of the factors leave uncertain, and far above the rounding of float64.
 	residualLimit = 1e-10
-	// maxIterations is when they are given up. A preconditioned solve takes tens to hundreds; one that takes thousands has
+	// maxIterations is after how many steps they are given up. A preconditioned solve takes tens to hundreds; one that takes thousands has
 	// factors that are near singular, and more damping is what it needs.
 	maxIterations = 5000
 )
@@ -138,7 +139,7 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 	}
 	limit, rho := residualLimit*norm, 0.
 	for last := norm; norm > limit; iterations++ {
-		if iterations == maxIterations {
+		if iterations == o.most {
 			return failed("the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
 				"wanted %g; it needs a higher damping, or more calibration text", iterations, last/(limit/residualLimit), residualLimit)
 		}
