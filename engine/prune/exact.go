@@ -70,7 +70,7 @@ func sumOver(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (dev
 }
 
 // fisherInverseDiagonal is [F'⁻¹]_(rc),(rc) = [(K₁∘K₁) T (K₂∘K₂)ᵀ]_rc over alive rows and columns, R×C F64, for a curvature that is
-// not one product of damped factors. The caller frees it.
+// not one product of damped factors, and where something is alive. The caller frees it.
 func fisherInverseDiagonal(d device.Device, l Layer, alive Kept, damp Damping) (device.Tensor, []Raised, error) {
 	products := newProducts(d, l, alive, damp)
 	s, err := newSpectral(d, l, products, products[0].g.index, products[0].a.index, damp)

@@ -271,7 +271,7 @@ func (u *elementUpdate) solveBatch(groups []group, sequential bool) (ok bool, er
 	} else {
 		within, t, v := u.within(groups), d.Alloc(full.Rows, full.Cols, device.F64), d.Alloc(full.Rows, full.Cols, device.F64)
 		defer d.Free(within, t, v)
-		c := conjugate{dev: d, precondition: alone, apply: func(x, mx device.Tensor) {
+		c := conjugate{dev: d, most: maxIterations, precondition: alone, apply: func(x, mx device.Tensor) {
 			d.Scatter(x, nil, places.at, flat)
 			d.Gemm(false, false, 1, full, u.ai, 0, t)
 			d.Gemm(false, false, 1, within, t, 0, v)

@@ -623,3 +623,190 @@ func TestAliveOfSums(t *testing.T) {
 		t.Errorf("with an identity side alive %v, want %v, %v", got, want, err)
 	}
 }
+
+// layerWithSpectrum has products of random factors whose eigenvalues fall like 1/n², as those of real layers do.
+func layerWithSpectrum(dev device.Device, rng *rand.Rand, rows, cols int, scales ...float64) sumProblem {
+	factor := func(n int) *mat.Dense {
+		var qr mat.QR
+		var turn, x, s mat.Dense
+		random := func(rows, cols int, scale func(j int) float64) *mat.Dense {
+			m := mat.NewDense(rows, cols, nil)
+			for i := range rows {
+				for j := range cols {
+					m.Set(i, j, rng.NormFloat64()*scale(j))
+				}
+			}
+			return m
+		}
+		qr.Factorize(random(n, n, func(int) float64 { return 1 }))
+		qr.QTo(&turn)
+		x.Mul(random(2*n, n, func(j int) float64 { return 1 / float64(j+1) }), &turn)
+		s.Mul(x.T(), &x)
+		return &s
+	}
+	p := sumProblem{problem: problem{r: rows, c: cols, w: mat.NewDense(rows, cols, nil)}, alive: Kept{Rows: ones(rows), Cols: ones(cols)}}
+	for k := range p.w.RawMatrix().Data {
+		p.w.RawMatrix().Data[k] = rng.NormFloat64()
+	}
+	p.layer = Layer{Name: "layer", W: device.NewFrom(dev, p.w.RawMatrix().Data, rows, cols, device.F64)}
+	for k, scale := range scales {
+		g, a := factor(rows), factor(cols)
+		g.Scale(scale, g)
+		p.gs, p.as = append(p.gs, g), append(p.as, a)
+		t := Term{G: packed(dev, g, device.F64), A: packed(dev, a, device.F64)}
+		if k == 0 {
+			p.layer.Term = t
+		} else {
+			p.layer.Rest = append(p.layer.Rest, t)
+		}
+	}
+	return p
+}
+
+// What would be caught: a preconditioner that is worse than it was, and a solve that says it has converged when it has not. The
+// limits are a third above what was counted: 217 steps for three products and rows, for which the inverse of the first product alone
+// takes 752. The gradient F'D is made by gonum.
+func TestStepsOfConjugateGradients(t *testing.T) {
+	const seed = 25
+	t.Logf("seed %d", seed)
+	dev := cpu.Open()
+	defer dev.Close()
+	for _, test := range []struct {
+		name         string
+		scales       []float64
+		joint        bool
+		rows, masked int // the most steps
+	}{
+		{"one product, factors damped", []float64{1}, false, 0, 740},
+		{"one product, joint damping", []float64{1}, true, 2, 270},
+		{"two products", []float64{1, 0.3}, false, 2, 560},
+		{"three products", []float64{1, 0.3, 0.1}, false, 290, 716},
+	} {
+		p := layerWithSpectrum(dev, rand.New(rand.NewPCG(seed, 0)), 40, 48, test.scales...)
+		p.damp = Damping{G: 0.01, A: 0.01, Joint: test.joint}
+		kept := Kept{Rows: ones(p.r), Cols: ones(p.c)}
+		removed := make([]bool, p.r*p.c)
+		for i := 0; i < p.r; i += 4 {
+			kept.Rows[i] = false
+		}
+		for k := range removed {
+			removed[k] = math.Abs(p.w.RawMatrix().Data[k]) < 0.67 // half of them
+		}
+		check := func(what string, r Result, err error, limit int, gone func(i, j int) bool) {
+			if err != nil {
+				t.Fatalf("%s, %s: %v", test.name, what, err)
+			}
+			t.Logf("%s, %s: %d steps", test.name, what, r.Iterations)
+			if r.Iterations > limit {
+				t.Errorf("%s, %s: %d steps, limit %d", test.name, what, r.Iterations, limit)
+			}
+			w := device.DownloadSlice[float64](dev, r.W)
+			change, only := mat.NewDense(p.r, p.c, nil), mat.NewDense(p.r, p.c, nil)
+			for k, v := range w {
+				change.RawMatrix().Data[k] = v - p.w.RawMatrix().Data[k]
+				if gone(k/p.c, k%p.c) {
+					only.RawMatrix().Data[k] = -p.w.RawMatrix().Data[k]
+				}
+			}
+			gradient, right := p.times(change), p.times(only)
+			var residual, norm float64
+			for i := range p.r {
+				for j := range p.c {
+					if !gone(i, j) {
+						residual += math.Pow(gradient.At(i, j), 2)
+						norm += math.Pow(right.At(i, j), 2)
+					}
+				}
+			}
+			// The solve measures the residual by its preconditioner; here it is measured as it stands.
+			if residual, norm := math.Sqrt(residual), math.Sqrt(norm); !(residual < 10*residualLimit*norm) {
+				t.Errorf("%s, %s: residual %.3g of the right side", test.name, what, residual/norm)
+			}
+		}
+		r, err := Apply(dev, p.layer, p.alive, kept, Joint, p.damp)
+		check("rows", r, err, test.rows, func(i, _ int) bool { return !kept.Rows[i] })
+		r, err = refitMasked(dev, p.layer, p.alive, removed, p.damp)
+		check("single weights", r, err, test.masked, func(i, j int) bool { return removed[i*p.c+j] })
+	}
+}
+
+// times is F'x as a sum of products of matrices; fisher would have an order of R·C.
+func (p sumProblem) times(x *mat.Dense) *mat.Dense {
+	y := mat.NewDense(p.r, p.c, nil)
+	for k := range p.gs {
+		g, a := mat.DenseCopyOf(p.gs[k]), mat.DenseCopyOf(p.as[k])
+		mg, ma := mat.Trace(g)/float64(p.r), mat.Trace(a)/float64(p.c)
+		if k == 0 && !p.damp.Joint {
+			for i := range p.r {
+				g.Set(i, i, g.At(i, i)+p.damp.G*mg)
+			}
+			for j := range p.c {
+				a.Set(j, j, a.At(j, j)+p.damp.A*ma)
+			}
+		}
+		var one mat.Dense
+		one.Product(g, x, a)
+		y.Add(y, &one)
+		if p.damp.Joint {
+			one.Scale(math.Sqrt(p.damp.G*p.damp.A)*mg*ma, x)
+			y.Add(y, &one)
+		}
+	}
+	return y
+}
+
+// lostDevice fails with its n-th Gemm, of which nothing comes back then.
+type lostDevice struct {
+	device.Device
+	left    int
+	failure error
+}
+
+var errLost = errors.New("Gemm: error 719, the device is lost")
+
+func (d *lostDevice) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, beta float64, c device.Tensor) {
+	if d.left--; d.left < 0 {
+		d.failure = errLost
+		d.Device.Copy(fill(d.Device, c.Rows, c.Cols, math.NaN()), c)
+		return
+	}
+	d.Device.Gemm(transA, transB, alpha, a, b, beta, c)
+}
+
+func (d *lostDevice) Sync() error { return d.failure }
+
+// What would be caught: a device that fails in the middle, whose numbers are then told as a fault of the factors.
+func TestDeviceFailureInSums(t *testing.T) {
+	for products := 1; products <= 3; products++ {
+		for left := range 30 {
+			dev := &lostDevice{Device: cpu.Open(), left: left}
+			p := layerWithSpectrum(dev, rand.New(rand.NewPCG(26, 0)), 5, 6, []float64{1, 0.3, 0.1}[:products]...)
+			kept := Kept{Rows: ones(5), Cols: ones(6)}
+			kept.Rows[2], kept.Cols[1] = false, false
+			_, err := Apply(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.01, A: 0.01, Joint: products == 1})
+			if dev.failure != nil && !errors.Is(err, errLost) {
+				t.Errorf("%d products, lost after %d products of matrices: %v", products, left, err)
+			}
+			dev.Close()
+		}
+	}
+}
+
+// What would be caught: a solve that goes on for ever, or that is taken for converged when it is not. Ten steps are
+// too few without a preconditioner.
+func TestConjugateGradientsThatDoNotConverge(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	p := layerWithSpectrum(dev, rand.New(rand.NewPCG(27, 0)), 40, 40, 1)
+	keeps, part, x := fill(dev, 40, 40, 1), fill(dev, 10, 40, math.Inf(1)), fill(dev, 40, 40, 0)
+	gone := []int32{0, 4, 8, 12, 16, 20, 24, 28, 32, 36}
+	dev.Scatter(part, gone, nil, keeps)
+	dev.Gather(p.layer.W, gone, nil, part)
+	dev.Scatter(part, gone, nil, x)
+	o := newOperator(dev, newProducts(dev, p.layer, p.alive, Damping{}), 0)
+	o.most = 10
+	_, err := o.minimise("blocks.0", keeps, func(r, z device.Tensor) { dev.Copy(r, z) }, x)
+	if err == nil || !strings.HasPrefix(err.Error(), "layer blocks.0: the update has not converged: after 10 steps of conjugate gradients the residual is 0.") {
+		t.Error(err)
+	}
+}
