@@ -71,7 +71,7 @@ func elementCosts() Op {
 // many equal ones, neighbours of 2, and what no cost should be.
 func binades(r *rand.Rand, exact bool, x []float64) {
 	few := []float64{0, math.Copysign(0, -1), 1, 2, 2, 3, math.Nextafter(2, 3), math.Nextafter(2, 0), 2 + math.Ldexp(1, -13), 2 + math.Ldexp(1, -26), 2 + math.Ldexp(1, -39),
-		math.SmallestNonzeroFloat64, math.MaxFloat64, math.Inf(1), math.Inf(-1), math.NaN(), -1, -2, -3}
+		math.SmallestNonzeroFloat64, math.MaxFloat64, math.Inf(1), math.Inf(-1), math.NaN(), math.Copysign(math.NaN(), -1), -1, -2, -3}
 	for i := range x {
 		if exact {
 			x[i] = few[r.IntN(len(few))]
@@ -94,11 +94,11 @@ func near2(r *rand.Rand, exact bool, x []float64) {
 // histogram: x M×N; a digit after so many bits, which are those of a number.
 func histogram(bits, digit int, of float64) Op {
 	prefix := math.Float64bits(of) >> (64 - bits)
-	fill := near2
+	fill, shapes := near2, plane
 	if bits == 0 {
-		fill = binades
+		fill, shapes = binades, bands
 	}
-	return Op{Name: fmt.Sprintf("Histogram bits=%d digit=%d of=%v", bits, digit, of), Types: double, Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: fmt.Sprintf("Histogram bits=%d digit=%d of=%v", bits, digit, of), Types: double, Shapes: shapes, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 		before := func() []int64 {
 			counts := make([]int64, 1<<digit)
 			for i := range counts {
@@ -178,7 +178,7 @@ func tied(r *rand.Rand, exact bool, x []float64) {
 	Numbers(r, exact, x)
 	for i := range x {
 		if exact && r.IntN(100) == 0 {
-			x[i] = []float64{math.NaN(), math.Inf(1), math.Inf(-1)}[r.IntN(3)]
+			x[i] = []float64{math.NaN(), math.Copysign(math.NaN(), -1), math.Inf(1), math.Inf(-1)}[r.IntN(4)]
 		}
 		if exact && x[i] == 0 && r.IntN(2) == 0 {
 			x[i] = math.Copysign(0, -1)
