@@ -15,13 +15,14 @@ import (
 )
 
 // What would be caught: samples that are averaged before squaring, or divided by another number than k; activations of the
-// second backward pass that are the gradients of the first; an A, or losses, that depend on what is drawn.
+// second backward pass that are the gradients of the first; an A, or losses, that depend on what is drawn; a token drawn after
+// the end of a window.
 func TestSamplesAreAveragedAfterSquaring(t *testing.T) {
 	for _, name := range enginetest.Tiny {
 		dev := cpu.Open()
 		m := enginetest.Load(t, dev, golden.Dir(name), device.F64)
 		tokens := golden.Tokens(t, name)
-		o := curvature.Options{Fisher: curvature.Sampled, Samples: 3, Seed: 4}
+		o := curvature.Options{Kind: curvature.Diagonal, Fisher: curvature.Sampled, Samples: 3, Seed: 4}
 		f, losses, err := curvature.Collect(context.Background(), m, tokens, 8, o, nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -42,15 +43,22 @@ func TestSamplesAreAveragedAfterSquaring(t *testing.T) {
 			a, g := f.Of(i)
 			want, _ := empirical.Of(i)
 			sameBits(t, dev, "A of "+l.Name, []device.Sym{a}, []device.Sym{want})
-			mean := make([]float64, l.Rows*l.Rows)
-			for _, row := range d.g[i] { // 3 samples of all tokens, one after the other
+			mean, diagonal := make([]float64, l.Rows*l.Rows), make([]float64, l.Rows*l.Inputs())
+			for k, row := range d.g[i] { // 3 samples of all tokens, one after the other
 				for r, x := range row {
 					for c, y := range row {
 						mean[r*l.Rows+c] += x * y / float64(len(d.g[i]))
 					}
+					for c, y := range d.a[i][k] {
+						diagonal[r*l.Inputs()+c] += x * x * y * y / float64(len(d.g[i]))
+					}
+				}
+				if (k+1)%len(tokens[0]) == 0 && slices.ContainsFunc(row, func(v float64) bool { return v != 0 }) {
+					t.Errorf("%s: %s has a gradient at the last token of a window", name, l.Name)
 				}
 			}
 			golden.Near(t, name+": G of "+l.Name, enginetest.Full(dev, g), mean, 1e-12)
+			golden.Near(t, name+": D of "+l.Name, device.DownloadSlice[float64](dev, f.Diagonal(i)), diagonal, 1e-12)
 		}
 		dev.Close()
 	}
