@@ -44,6 +44,10 @@ int64_t surgeon_col_dot_scratch(int64_t rows, int64_t cols); /* bytes */
 int surgeon_max_abs(int type, int64_t rows, int64_t cols, const void *x, void *r, void *c, void *scratch, void *stream);
 int64_t surgeon_max_abs_scratch(int64_t rows, int64_t cols); /* bytes */
 
+/* root.cu: y_i ← √max(sign·w_i, 0)·x_i, w acc; y ← x∘x. y may be x. */
+int surgeon_scale_root(int type, int64_t rows, int64_t cols, double sign, const void *w, const void *x, void *y, void *stream);
+int surgeon_square(int type, int64_t n, const void *x, void *y, void *stream);
+
 /* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes. */
 int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
 int surgeon_gram(int type, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream);
@@ -97,6 +101,9 @@ int surgeon_relu_backward(int type, int64_t n, const void *y, const void *dy, vo
 
 /* entropy.cu */
 int surgeon_cross_entropy(int type, int64_t rows, int64_t vocabulary, void *logits, const int32_t *targets, int grad, void *losses, void *stream); /* losses acc */
+
+/* sample.cu: ids drawn from the softmax of each row by uniform, a number 0 ≤ u < 1 for each. */
+int surgeon_sample(int type, int64_t rows, int64_t vocabulary, const void *logits, const double *uniform, int32_t *ids, void *stream);
 
 /* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
  * scratch is surgeon_attention_scratch bytes, which the backward pass works with. */
