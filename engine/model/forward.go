@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
@@ -21,8 +22,30 @@ type Tap interface {
 func (m *Model) Losses(batch [][]int32) ([]float64, error) {
 	ws := m.workspace(batch, false)
 	m.forward(ws, batch, nil)
-	m.headLoss(ws, batch, false)
-	return m.collectLosses(ws, batch)
+	m.headLoss(ws, nextTokens(batch), false)
+	return m.meanLosses(ws)
+}
+
+// LogLikelihoods runs forward and returns, for each sequence, Σ_t log p(targets_t | inputs_1 … inputs_t) in nats, over the
+// positions whose target is not negative. Inputs and targets have one length; what stands behind a sequence's last target
+// changes nothing, so shorter ones may be filled up with any token. The probabilities are of type Acc, the sum is float64.
+func (m *Model) LogLikelihoods(inputs, targets [][]int32) ([]float64, error) {
+	ws := m.workspace(inputs, false)
+	if len(targets) != len(inputs) {
+		panic(device.Misuse(fmt.Sprintf("model: %d sequences and targets for %d", len(inputs), len(targets))))
+	}
+	for s, ids := range targets {
+		if len(ids) != ws.length {
+			panic(device.Misuse(fmt.Sprintf("model: sequence %d has %d tokens and %d targets", s, ws.length, len(ids))))
+		}
+	}
+	m.forward(ws, inputs, nil)
+	m.headLoss(ws, slices.Concat(targets...), false)
+	sums, err := m.sumLosses(ws)
+	for s, sum := range sums {
+		sums[s] = 0 - sum // not −sum: a loss of 0 is a log-likelihood of 0, not of −0
+	}
+	return sums, err
 }
 
 // ForwardBackward runs both passes for the summed loss and hands inputs and output gradients to tap. It returns the mean
@@ -30,9 +53,9 @@ func (m *Model) Losses(batch [][]int32) ([]float64, error) {
 func (m *Model) ForwardBackward(batch [][]int32, tap Tap) ([]float64, error) {
 	ws := m.workspace(batch, true)
 	m.forward(ws, batch, tap)
-	m.headLoss(ws, batch, true)
+	m.headLoss(ws, nextTokens(batch), true)
 	m.backward(ws, tap)
-	return m.collectLosses(ws, batch)
+	return m.meanLosses(ws)
 }
 
 // Logits is the N×V matrix of logits of a batch, of type Acc; the caller frees it. Meant for short sequences: it is not chunked.
@@ -124,16 +147,21 @@ func (m *Model) mlpForward(ws *workspace, i int, b *block, a *activations, tap T
 	}
 }
 
-// headLoss makes ws.losses, and with grad also ws.dh, the gradient at the output of the last block. Logits are made for a
-// few rows at a time.
-func (m *Model) headLoss(ws *workspace, batch [][]int32, grad bool) {
-	d := m.dev
-	last := ws.h[m.Config.Blocks]
-	m.normalise(m.finalNorm, last, ws.x)
-	targets := make([]int32, 0, ws.n)
+// nextTokens are the targets of each position of a batch: the token behind it, and none for the last.
+func nextTokens(batch [][]int32) []int32 {
+	var targets []int32
 	for _, ids := range batch {
 		targets = append(append(targets, ids[1:]...), -1)
 	}
+	return targets
+}
+
+// headLoss makes ws.losses for a target per position, 0 where it is negative, and with grad also ws.dh, the gradient at the
+// output of the last block. Logits are made for a few rows at a time.
+func (m *Model) headLoss(ws *workspace, targets []int32, grad bool) {
+	d := m.dev
+	last := ws.h[m.Config.Blocks]
+	m.normalise(m.finalNorm, last, ws.x)
 	for i := 0; i < ws.n; i += ws.logits.Rows {
 		j := min(i+ws.logits.Rows, ws.n)
 		logits := ws.logits.Slice(0, j-i)
@@ -154,8 +182,17 @@ func (m *Model) headLoss(ws *workspace, batch [][]int32, grad bool) {
 	}
 }
 
-// collectLosses downloads the losses of all tokens and takes the mean per sequence, in float64.
-func (m *Model) collectLosses(ws *workspace, batch [][]int32) ([]float64, error) {
+// meanLosses are the sums of sumLosses over a sequence's next tokens, one fewer than it has.
+func (m *Model) meanLosses(ws *workspace) ([]float64, error) {
+	losses, err := m.sumLosses(ws)
+	for s := range losses {
+		losses[s] /= float64(ws.length - 1)
+	}
+	return losses, err
+}
+
+// sumLosses downloads the losses of all tokens and adds them up per sequence, in float64.
+func (m *Model) sumLosses(ws *workspace) ([]float64, error) {
 	perToken := device.DownloadSlice[float64](m.dev, ws.losses)
 	if err := m.dev.Sync(); err != nil {
 		if m.failedAt != "" {
@@ -163,18 +200,16 @@ func (m *Model) collectLosses(ws *workspace, batch [][]int32) ([]float64, error)
 		}
 		return nil, err
 	}
-	means := make([]float64, len(batch))
-	for s := range batch {
-		var sum float64
+	sums := make([]float64, ws.n/ws.length)
+	for s := range sums {
 		for _, l := range perToken[s*ws.length : (s+1)*ws.length] {
-			sum += l
+			sums[s] += l
 		}
-		means[s] = sum / float64(ws.length-1)
-		if math.IsNaN(means[s]) || math.IsInf(means[s], 0) {
-			return nil, &NonFiniteLoss{Sequence: s, Loss: means[s]}
+		if math.IsNaN(sums[s]) || math.IsInf(sums[s], 0) {
+			return nil, &NonFiniteLoss{Sequence: s, Loss: sums[s]}
 		}
 	}
-	return means, nil
+	return sums, nil
 }
 
 // passed remembers the block in which a failure of the device shows. A kernel that was queued and fails later shows only when
