@@ -10,7 +10,7 @@ import (
 // grammar is the command line. Each command is a struct of flags with a method Run.
 type grammar struct {
 	Prune      pruneCommand      `cmd:"" help:"Make a model smaller and write it."`
-	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text."`
+	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text, its accuracy on tasks, or both."`
 	Plan       planCommand       `cmd:"" help:"Tell how much time and memory a pruning run takes, before anything runs."`
 	Demo       demoCommand       `cmd:"" help:"Show the whole job on a small built-in model; less than a minute on two cores."`
 	Bench      benchCommand      `cmd:"" help:"Measure how fast the device is at what a run does."`
@@ -46,6 +46,7 @@ func newParser(g *grammar, s *session, exit func(int)) (*kong.Kong, error) {
 		kong.ValueFormatter(withDefault),
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "data", Title: "Text:"},
+			{Key: "tasks", Title: "Tasks:"},
 			{Key: "pruning", Title: "Pruning:"},
 			{Key: "output", Title: "Output:"},
 			{Key: "device", Title: "Device:"},
