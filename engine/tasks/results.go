@@ -123,8 +123,15 @@ func (r *Results) parse(data []byte, tasks []*Task) error {
 			r.whole, r.Torn = int64(end), len(data)-end
 			return nil
 		}
-		var rec Record
+		var rec struct {
+			Task           string
+			Line           int
+			LogLikelihoods []*float64 // nil is null
+		}
 		err := json.Unmarshal(data[end:end+n], &rec)
+		if err == nil && slices.Contains(rec.LogLikelihoods, nil) {
+			err = errors.New("a log-likelihood is null")
+		}
 		at := place{rec.Task, rec.Line}
 		switch {
 		case err != nil:
@@ -133,7 +140,10 @@ func (r *Results) parse(data []byte, tasks []*Task) error {
 			return fmt.Errorf("line %d has %d log-likelihoods for task %q, line %d, which has %d choices; the file is damaged, remove it to start again",
 				number, len(rec.LogLikelihoods), rec.Task, rec.Line, choices[at])
 		}
-		r.known[at] = rec.LogLikelihoods
+		r.known[at] = make([]float64, choices[at])
+		for k, ll := range rec.LogLikelihoods {
+			r.known[at][k] = *ll
+		}
 		end += n
 	}
 }
