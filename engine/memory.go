@@ -251,7 +251,9 @@ func checkRoom(d device.Device, parts []PlanPart, o Options) error {
 		}
 	}
 	if phase != pruning {
-		ways = append(ways, fmt.Sprintf("a shorter --length (it is %d)", o.Length))
+		if !o.lengthGiven {
+			ways = append(ways, fmt.Sprintf("a shorter --length (it is %d)", o.Length))
+		}
 		if o.Batch > 1 {
 			ways = append(ways, fmt.Sprintf("a smaller --batch (it is %d)", o.Batch))
 		}

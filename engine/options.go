@@ -64,6 +64,8 @@ type Options struct {
 	// GPU, where it is not nil, is asked at the end what the GPU did meanwhile, for the report. It may return nil.
 	GPU func() *report.GPU `kong:"-" yaml:"-" json:"-"`
 
+	lengthGiven bool // sequences are as long as they are, and no --length makes them shorter
+
 	deviceOwn int64         // device.Memory.Own of the device that the work is for
 	workNamed bool          // the user named the work directory, so it stays
 	hooks     journal.Hooks // tests

@@ -165,6 +165,20 @@ func NewEvaluation(of, text string, calibration bool, length, windows int, loss 
 		Loss: loss, Perplexity: math.Exp(loss), Bits: loss / math.Ln2}
 }
 
+// TaskScore is how well a model picks the right one of several choices: the accuracy by log-likelihood and by log-likelihood
+// per character, as EleutherAI's lm-evaluation-harness names and defines them (package tasks). Standard errors are nil for a
+// single item.
+type TaskScore struct {
+	Of                string   `json:"of"` // the model
+	Task              string   `json:"task"`
+	File              File     `json:"file"`
+	Items             int      `json:"items"`
+	Accuracy          float64  `json:"acc"`
+	AccuracyError     *float64 `json:"acc_stderr"`
+	AccuracyNorm      float64  `json:"acc_norm"`
+	AccuracyNormError *float64 `json:"acc_norm_stderr"`
+}
+
 // Write writes JSON to path, which is replaced at once or not at all.
 func (r *Report) Write(path string) error {
 	b, err := r.JSON()
