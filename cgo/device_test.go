@@ -113,6 +113,7 @@ func onGPU(t *testing.T) device.Device { return gpu(t, Options{}) }
 // See package enginetest.
 func TestGoldenPasses(t *testing.T)          { enginetest.Passes(t, onGPU) }
 func TestGoldenCostsAndUpdates(t *testing.T) { enginetest.CostsAndUpdates(t, onGPU) }
+func TestGoldenWeights(t *testing.T)         { enginetest.WeightCostsAndUpdates(t, onGPU) }
 func TestTwoShots(t *testing.T)              { enginetest.TwoShots(t, onGPU) }
 func TestRuns(t *testing.T)                  { enginetest.Runs(t, onGPU) }
 
