@@ -131,7 +131,7 @@ func TestIllConditionedFactors(t *testing.T) {
 
 // What would be caught: rounding of a float32 factor that stops a run, a factor that is truly indefinite and passes, a
 // sentence without layer and factor; a rank or damping that is not there and gives numbers; NaN that becomes one; joint damping
-// that stays too small for a singular product; conjugate gradients that end without having converged.
+// that stays too small for a singular product; memory that is not given back.
 func TestSumsThatFail(t *testing.T) {
 	dev := cpu.Open()
 	defer dev.Close()
@@ -177,12 +177,21 @@ func TestSumsThatFail(t *testing.T) {
 				t.Errorf("%s: %s: %T", test.name, what, err)
 			}
 		}
+		used := dev.Memory().Used
 		_, _, err := Costs(dev, test.layer, all, OBS, test.damp)
 		matches("costs", err, test.costs)
-		_, _, err = sumElementCosts(dev, test.layer, all, OBS, test.damp)
+		elements, _, err := sumElementCosts(dev, test.layer, all, OBS, test.damp)
 		matches("element costs", err, test.costs)
-		_, err = Apply(dev, test.layer, all, kept, Joint, test.damp)
-		matches("update", err, test.update)
+		for _, how := range []Update{Joint, Sum} {
+			result, err := Apply(dev, test.layer, all, kept, how, test.damp)
+			matches("update", err, test.update)
+			dev.Free(result.W)
+		}
+		masked, _ := refitMasked(dev, test.layer, all, make([]bool, 16), test.damp)
+		dev.Free(elements, masked.W)
+		if now := dev.Memory().Used; now != used {
+			t.Errorf("%s: %d bytes are held, %d were before", test.name, now, used)
+		}
 	}
 
 	// An eigenvalue of −2⁻²⁰ that float32's rounding explains becomes 0, however large the other side makes it.
