@@ -73,7 +73,7 @@ func TestExpectationDoesNotDependOnSamples(t *testing.T) {
 	dev := cpu.Open()
 	defer dev.Close()
 	m := enginetest.Load(t, dev, golden.Dir("tiny-llama"), device.F64)
-	tokens := golden.Tokens(t, "tiny-llama")
+	tokens := golden.Tokens(t, "tiny-llama")[:4]
 	last, vocabulary, n := len(m.Linears())-1, m.Config.Vocab, len(tokens)*len(tokens[0])
 	x := m.Logits(tokens)
 	logits := device.DownloadSlice[float64](dev, x)
@@ -122,7 +122,7 @@ func TestExpectationDoesNotDependOnSamples(t *testing.T) {
 		}
 		e := golden.Error(g, want)
 		t.Logf("%d samples, %d seeds: relative error %.3f", test.samples, test.seeds, e)
-		if !(e < 0.12) { // 4608 draws of heavy tails; a factor of 4 would be an error of 3
+		if !(e < 0.2) { // 2304 draws of heavy tails; a factor of 4 would be an error of 3
 			t.Errorf("%d samples: G is off by %.3f from what is expected of it", test.samples, e)
 		}
 	}
