@@ -306,6 +306,7 @@ func TestTextAndTasks(t *testing.T) {
 	both := zeroShotOptions(dir, "float64", 0)
 	alone := both
 	both.Text, both.Length = []string{text}, 16
+	both.Tasks = []string{items("s*.jsonl"), items("*.jsonl")} // each once
 	only := both
 	only.Tasks = nil
 	var got [3]Evaluation
@@ -354,6 +355,7 @@ func TestRefusedTasks(t *testing.T) {
 		"too long": {func(o *EvalOptions) {
 			o.Tasks = []string{file("long.jsonl", `{"context": "a", "choices": ["a", "`+strings.Repeat("%", 65)+`"], "answer": 1}`)}
 		}, "long.jsonl: line 1, choice 1: the choice has 65 tokens, and the model has positions for 64"},
+		"no match":    {func(o *EvalOptions) { o.Tasks = []string{filepath.Join(folder, "*.none")} }, `tasks: pattern "`},
 		"one name":    {func(o *EvalOptions) { o.Tasks = []string{one, file("other/one.jsonl", good)} }, "are both task one; give one of the files another name"},
 		"no prefix":   {func(o *EvalOptions) { o.Model, o.Tasks = bare, []string{items("bare.jsonl")} }, "bare.jsonl: line 6, choice 0: the context is empty, and the model's tokenizer names no token"},
 		"nothing":     {func(o *EvalOptions) { o.Tasks, o.Results = nil, "" }, "there is nothing to measure; give --text"},
