@@ -32,10 +32,17 @@
 //
 // After the last shot finish clears what is structurally dead, rounds to the type of the file, measures that, and writes.
 //
+// # Measuring a model
+//
+// Evaluate measures a model, pruned or not: its perplexity on a text, as the runs do with --eval, and its accuracy on
+// multiple-choice tasks. For these package tasks says what tokens to ask for, zeroShot sends them through
+// model.LogLikelihoods, group of questions by group, and package tasks keeps and scores the answers.
+//
 // # Who knows what
 //
 //	text, checkpoint, journal, report     know no device
 //	compare                               knows checkpoint and report, sets outputs side by side; cmd alone calls it
+//	tasks                                 knows text and report, and no device
 //	model, curvature, prune               know package device, not what is behind it
 //	engine                                joins them; cmd gives it a device
 //

@@ -19,7 +19,7 @@ type EvalOptions struct {
 	TextLimit int64    `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
 	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
 	Windows   int      `name:"windows" yaml:"windows" help:"Measure the first N windows only; 0 = all." default:"0" group:"data"`
-	Tasks     []string `name:"tasks" yaml:"tasks" help:"Multiple-choice questions to measure the accuracy on: .jsonl with the fields context, choices and answer, also .gz or .zst; repeat the flag for several." placeholder:"FILE" sep:"none" group:"tasks"`
+	Tasks     []string `name:"tasks" yaml:"tasks" help:"Multiple-choice questions to measure the accuracy on: .jsonl with the fields context, choices and answer, also .gz or .zst; quoted globs; repeat the flag for several." placeholder:"FILE" sep:"none" group:"tasks"`
 	Results   string   `name:"results" yaml:"results" help:"File for the log-likelihoods of every question, a JSON line each. A stopped evaluation goes on with it." placeholder:"FILE" group:"tasks"`
 	Batch     int      `name:"batch" yaml:"batch" help:"Windows, or choices, that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
 	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs and takes half the memory." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`

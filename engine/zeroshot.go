@@ -13,6 +13,7 @@ import (
 	"surgeon/engine/model"
 	"surgeon/engine/report"
 	"surgeon/engine/tasks"
+	"surgeon/engine/text"
 )
 
 // zeroShot are the multiple-choice tasks of an evaluation, tokenised, with what is known of their results.
@@ -48,7 +49,11 @@ func (in *inputs) readZeroShot(dev device.Device, o EvalOptions) (*zeroShot, err
 }
 
 // readTasks reads and tokenises the tasks and refuses what the model cannot be asked.
-func (in *inputs) readTasks(paths []string) (*zeroShot, error) {
+func (in *inputs) readTasks(patterns []string) (*zeroShot, error) {
+	paths, err := text.Expand(patterns)
+	if err != nil {
+		return nil, refuse("tasks: %w", err)
+	}
 	encoder, err := in.taskEncoder()
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
 	"surgeon/engine/internal/golden"
 	"surgeon/engine/tasks"
@@ -144,14 +145,33 @@ func TestHarness(t *testing.T) {
 	}
 }
 
+// batchSensitive is a device whose losses depend on what is computed together, as those of a fast matrix product do.
+type batchSensitive struct{ device.Device }
+
+func (d batchSensitive) CrossEntropy(logits device.Tensor, targets []int32, grad bool, losses device.Tensor) {
+	d.Device.CrossEntropy(logits, targets, grad, losses)
+	values := device.DownloadSlice[float32](d, losses)
+	for i := range values {
+		if targets[i] >= 0 {
+			values[i] += float32(logits.Rows) / 1024
+		}
+	}
+	device.UploadSlice(d, values, losses)
+}
+
 // What would be caught: an evaluation that is stopped after any step and goes on, alone or more than once, to other results
 // than one that was not, that measures again what it has, or that leaves another file.
 func TestResumedEvaluation(t *testing.T) {
-	for _, batch := range []int{1, 7} {
+	evaluate := func(ctx context.Context, o EvalOptions, w Watcher) (Evaluation, error) {
+		dev := batchSensitive{cpu.Open()}
+		defer dev.Close()
+		return Evaluate(ctx, dev, o, w)
+	}
+	for _, batch := range []int{1, 24} {
 		o := zeroShotOptions(zeroShotModel(t, "tiny-llama", "bos"), "float32", batch)
 		o.Results = filepath.Join(t.TempDir(), "results.jsonl")
 		steps := 0
-		want, err := evaluateTiny(t, context.Background(), o, &silent{onStep: func(int) { steps++ }})
+		want, err := evaluate(context.Background(), o, &silent{onStep: func(int) { steps++ }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +186,7 @@ func TestResumedEvaluation(t *testing.T) {
 		for stop := 1; stop < steps; stop++ {
 			ctx, cancel := context.WithCancel(context.Background())
 			n := 0
-			_, err := evaluateTiny(t, ctx, o, &silent{onStep: func(int) {
+			_, err := evaluate(ctx, o, &silent{onStep: func(int) {
 				if n++; n == stop {
 					cancel()
 				}
@@ -180,7 +200,7 @@ func TestResumedEvaluation(t *testing.T) {
 			}
 		}
 		w := &silent{}
-		got, err := evaluateTiny(t, context.Background(), o, w)
+		got, err := evaluate(context.Background(), o, w)
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("batch %d: %+v, %v, want %+v", batch, got, err, want)
 		}
@@ -191,12 +211,12 @@ func TestResumedEvaluation(t *testing.T) {
 			t.Errorf("batch %d: the file differs", batch)
 		}
 		// Killed in the middle of a write: a group with a torn line, or some of its lines missing, is measured again.
-		for _, n := range []int{7, bytes.IndexByte(whole, '\n') + 1, len(whole) / 3, len(whole) / 2, len(whole) - 1, len(whole)} {
+		for _, n := range cuts(whole) {
 			if err := os.WriteFile(o.Results, whole[:n], 0o644); err != nil {
 				t.Fatal(err)
 			}
 			w := &silent{}
-			got, err := evaluateTiny(t, context.Background(), o, w)
+			got, err := evaluate(context.Background(), o, w)
 			if err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("batch %d: cut to %d bytes: %+v, %v, want %+v", batch, n, got, err, want)
 			}
@@ -208,6 +228,17 @@ func TestResumedEvaluation(t *testing.T) {
 			}
 		}
 	}
+}
+
+// cuts are places to cut a results file at: in its first line, and behind, before and in the middle of others.
+func cuts(whole []byte) []int {
+	all := []int{7}
+	for at, b := range whole {
+		if b == '\n' {
+			all = append(all, at, at+1)
+		}
+	}
+	return append(all[:9], append(all[len(all)/2:len(all)/2+9], len(whole)-10, len(whole))...)
 }
 
 // What would be caught: figures that are taken from the model where the file has them, or from a file of another model, task,
@@ -275,6 +306,7 @@ func TestTextAndTasks(t *testing.T) {
 	both := zeroShotOptions(dir, "float64", 0)
 	alone := both
 	both.Text, both.Length = []string{text}, 16
+	both.Tasks = []string{items("s*.jsonl"), items("*.jsonl")} // each once
 	only := both
 	only.Tasks = nil
 	var got [3]Evaluation
@@ -323,6 +355,7 @@ func TestRefusedTasks(t *testing.T) {
 		"too long": {func(o *EvalOptions) {
 			o.Tasks = []string{file("long.jsonl", `{"context": "a", "choices": ["a", "`+strings.Repeat("%", 65)+`"], "answer": 1}`)}
 		}, "long.jsonl: line 1, choice 1: the choice has 65 tokens, and the model has positions for 64"},
+		"no match":    {func(o *EvalOptions) { o.Tasks = []string{filepath.Join(folder, "*.none")} }, `tasks: pattern "`},
 		"one name":    {func(o *EvalOptions) { o.Tasks = []string{one, file("other/one.jsonl", good)} }, "are both task one; give one of the files another name"},
 		"no prefix":   {func(o *EvalOptions) { o.Model, o.Tasks = bare, []string{items("bare.jsonl")} }, "bare.jsonl: line 6, choice 0: the context is empty, and the model's tokenizer names no token"},
 		"nothing":     {func(o *EvalOptions) { o.Tasks, o.Results = nil, "" }, "there is nothing to measure; give --text"},

@@ -56,7 +56,7 @@ func ReadCorpus(patterns []string) (*Corpus, error) { return readCorpus(patterns
 // readCorpus is ReadCorpus with a limit to the bytes of text. Whatever the files say, the memory it takes is a small
 // multiple of that limit and of their size on the disk.
 func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
-	paths, err := expand(patterns)
+	paths, err := Expand(patterns)
 	if err != nil {
 		return nil, fmt.Errorf("corpus: %w", err)
 	}
@@ -117,8 +117,8 @@ func boundary(s string, at int) int {
 	return at
 }
 
-// expand turns patterns into paths of files that exist, without doubles.
-func expand(patterns []string) ([]string, error) {
+// Expand turns patterns into paths of files that exist, as ReadCorpus takes them.
+func Expand(patterns []string) ([]string, error) {
 	if len(patterns) == 0 {
 		return nil, errors.New("no file is named")
 	}
