@@ -112,7 +112,7 @@ func TestLoraResumes(t *testing.T) {
 		if !bytes.Equal(weightsOf(t, o.Output), weightsOf(t, whole.Output)) {
 			t.Errorf("%s: the stopped run ends in other bits", precision)
 		}
-		if g, w := got.Final.Lora, want.Final.Lora; g.LossBefore != w.LossBefore || g.LossAfter != w.LossAfter || !slices.Equal(got.ResumedFrom, []int{1, 2, 2, 2, 2}) && len(got.ResumedFrom) == 0 {
+		if g, w := got.Final.Lora, want.Final.Lora; g.LossBefore != w.LossBefore || g.LossAfter != w.LossAfter || !slices.Equal(got.ResumedFrom, []int{1, 2}) {
 			t.Errorf("%s: last round %+v, want %+v; taken up after %v", precision, g, w, got.ResumedFrom)
 		}
 		for i := range want.Shots {
