@@ -50,8 +50,15 @@ func (r *run) shot(ctx context.Context, number int) error {
 	s.Reached = float64(o.Removed) / float64(o.Total)
 	s.Reduction = float64(o.Removed) / float64(r.report.Model.Parameters)
 	s.DampingsRaised = r.raised(o.Raised)
+	if s.Lora, err = r.correctShot(ctx, number); err != nil {
+		return fmt.Errorf("lora: %w", err)
+	}
 	if s.LossAfter, s.LossesAfter, err = r.heldOut(ctx, r.title+"check"); err != nil {
 		return fmt.Errorf("check: %w", err)
+	}
+	if s.Lora != nil {
+		s.Lora.LossAfter = s.LossAfter
+		r.sayCorrected(s.Lora)
 	}
 	if r.options.MaxLoss > 0 && s.LossAfter > r.options.MaxLoss {
 		return r.stepBack(number, s.LossAfter)
@@ -234,6 +241,9 @@ const (
 // suspicious is a warning where the quadratic model did not hold, or "".
 func suspicious(s report.Shot) string {
 	rise := s.LossAfter - s.LossBefore
+	if s.Lora != nil { // what is predicted is the update
+		rise = s.Lora.LossBefore - s.LossBefore
+	}
 	if s.PredictedIncrease == nil || rise <= suspiciousNats || rise <= suspiciousRatio**s.PredictedIncrease {
 		return ""
 	}

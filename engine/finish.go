@@ -15,10 +15,13 @@ import (
 	"surgeon/engine/report"
 )
 
-// finish removes what computes nothing any more, rounds the model to the type it is written in, measures that, and writes
+// finish makes the last round of corrections, removes what computes nothing any more, rounds the model to the type it is written in, measures that, and writes
 // it: the last loss is that of the file, not of a more exact model nobody gets.
 func (r *run) finish(ctx context.Context) error {
 	r.clock = map[string]float64{}
+	if err := r.correctLast(ctx); err != nil {
+		return fmt.Errorf("last round of lora: %w", err)
+	}
 	if err := r.propagateDead(); err != nil {
 		return fmt.Errorf("dead propagation: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
+	"surgeon/engine/lora"
 	"surgeon/engine/model"
 	"surgeon/engine/prune"
 )
@@ -30,9 +31,10 @@ const (
 
 // The phases of a run, by what is in memory.
 const (
-	measuring = "curvature"
-	pruning   = "costs and update"
-	writing   = "writing" // and checking: the model and passes without curvature
+	measuring  = "curvature"
+	pruning    = "costs and update"
+	correcting = "low-rank corrections"
+	writing    = "writing" // and checking: the model and passes without curvature
 )
 
 // hostBytes is what the program itself takes: code, tokenizer, the runtime's own memory. It is a round allowance, not a
@@ -91,6 +93,14 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 		scratch = max(scratch, layerScratch(int64(l.Rows), int64(l.Inputs()), o))
 	}
 	add("one layer in float64", pruning, scratch)
+	if o.Lora {
+		layers := linears(cfg)
+		add("weights before it, and corrections", correcting, lora.Bytes(layers, t, o.LoraRank, o.Length))
+		add("activations", correcting, model.WorkspaceBytes(cfg, t, o.Length, 1, true))
+		if warm := curvature.WarmBytes(layers, t, c); warm > 0 {
+			add("factors that the next shot starts from", correcting, warm)
+		}
+	}
 	add("activations of a check", writing, eval[1].Bytes)
 	return parts
 }
@@ -146,6 +156,9 @@ func hostParts(in *inputs, o Options) []PlanPart {
 	for _, l := range linears(cfg) {
 		largest = max(largest, 4*int64(l.Rows)*int64(l.Inputs()))
 	}
+	if o.Lora {
+		parts = append(parts, PlanPart{"corrections, and the means of Adam", correcting, OnHost, lora.HostBytes(linears(cfg), o.LoraRank)})
+	}
 	return append(parts, PlanPart{"one tensor on the host", writing, OnHost, largest})
 }
 
@@ -162,7 +175,7 @@ func masterParts(cfg checkpoint.Config, o Options) []PlanPart {
 // It settles o.Batch where that is left open, by o.Length and o.Samples, and refuses what the device has no room for.
 func PlanTurn(d device.Device, cfg checkpoint.Config, o *Options) (parts []PlanPart, peakDeviceBytes int64, err error) {
 	turnParts := func(cfg checkpoint.Config, o Options) []PlanPart {
-		return slices.DeleteFunc(runParts(cfg, o), func(p PlanPart) bool { return p.Phase == writing })
+		return slices.DeleteFunc(runParts(cfg, o), func(p PlanPart) bool { return p.Phase == writing || p.Phase == correcting })
 	}
 	if err := settleBatch(d, cfg, o, turnParts); err != nil {
 		return nil, 0, err
@@ -258,9 +271,12 @@ func checkRoom(d device.Device, parts []PlanPart, o Options) error {
 		if !o.lengthGiven {
 			ways = append(ways, fmt.Sprintf("a shorter --length (it is %d)", o.Length))
 		}
-		if o.Batch > 1 {
+		if o.Batch > 1 && phase != correcting {
 			ways = append(ways, fmt.Sprintf("a smaller --batch (it is %d)", o.Batch))
 		}
+	}
+	if phase == correcting {
+		ways = append(ways, "leaving --lora out")
 	}
 	if typeOf(o.Precision) != device.BF16 {
 		ways = append(ways, "--precision bfloat16")

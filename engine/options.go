@@ -48,6 +48,12 @@ type Options struct {
 	FisherSamples int              `name:"fisher-samples" yaml:"fisher-samples" json:"fisher-samples" help:"Tokens that are drawn for each one, a backward pass for each." default:"1" placeholder:"SAMPLES" group:"curvature"`
 	FisherSeed    *uint64          `name:"fisher-seed" yaml:"fisher-seed" json:"fisher-seed" help:"Seed of the drawn tokens; that of the windows where none is given." placeholder:"SEED" group:"curvature"`
 
+	Lora       bool    `name:"lora" yaml:"lora" json:"lora" help:"After every shot, correct the weights that stay by the gradient of the loss, through a change of low rank." group:"lora"`
+	LoraRank   int     `name:"lora-rank" yaml:"lora-rank" json:"lora-rank" help:"Rank of a correction." default:"8" group:"lora"`
+	LoraRate   float64 `name:"lora-rate" yaml:"lora-rate" json:"lora-rate" help:"Learning rate of Adam." default:"1e-4" placeholder:"RATE" group:"lora"`
+	LoraShare  float64 `name:"lora-share" yaml:"lora-share" json:"lora-share" help:"Share of the calibration windows, one step each, that a shot is corrected on." default:"0.025" placeholder:"SHARE" group:"lora"`
+	LoraEpochs int     `name:"lora-epochs" yaml:"lora-epochs" json:"lora-epochs" help:"Epochs of a last round on all calibration windows, after the last shot; 0 = none." default:"0" group:"lora"`
+
 	Output    string `name:"output" short:"o" yaml:"output" json:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
 	DType     string `name:"dtype" yaml:"dtype" json:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
 	Force     bool   `name:"force" yaml:"force" json:"force" help:"Replace an output directory that is there." group:"output"`
@@ -95,6 +101,9 @@ func (o *Options) check() error {
 		return err
 	}
 	if err := o.checkCurvature(); err != nil {
+		return err
+	}
+	if err := o.checkLora(); err != nil {
 		return err
 	}
 	switch {

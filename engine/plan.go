@@ -10,6 +10,7 @@ import (
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
+	"surgeon/engine/lora"
 	"surgeon/engine/model"
 	"surgeon/engine/prune"
 	"surgeon/engine/report"
@@ -71,6 +72,7 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 type rates struct {
 	curvature float64 // seconds for one window: forward, backward, factors
 	forward   float64 // seconds for one window forward
+	lora      float64 // seconds for one step of low-rank corrections; too many where a shorter window was measured, for its products of A and B do not grow with windows
 	costs     float64 // seconds per FLOP of costs
 	update    float64 // seconds per FLOP of updates
 	weights   float64 // seconds per FLOP of updates of single weights
@@ -110,7 +112,10 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 		add("threshold", shots*float64(prunable)*r.threshold)
 	}
 	add("update", updates)
-	add("checks", (shots+2)*float64(o.HeldOut)*r.forward)
+	if o.Lora {
+		add("low-rank corrections", float64(o.loraSteps())*r.lora)
+	}
+	add("checks", (shots+2+float64(o.loraChecks()))*float64(o.HeldOut)*r.forward)
 	add("journal and output", (shots*float64(prunable)*4+4*float64(prunable))*r.bytes)
 }
 
@@ -144,7 +149,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 		if err != nil {
 			return r, err
 		}
-		passes[i], err = timePasses(ctx, m, n, o.curvature())
+		passes[i], err = timePasses(ctx, m, n, o)
 		m.Free()
 		if err != nil {
 			return r, err
@@ -154,6 +159,9 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	forward, both := timeHead(dev, cfg, n, o)
 	r.curvature = scale * (passes[0].curvature + blocks*max(0, passes[1].curvature-passes[0].curvature) + both)
 	r.forward = scale * (passes[0].forward + blocks*max(0, passes[1].forward-passes[0].forward) + forward)
+	if o.Lora {
+		r.lora = scale * (passes[0].lora + blocks*max(0, passes[1].lora-passes[0].lora) + both)
+	}
 	if err := timeLoad(dev, in, o, &r); err != nil {
 		return r, err
 	}
@@ -244,20 +252,20 @@ func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
 	return nil
 }
 
-type passTimes struct{ curvature, forward float64 }
+type passTimes struct{ curvature, forward, lora float64 }
 
 // timePasses takes the faster of two tries of each pass.
-func timePasses(ctx context.Context, m *model.Model, n int, o curvature.Options) (passTimes, error) {
+func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTimes, error) {
 	rng := rand.New(rand.NewPCG(2, 0))
 	ids := make([]int32, n)
 	for i := range ids {
 		ids[i] = int32(rng.IntN(m.Config.Vocab))
 	}
 	batch := [][]int32{ids}
-	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1)}
+	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1), lora: math.Inf(1)}
 	for range 2 {
 		start := time.Now()
-		f, _, err := curvature.Collect(ctx, m, batch, 1, o, nil, nil)
+		f, _, err := curvature.Collect(ctx, m, batch, 1, o.curvature(), nil, nil)
 		if err != nil {
 			return best, err
 		}
@@ -268,6 +276,14 @@ func timePasses(ctx context.Context, m *model.Model, n int, o curvature.Options)
 			return best, err
 		}
 		best.forward = min(best.forward, time.Since(start).Seconds())
+		if !o.Lora {
+			continue
+		}
+		start = time.Now()
+		if _, err := lora.Correct(ctx, m, batch, []int{0}, lora.Options{Rank: o.LoraRank, Rate: o.LoraRate, Epochs: 1}, nil); err != nil {
+			return best, err
+		}
+		best.lora = min(best.lora, time.Since(start).Seconds())
 	}
 	return best, nil
 }

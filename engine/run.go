@@ -84,6 +84,9 @@ func (r *run) read() error {
 	if err := r.refuseOddBlocks(); err != nil {
 		return err
 	}
+	if err := o.checkLoraRank(in.model.Config); err != nil {
+		return err
+	}
 	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
 		return err
 	}
@@ -146,7 +149,7 @@ func (r *run) identity() map[string]any {
 	if r.evaluation != nil {
 		evaluated = r.evaluation.identity()
 	}
-	return map[string]any{
+	identity := map[string]any{
 		"--eval sha256": evaluated,
 		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.identity(), "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
@@ -154,6 +157,8 @@ func (r *run) identity() map[string]any {
 		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--sequential": o.Sequential,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
+	o.loraIdentity(identity)
+	return identity
 }
 
 // state is what a shot's record holds beside the weights: all of the run so far.

@@ -51,6 +51,7 @@ func newParser(g *grammar, s *session, exit func(int)) (*kong.Kong, error) {
 			{Key: "tasks", Title: "Tasks:"},
 			{Key: "pruning", Title: "Pruning:"},
 			{Key: "curvature", Title: "Curvature:"},
+			{Key: "lora", Title: "Low-rank corrections:"},
 			{Key: "output", Title: "Output:"},
 			{Key: "device", Title: "Device:"},
 			{Key: "general", Title: "General:"},

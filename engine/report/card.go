@@ -98,7 +98,14 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 	}
 	b.WriteString("\n")
 	notes := 0
+	corrected := func(when string, l *LoraRound) {
+		if l != nil {
+			fmt.Fprintf(b, "- %s: low-rank corrections (%d windows, epochs: %d) brought the loss from %.4f to %.4f.\n", when, l.Windows, l.Epochs, l.LossBefore, l.LossAfter)
+			notes++
+		}
+	}
 	for _, s := range r.Shots {
+		corrected(fmt.Sprintf("Shot %d", s.Number), s.Lora)
 		if s.Warning != "" {
 			fmt.Fprintf(b, "- Shot %d: %s\n", s.Number, line(s.Warning))
 			notes++
@@ -108,6 +115,7 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 			notes++
 		}
 	}
+	corrected("After the last shot", r.Final.Lora)
 	for _, w := range r.Warnings {
 		fmt.Fprintf(b, "- %s\n", line(w))
 		notes++

@@ -112,11 +112,22 @@ type Shot struct {
 	PredictedIncrease *float64 `json:"predicted_increase"` // nil where no curvature predicts one
 	Warning           string   `json:"warning,omitempty"`
 
+	Lora *LoraRound `json:"lora,omitempty"` // nil where there were no corrections
+
 	LossesAfter []TextLoss `json:"held_out_losses_after,omitempty"` // held-out losses after the shot by text, where they have names
 
 	DampingsRaised []Damping          `json:"dampings_raised"`
-	Seconds        map[string]float64 `json:"seconds"`    // by stage: curvature, costs, threshold, update, check, journal
+	Seconds        map[string]float64 `json:"seconds"`    // by stage: curvature, costs, threshold, update, lora, check, journal
 	PeakBytes      int64              `json:"peak_bytes"` // resident, of the process up to here
+}
+
+// LoraRound is a round of low-rank corrections.
+type LoraRound struct {
+	Windows    int      `json:"windows"` // of the calibration windows
+	Epochs     int      `json:"epochs"`
+	LossBefore float64  `json:"held_out_loss_before"`
+	LossAfter  float64  `json:"held_out_loss_after"`
+	LeftOut    []string `json:"layers_left_out,omitempty"` // that have no weight left
 }
 
 // Damping is a factor that is not positive definite with the damping that was asked for.
@@ -142,6 +153,7 @@ type Final struct {
 	Reduction     float64    `json:"whole_model_reduction"`
 	HeldOutLoss   float64    `json:"held_out_loss"`
 	HeldOutLosses []TextLoss `json:"held_out_losses,omitempty"` // by text, where they have names
+	Lora          *LoraRound `json:"lora,omitempty"`            // the last round, on the model before it was rounded; nil where there was none
 	StoppedEarly  string     `json:"stopped_early,omitempty"`   // why not all shots were made
 }
 
