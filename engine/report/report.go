@@ -35,6 +35,8 @@ type Report struct {
 	ResumedFrom []int             `json:"resumed_from"` // the shots after which a stopped run was taken up again
 	Warnings    []string          `json:"warnings"`
 
+	Structure string `json:"structure"` // what was removed as one: "rowcol", "element", "2:4"
+
 	Model  Model   `json:"model"`
 	Data   Data    `json:"data"`
 	Dense  Dense   `json:"dense"`
