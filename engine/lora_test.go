@@ -247,7 +247,7 @@ func TestLoraPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i := slices.IndexFunc(p.Stages, func(s PlanStage) bool { return s.Name == "low-rank corrections" }); i < 0 || !(p.Stages[i].Seconds > 0) {
+	if i := slices.IndexFunc(p.Stages, func(s PlanStage) bool { return s.Name == "lora" }); i < 0 || !(p.Stages[i].Seconds > 0) {
 		t.Errorf("the plan's stages are %+v", p.Stages)
 	}
 	parts, _, err := PlanTurn(openSeparate(t, 1<<40), configOf(t, dir), &o)
