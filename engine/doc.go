@@ -13,6 +13,8 @@
 //	V = (G'_SS)⁻¹ G'_S: W A'_:T (A'_TT)⁻¹                 the rest, re-fitted: S kept rows, T kept columns
 //	V = W − G'⁻¹ Y A'⁻¹                                   the same for single weights: Y has their places
 //	½ tr(Dᵀ G D A)                                        predicted rise of the loss for the step D = V − W
+//	W + M ∘ (B·A)                                         with --lora: corrected by the gradient, A and B of low rank, M_ij
+//	                                                      1 where W_ij ≠ 0, else 0
 //
 // One threshold for the whole model says what goes; targets rise linearly over the shots. F may be told in other ways
 // (package curvature), and inverted in others (package prune); presets.go has the combinations that have a name.
@@ -26,11 +28,13 @@
 // host. threshold is prune.Select: one sorted sweep over all of them. update is prune.Apply for every layer: index lists
 // go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). Single
 // weights, and N of every M, take the same stages in weights.go: prune.CostElements, prune.SelectWeights, which never holds
-// all costs, and prune.ApplyElements. heldOut
+// all costs, and prune.ApplyElements. correctShot, with --lora, measures the held-out loss and has package lora follow the
+// gradient for a few windows. heldOut
 // looks at windows that took no part, and at those of each text where they have names (texts.go). save hands weights and
 // report to package journal, from where an interrupted run goes on bit for bit.
 //
-// After the last shot finish clears what is structurally dead, rounds to the type of the file, measures that, and writes.
+// After the last shot finish makes the last round of corrections where one is asked for, clears what is structurally dead,
+// rounds to the type of the file, measures that, and writes.
 //
 // # Measuring a model
 //
@@ -43,7 +47,7 @@
 //	text, checkpoint, journal, report     know no device
 //	compare                               knows checkpoint and report, sets outputs side by side; cmd alone calls it
 //	tasks                                 knows text and report, and no device
-//	model, curvature, prune               know package device, not what is behind it
+//	model, curvature, lora, prune         know package device, not what is behind it
 //	engine                                joins them; cmd gives it a device
 //
 // A Go test (imports_test.go) holds these rules.

@@ -247,12 +247,33 @@ func TestLoraPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i := slices.IndexFunc(p.Stages, func(s PlanStage) bool { return s.Name == "low-rank corrections" }); i < 0 || !(p.Stages[i].Seconds > 0) {
+	if i := slices.IndexFunc(p.Stages, func(s PlanStage) bool { return s.Name == "lora" }); i < 0 || !(p.Stages[i].Seconds > 0) {
 		t.Errorf("the plan's stages are %+v", p.Stages)
 	}
 	parts, _, err := PlanTurn(openSeparate(t, 1<<40), configOf(t, dir), &o)
 	if err != nil || slices.ContainsFunc(parts, func(p PlanPart) bool { return p.Phase == correcting }) {
 		t.Errorf("a turn is planned with %+v: %v", parts, err)
+	}
+}
+
+// What would be caught: a run that the device has no room for in its rounds alone, and that begins, or is told what does not help.
+func TestNoRoomForLora(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := loraOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.Curvature, o.Update, o.Length, o.Batch = curvature.Identity, prune.None, 64, 2
+	need, phase := peak(runParts(configOf(t, dir), o))
+	_, err := Prune(context.Background(), openSeparate(t, need-1), o, &silent{})
+	var request *RequestError
+	if !errors.As(err, &request) || phase != correcting {
+		t.Fatalf("%s takes most; got %v", phase, err)
+	}
+	for _, s := range []string{"during lora: weights ", "weights before a round, and corrections ", "a shorter --length", "leaving --lora out"} {
+		if !strings.Contains(err.Error(), s) {
+			t.Errorf("%v does not say %q", err, s)
+		}
+	}
+	if strings.Contains(err.Error(), "--batch") {
+		t.Errorf("%v: rounds do not depend on the batch", err)
 	}
 }
 

@@ -33,7 +33,7 @@ const (
 const (
 	measuring  = "curvature"
 	pruning    = "costs and update"
-	correcting = "low-rank corrections"
+	correcting = "lora"
 	writing    = "writing" // and checking: the model and passes without curvature
 )
 
@@ -95,7 +95,7 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 	add("one layer in float64", pruning, scratch)
 	if o.Lora {
 		layers := linears(cfg)
-		add("weights before it, and corrections", correcting, lora.Bytes(layers, t, o.LoraRank, o.Length))
+		add("weights before a round, and corrections", correcting, lora.Bytes(layers, t, o.LoraRank, o.Length))
 		add("activations", correcting, model.WorkspaceBytes(cfg, t, o.Length, 1, true))
 		if warm := curvature.WarmBytes(layers, t, c); warm > 0 {
 			add("factors that the next shot starts from", correcting, warm)
@@ -157,7 +157,7 @@ func hostParts(in *inputs, o Options) []PlanPart {
 		largest = max(largest, 4*int64(l.Rows)*int64(l.Inputs()))
 	}
 	if o.Lora {
-		parts = append(parts, PlanPart{"corrections, and the means of Adam", correcting, OnHost, lora.HostBytes(linears(cfg), o.LoraRank)})
+		parts = append(parts, PlanPart{"corrections, and means of Adam", correcting, OnHost, lora.HostBytes(linears(cfg), o.LoraRank)})
 	}
 	return append(parts, PlanPart{"one tensor on the host", writing, OnHost, largest})
 }

@@ -113,7 +113,7 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 	}
 	add("update", updates)
 	if o.Lora {
-		add("low-rank corrections", float64(o.loraSteps())*r.lora)
+		add("lora", float64(o.loraSteps())*r.lora)
 	}
 	add("checks", (shots+2+float64(o.loraChecks()))*float64(o.HeldOut)*r.forward)
 	add("journal and output", (shots*float64(prunable)*4+4*float64(prunable))*r.bytes)
