@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -261,6 +262,22 @@ func TestNoRoom(t *testing.T) {
 	}
 	var request *RequestError
 	if _, err := Evaluate(context.Background(), openSeparate(t, least-1), e, &silent{}); !errors.As(err, &request) || !strings.Contains(err.Error(), "needed: weights 0.1 MiB, activations") {
+		t.Errorf("got %v", err)
+	}
+	// Tasks: as many choices at a time as there is room for, and never fewer than one.
+	o := zeroShotOptions(zeroShotModel(t, "tiny-llama", "bos"), "float32", 0)
+	passes = Options{Length: 64, HeldOut: 130, Batch: 1, Precision: o.Precision}
+	least, _ = peak(evalParts(configOf(t, o.Model), passes))
+	want, err := Evaluate(context.Background(), openSeparate(t, 100*least), o, &silent{})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, room := range []int64{least, 3 * least} {
+		if got, err := Evaluate(context.Background(), openSeparate(t, room), o, &silent{}); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("with room for %d bytes: %+v, %v, want %+v", room, got, err, want)
+		}
+	}
+	if _, err := Evaluate(context.Background(), openSeparate(t, least-1), o, &silent{}); !errors.As(err, &request) || strings.Contains(err.Error(), "--length") {
 		t.Errorf("got %v", err)
 	}
 }
