@@ -130,6 +130,47 @@ func shot(b *testing.B, dev device.Device, l prune.Layer) (predicted, flop float
 	return r.Predicted, prune.CostFLOP(l.W.Rows, l.W.Cols) + prune.ApplyFLOP(l.W.Rows, l.W.Cols, kept)
 }
 
+// BenchmarkWeights is the update of one block when half of its single weights go, in groups of 2000. seconds-a-shot is what all
+// blocks take.
+func BenchmarkWeights(b *testing.B) {
+	each(b, func(b *testing.B, cfg checkpoint.Config, dev device.Device) {
+		rng := rand.New(rand.NewPCG(6, 0))
+		var layers []prune.Layer
+		var gone [][]bool
+		all := linears(cfg)
+		for _, l := range all[:len(all)/cfg.Blocks] {
+			layers = append(layers, prune.Layer{Name: l.Name, W: random(dev, l.Rows, l.Inputs(), device.F64), Term: prune.Term{A: factor(dev, l.Inputs()), G: factor(dev, l.Rows)}})
+			marks := make([]bool, l.Rows*l.Inputs())
+			for i := range marks {
+				marks[i] = rng.IntN(2) == 0
+			}
+			gone = append(gone, marks)
+		}
+		rate := gemmRate(b, dev, device.F64)
+		var flop, checksum float64
+		var iterations int
+		for b.Loop() {
+			flop, checksum, iterations = 0, 0, 0
+			for i, l := range layers {
+				alive, err := prune.Alive(dev, l)
+				if err != nil {
+					b.Fatal(err)
+				}
+				r, err := prune.ApplyElements(dev, l, alive, gone[i], prune.Joint, prune.Damping{G: 0.1, A: 0.01}, prune.Grouping{Limit: 2000})
+				if err != nil {
+					b.Fatal(err)
+				}
+				dev.Free(r.W)
+				checksum, iterations, flop = checksum+r.Predicted, max(iterations, r.Iterations), flop+prune.ApplyElementsFLOP(2000, l.W.Rows, l.W.Cols, 0.5)
+			}
+		}
+		reportRate(b, flop, rate)
+		b.ReportMetric(float64(cfg.Blocks)*b.Elapsed().Seconds()/float64(b.N), "seconds-a-shot")
+		b.ReportMetric(float64(iterations), "iterations")
+		b.ReportMetric(checksum, "predicted")
+	})
+}
+
 // factor is a random positive definite factor.
 func factor(dev device.Device, n int) device.Sym {
 	x := random(dev, n+64, n, device.F32)

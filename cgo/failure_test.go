@@ -80,10 +80,17 @@ func TestFailureIsSticky(t *testing.T) {
 	t.Setenv("SURGEON_EMU_FAIL_AT", "1")
 	d.Copy(x, y)
 	d.Zero(y)
-	z := d.Alloc(4, 4, device.F32)
+	z := d.Alloc(4, 4, device.F64)
 	d.Zero(z)
 	dst := make([]byte, 24)
 	d.Download(y, device.F64, dst)
+	counts := make([]int64, 2)
+	d.Histogram(z, 0, 0, counts)
+	d.Compare(z, 0, make([]device.Order, 16))
+	d.Smallest(1, 4, z, device.Tensor{}, make([]bool, 16))
+	if counts[0]+counts[1] != 0 {
+		t.Errorf("a device that has failed counts %v", counts)
+	}
 	var failed *Failure
 	err := d.Sync()
 	if !errors.As(err, &failed) || failed.Op != "Copy" || failed.Code != 719 {

@@ -5,9 +5,13 @@ package cuda
 // #include "kernels.h"
 import "C"
 
-import "surgeon/engine/device"
+import (
+	"unsafe"
 
-// Kernels: embed.cu, norm.cu, rope.cu, activation.cu, entropy.cu.
+	"surgeon/engine/device"
+)
+
+// Kernels: embed.cu, norm.cu, rope.cu, activation.cu, entropy.cu, sample.cu.
 
 // Embed is x_i ← table[ids_i] + β·x_i.
 func (d *Device) Embed(table device.Tensor, ids []int32, beta float64, x device.Tensor) {
@@ -118,4 +122,22 @@ func (d *Device) CrossEntropy(logits device.Tensor, targets []int32, grad bool, 
 	d.run("CrossEntropy", func() C.int {
 		return C.surgeon_cross_entropy(C.int(logits.Type), C.int64_t(logits.Rows), C.int64_t(logits.Cols), al, list, flag(grad), as, d.queue())
 	})
+}
+
+// Sample is ids_i ← the smallest v with Σ_{u≤v} exp(logits_iu) > uniform_i · Σ_u exp(logits_iu).
+func (d *Device) Sample(logits device.Tensor, uniform []float64, ids []int32) {
+	device.CheckSample(logits, uniform, ids)
+	from, n := d.at(logits), len(ids)
+	if n == 0 {
+		return
+	}
+	numbers, freeNumbers := d.scratch(int64(8 * n))
+	defer freeNumbers()
+	drawn, freeDrawn := d.scratch(int64(4 * n))
+	defer freeDrawn()
+	d.toDevice("Sample", unsafe.Slice((*byte)(unsafe.Pointer(&uniform[0])), 8*n), pointer(numbers))
+	d.run("Sample", func() C.int {
+		return C.surgeon_sample(C.int(logits.Type), C.int64_t(n), C.int64_t(logits.Cols), from, (*C.double)(numbers), (*C.int32_t)(drawn), d.queue())
+	})
+	d.toHost("Sample", pointer(drawn), unsafe.Slice((*byte)(unsafe.Pointer(&ids[0])), 4*n))
 }

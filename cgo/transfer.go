@@ -192,9 +192,13 @@ func (d *Device) Copy(x, y device.Tensor) {
 // Zero is x ← 0.
 func (d *Device) Zero(x device.Tensor) {
 	device.CheckZero(x)
-	at := d.at(x)
-	if bytes := int64(x.Len() * x.Type.Size()); bytes > 0 {
-		d.do("Zero", func() error { return cu.MemsetD8Async(pointer(at), 0, bytes, d.stream) })
+	d.clear("Zero", d.at(x), int64(x.Len()*x.Type.Size()))
+}
+
+// clear makes zeros of so many bytes.
+func (d *Device) clear(op string, at unsafe.Pointer, bytes int64) {
+	if bytes > 0 {
+		d.do(op, func() error { return cu.MemsetD8Async(pointer(at), 0, bytes, d.stream) })
 	}
 }
 

@@ -7,7 +7,7 @@ import "C"
 
 import "surgeon/engine/device"
 
-// Kernels: vector.cu.
+// Kernels: vector.cu, root.cu.
 
 // Axpy is y ← α·x + y.
 func (d *Device) Axpy(alpha float64, x, y device.Tensor) {
@@ -35,6 +35,24 @@ func (d *Device) ColDot(x, y, dot device.Tensor) {
 	defer free()
 	d.run("ColDot", func() C.int {
 		return C.surgeon_col_dot(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), ax, ay, ad, scratch, d.queue())
+	})
+}
+
+// ScaleRoot is y_i ← √max(sign·w_i, 0)·x_i.
+func (d *Device) ScaleRoot(sign float64, w, x, y device.Tensor) {
+	device.CheckScaleRoot(sign, w, x, y)
+	aw, ax, ay := d.at(w), d.at(x), d.at(y)
+	d.run("ScaleRoot", func() C.int {
+		return C.surgeon_scale_root(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), C.double(sign), aw, ax, ay, d.queue())
+	})
+}
+
+// Square is y_ij ← x_ij².
+func (d *Device) Square(x, y device.Tensor) {
+	device.CheckSquare(x, y)
+	ax, ay := d.at(x), d.at(y)
+	d.run("Square", func() C.int {
+		return C.surgeon_square(C.int(x.Type), C.int64_t(x.Len()), ax, ay, d.queue())
 	})
 }
 

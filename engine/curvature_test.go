@@ -21,8 +21,8 @@ var (
 		change func(*Options)
 	}{
 		{"nearest", func(o *Options) { o.Curvature = curvature.Nearest }},
-		{"kron-sum", func(o *Options) { o.Curvature, o.Rank = curvature.KronSum, 2 }},
-		{"kron-sum of 3 by OBD", func(o *Options) { o.Curvature, o.Rank, o.Cost = curvature.KronSum, 3, prune.OBD }},
+		{"kron-sum", func(o *Options) { o.Curvature, o.Rank, o.PowerSteps = curvature.KronSum, 2, 4 }},
+		{"kron-sum of 3 by OBD", func(o *Options) { o.Curvature, o.Rank, o.Cost, o.PowerSteps = curvature.KronSum, 3, prune.OBD, 4 }},
 		{"activations", func(o *Options) { o.Curvature = curvature.Activations }},
 		{"identity", func(o *Options) { o.Curvature, o.Update = curvature.Identity, prune.None }},
 		{"diagonal", func(o *Options) { o.Curvature = curvature.Diagonal }},
@@ -95,7 +95,7 @@ func TestCurvatureRequests(t *testing.T) {
 	}{
 		{"odd power steps", "there are 3", func(o *Options) { o.Curvature, o.PowerSteps = curvature.Nearest, 3 }},
 		{"no power steps", "there are 0", func(o *Options) { o.Curvature = curvature.Nearest }},
-		{"sum of one", "it is 1", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 2, 1 }},
+		{"sum of one", "it is 1", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 1 }},
 		{"sum of three by OBS", "--rank 3 with --cost obs", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 2, 3 }},
 		{"sum, damped jointly", "--damping joint with --curvature kron-sum", func(o *Options) {
 			o.Curvature, o.PowerSteps, o.Rank, o.Damping = curvature.KronSum, 2, 2, jointDamping

@@ -11,56 +11,109 @@ import (
 	"surgeon/engine/text"
 )
 
-// EvalOptions are what an evaluation is asked to do.
+// EvalOptions are what an evaluation is asked to do: perplexity on a text, accuracy on tasks, or both.
 type EvalOptions struct {
 	Model     string   `arg:"" name:"model" yaml:"model" help:"Hugging Face directory or GGUF file."`
-	Text      []string `name:"text" yaml:"text" help:"Text to measure on: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several." required:"" placeholder:"FILE" sep:"none" group:"data"`
+	Text      []string `name:"text" yaml:"text" help:"Text to measure the perplexity on: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several." placeholder:"FILE" sep:"none" group:"data"`
 	TextSkip  int64    `name:"text-skip" yaml:"text-skip" help:"Leave out the first N bytes of the text." default:"0" placeholder:"BYTES" group:"data"`
 	TextLimit int64    `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
 	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
 	Windows   int      `name:"windows" yaml:"windows" help:"Measure the first N windows only; 0 = all." default:"0" group:"data"`
-	Batch     int      `name:"batch" yaml:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
+	Tasks     []string `name:"tasks" yaml:"tasks" help:"Multiple-choice questions to measure the accuracy on: .jsonl with the fields context, choices and answer, also .gz or .zst; quoted globs; repeat the flag for several." placeholder:"FILE" sep:"none" group:"tasks"`
+	Results   string   `name:"results" yaml:"results" help:"File for the log-likelihoods of every question, a JSON line each. A stopped evaluation goes on with it." placeholder:"FILE" group:"tasks"`
+	Batch     int      `name:"batch" yaml:"batch" help:"Windows, or choices, that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
 	Precision string   `name:"precision" yaml:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs and takes half the memory." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
+
+	Version string `kong:"-" yaml:"-"` // of the program
 }
 
-// Evaluate measures perplexity: the text is tokenised once, cut into non-overlapping windows, the tail dropped; the mean
-// over windows of the mean next-token loss of each, in float64, exponentiated (method.md section 8).
-func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) (report.Evaluation, error) {
-	var e report.Evaluation
-	switch {
-	case o.Length != 0 && o.Length < 2:
-		return e, refuse("--length is %d; a window needs at least 2 tokens to have a next one", o.Length)
-	case o.Batch < 0 || o.Windows < 0:
-		return e, refuse("--batch is %d and --windows is %d; neither can be negative", o.Batch, o.Windows)
-	case o.TextSkip < 0 || o.TextLimit < 0:
-		return e, refuse("--text-skip is %d and --text-limit is %d; neither can be negative", o.TextSkip, o.TextLimit)
+// Evaluation is what an evaluation was asked for.
+type Evaluation struct {
+	Perplexity *report.Evaluation // nil without a text
+	Tasks      []report.TaskScore // one per file, in their order
+}
+
+// Evaluate measures perplexity on a text, accuracy on multiple-choice tasks, or both.
+//
+// Perplexity: the text is tokenised once, cut into non-overlapping windows, the tail dropped; the mean over windows of the
+// mean next-token loss of each, in float64, exponentiated (method.md section 8).
+//
+// Accuracy: package tasks. With o.Results every item's log-likelihoods are kept in a file, batch after batch, and with the
+// same file an evaluation that was stopped goes on and ends with the same bits.
+func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) (Evaluation, error) {
+	var e Evaluation
+	if err := o.check(); err != nil {
+		return e, err
 	}
 	in, err := openModel(o.Model)
 	if err != nil {
 		return e, err
 	}
 	defer in.Close()
-	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
-		return e, err
+	var windows Options
+	if len(o.Text) > 0 {
+		if windows, err = in.readWindows(dev, o); err != nil {
+			return e, err
+		}
 	}
-	if len(in.texts) > 1 {
-		return e, refuse("--text gives %d texts by name, %s and %s among them; an evaluation is of one: measure one after the other", len(in.texts), in.texts[0].name, in.texts[1].name)
-	}
-	t := &in.texts[0]
-	windows := max(1, len(t.ids)/in.length)
-	if o.Windows > 0 {
-		windows = min(windows, o.Windows)
-	}
-	passes := Options{Length: in.length, Samples: windows, HeldOut: windows, Batch: o.Batch, Precision: o.Precision}
-	if err := settleBatch(dev, in.model.Config, &passes, evalParts); err != nil {
-		return e, err
+	var z *zeroShot
+	if len(o.Tasks) > 0 {
+		if z, err = in.readZeroShot(dev, o); err != nil {
+			return e, err
+		}
+		defer z.close()
 	}
 	m, err := loadModel(dev, in.model, o.Precision)
 	if err != nil {
 		return e, err
 	}
 	defer m.Free()
-	return in.perplexity(ctx, m, t, o.Model, o.Windows, passes.Batch, w)
+	if len(o.Text) > 0 {
+		p, err := in.perplexity(ctx, m, &in.texts[0], o.Model, o.Windows, windows.Batch, w)
+		if err != nil {
+			return e, err
+		}
+		e.Perplexity = &p
+	}
+	if z != nil {
+		e.Tasks, err = z.score(ctx, m, o.Model, w)
+	}
+	return e, err
+}
+
+// check refuses what is wrong whatever the model and the files are.
+func (o *EvalOptions) check() error {
+	switch {
+	case len(o.Text) == 0 && len(o.Tasks) == 0:
+		return refuse("there is nothing to measure; give --text for a perplexity, --tasks for accuracies, or both")
+	case len(o.Text) == 0 && (o.Length != 0 || o.Windows != 0 || o.TextSkip != 0 || o.TextLimit != 0):
+		return refuse("--length, --windows, --text-skip and --text-limit say how a text is cut, and none is given; add --text or leave them out")
+	case len(o.Tasks) == 0 && o.Results != "":
+		return refuse("--results %s is for the results of tasks, and none is given; add --tasks or leave it out", o.Results)
+	case o.Length != 0 && o.Length < 2:
+		return refuse("--length is %d; a window needs at least 2 tokens to have a next one", o.Length)
+	case o.Batch < 0 || o.Windows < 0:
+		return refuse("--batch is %d and --windows is %d; neither can be negative", o.Batch, o.Windows)
+	case o.TextSkip < 0 || o.TextLimit < 0:
+		return refuse("--text-skip is %d and --text-limit is %d; neither can be negative", o.TextSkip, o.TextLimit)
+	}
+	return nil
+}
+
+// readWindows reads the text and settles the batch of its windows.
+func (in *inputs) readWindows(dev device.Device, o EvalOptions) (Options, error) {
+	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
+		return Options{}, err
+	}
+	if len(in.texts) > 1 {
+		return Options{}, refuse("--text gives %d texts by name, %s and %s among them; an evaluation is of one: measure one after the other", len(in.texts), in.texts[0].name, in.texts[1].name)
+	}
+	windows := max(1, len(in.texts[0].ids)/in.length)
+	if o.Windows > 0 {
+		windows = min(windows, o.Windows)
+	}
+	passes := Options{Length: in.length, Samples: windows, HeldOut: windows, Batch: o.Batch, Precision: o.Precision}
+	return passes, settleBatch(dev, in.model.Config, &passes, evalParts)
 }
 
 // perplexity measures m, called name, on a text; at most so many windows, 0 = all.

@@ -15,8 +15,8 @@ import (
 	"surgeon/engine/report"
 )
 
-// finish makes the last round of corrections, removes what computes nothing any more, rounds the model to the type it is written in, measures that, and writes
-// it: the last loss is that of the file, not of a more exact model nobody gets.
+// finish makes the last round of corrections, removes what computes nothing any more, rounds the model to the type it is
+// written in, measures that, and writes it: the last loss is that of the file, not of a more exact model nobody gets.
 func (r *run) finish(ctx context.Context) error {
 	r.clock = map[string]float64{}
 	if err := r.correctLast(ctx); err != nil {

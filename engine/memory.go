@@ -129,7 +129,11 @@ func sumScratch(r, c int64, o Options) int64 {
 	if o.Curvature == curvature.KronSum {
 		products = int64(o.Rank)
 	}
-	return 8 * max(5*weights+2*squares+3*square, 14*weights+(products+1)*squares)
+	bases := 2 * squares // of both sides, and what takes back from them
+	if products == 1 {
+		bases = squares
+	}
+	return 8 * max(5*weights+2*squares+3*square, 15*weights+products*squares+bases)
 }
 
 // costMatrices says whether the costs of single weights are made of more than a number for each row and column.
@@ -264,7 +268,9 @@ func checkRoom(d device.Device, parts []PlanPart, o Options) error {
 		}
 	}
 	if phase != pruning {
-		ways = append(ways, fmt.Sprintf("a shorter --length (it is %d)", o.Length))
+		if !o.lengthGiven {
+			ways = append(ways, fmt.Sprintf("a shorter --length (it is %d)", o.Length))
+		}
 		if o.Batch > 1 && phase != correcting {
 			ways = append(ways, fmt.Sprintf("a smaller --batch (it is %d)", o.Batch))
 		}

@@ -75,10 +75,10 @@ func TestPlannedDevicePeak(t *testing.T) {
 		{"nearest product", pruning, func(o *Options) { o.Batch, o.Length, o.Curvature, o.PowerSteps = 1, 4, curvature.Nearest, 2 }},
 		{"nearest product, long batches", measuring, func(o *Options) { o.Batch, o.Samples, o.Curvature, o.PowerSteps = 8, 16, curvature.Nearest, 2 }},
 		{"sum of two", pruning, func(o *Options) {
-			o.Batch, o.Length, o.Curvature, o.PowerSteps, o.Rank = 1, 4, curvature.KronSum, 2, 2
+			o.Batch, o.Length, o.Curvature, o.PowerSteps, o.Rank = 1, 4, curvature.KronSum, 4, 2
 		}},
 		{"single weights by a sum of two", pruning, func(o *Options) {
-			o.Batch, o.Length, o.Structure, o.Group, o.Curvature, o.PowerSteps, o.Rank = 1, 4, prune.Element, 100, curvature.KronSum, 2, 2
+			o.Batch, o.Length, o.Structure, o.Group, o.Curvature, o.PowerSteps, o.Rank = 1, 4, prune.Element, 100, curvature.KronSum, 4, 2
 		}},
 		{"joint damping", pruning, func(o *Options) { o.Batch, o.Length, o.Damping = 1, 4, jointDamping }},
 		{"single weights by the diagonal", pruning, func(o *Options) {

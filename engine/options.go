@@ -70,6 +70,8 @@ type Options struct {
 	// GPU, where it is not nil, is asked at the end what the GPU did meanwhile, for the report. It may return nil.
 	GPU func() *report.GPU `kong:"-" yaml:"-" json:"-"`
 
+	lengthGiven bool // sequences are as long as they are, and no --length makes them shorter
+
 	deviceOwn int64         // device.Memory.Own of the device that the work is for
 	workNamed bool          // the user named the work directory, so it stays
 	hooks     journal.Hooks // tests
@@ -89,6 +91,9 @@ const defaultLength = 2048
 
 // heldOutShare is one held-out window for so many calibration windows, where none are asked for.
 const heldOutShare = 8
+
+// Check refuses what is wrong whatever the model and the text are, and changes nothing.
+func (o Options) Check() error { return o.check() }
 
 // check refuses what is wrong whatever the model and the text are, and fills in what depends on other options.
 func (o *Options) check() error {

@@ -392,7 +392,7 @@ func (r *run) describe(modelHash string) error {
 	all, prunable := counts(in.model.Config)
 	r.report = &report.Report{
 		Program: report.ThisProgram(o.Version), Machine: report.ThisMachine(r.dev.Name()), Command: o.Command, Options: o,
-		Seeds: r.seeds(), Started: r.started.UTC(),
+		Seeds: r.seeds(), Structure: o.Structure.String(), Started: r.started.UTC(),
 		Model: report.Model{Path: o.Model, Format: string(in.model.Format), Family: in.model.Config.Family, SHA256: modelHash, Parameters: all, Prunable: prunable},
 		Data:  report.Data{Texts: in.reportTexts(), Windows: len(r.calibration), Length: in.length, Batch: o.Batch, HeldOut: len(r.heldOutWindows)},
 	}

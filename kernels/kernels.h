@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 1
+#define SURGEON_INTERFACE 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,6 +44,10 @@ int64_t surgeon_col_dot_scratch(int64_t rows, int64_t cols); /* bytes */
 int surgeon_max_abs(int type, int64_t rows, int64_t cols, const void *x, void *r, void *c, void *scratch, void *stream);
 int64_t surgeon_max_abs_scratch(int64_t rows, int64_t cols); /* bytes */
 
+/* root.cu: y_i ← √max(sign·w_i, 0)·x_i, w acc; y ← x∘x. y may be x. */
+int surgeon_scale_root(int type, int64_t rows, int64_t cols, double sign, const void *w, const void *x, void *y, void *stream);
+int surgeon_square(int type, int64_t n, const void *x, void *y, void *stream);
+
 /* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes. */
 int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
 int surgeon_gram(int type, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream);
@@ -58,6 +62,22 @@ int surgeon_diagonal(int type, int64_t n, const void *s, double *d, void *stream
 /* smallest: one number on the device, the smallest tag of a matrix with a diagonal that is not finite, INT64_MAX for none. */
 int surgeon_watch_finite(int type, int64_t n, const void *s, int64_t tag, int64_t *smallest, void *stream);
 int surgeon_watch_forget(int64_t *smallest, void *stream);
+
+/* elements.cu: float64. Lists are of int32, n pairs of a row and a column. */
+enum { SURGEON_MORE = 0, SURGEON_LESS = 1, SURGEON_EQUAL = 2 }; /* device.Order */
+int surgeon_element_costs(int64_t rows, int64_t cols, const double *w, const double *r, const double *c, double *cost, void *stream);
+int surgeon_divide(int64_t n, const double *x, const double *y, double *z, void *stream);
+int surgeon_divide_outer(int64_t rows, int64_t cols, double alpha, const double *s, const double *t, double *x, void *stream);
+int surgeon_compare(int64_t n, const double *x, double limit, uint8_t *marks, void *stream);
+int surgeon_kron_gather(int64_t n, const double *g, int64_t gOrder, const int32_t *rows, const double *a, int64_t aOrder, const int32_t *cols, double *y, void *stream);
+
+/* histogram.cu: counts[the next width bits of the key of x_i] goes up by one where the first read bits are prefix; width is at
+ * most 13. */
+int surgeon_histogram(int64_t n, const double *x, uint64_t prefix, int read, int width, uint64_t *counts, void *stream);
+
+/* smallest.cu: the n smallest of count runs of m. sums or marks may be NULL. */
+enum { SURGEON_SMALLEST_ORDERED = 32 }; /* device.SmallestOrdered */
+int surgeon_smallest(int64_t count, int64_t n, int64_t m, const double *x, double *sums, uint8_t *marks, void *stream);
 
 /* embed.cu */
 int surgeon_embed(int type, int64_t rows, int64_t cols, const void *table, const int32_t *ids, double beta, void *x, void *stream);
@@ -81,6 +101,9 @@ int surgeon_relu_backward(int type, int64_t n, const void *y, const void *dy, vo
 
 /* entropy.cu */
 int surgeon_cross_entropy(int type, int64_t rows, int64_t vocabulary, void *logits, const int32_t *targets, int grad, void *losses, void *stream); /* losses acc */
+
+/* sample.cu: ids drawn from the softmax of each row by uniform, a number 0 ≤ u < 1 for each. */
+int surgeon_sample(int type, int64_t rows, int64_t vocabulary, const void *logits, const double *uniform, int32_t *ids, void *stream);
 
 /* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
  * scratch is surgeon_attention_scratch bytes, which the backward pass works with. */

@@ -96,10 +96,11 @@ the model is for, and another one to measure on:
 // readAgain reads the written model again and tells what became of it.
 func readAgain(s *session, dev device.Device, o engine.Options, result *report.Report) (string, error) {
 	dense, pruned := result.Evaluations[0], result.Evaluations[len(result.Evaluations)-1]
-	again, err := engine.Evaluate(s.ctx, dev, engine.EvalOptions{Model: o.Output, Text: o.Eval, Length: o.Length, Batch: o.Batch, Precision: o.Precision}, s.watcher)
+	evaluated, err := engine.Evaluate(s.ctx, dev, engine.EvalOptions{Model: o.Output, Text: o.Eval, Length: o.Length, Batch: o.Batch, Precision: o.Precision}, s.watcher)
 	if err != nil {
 		return "", fmt.Errorf("reading the written model again: %w", err)
 	}
+	again := *evaluated.Perplexity
 	if again.Loss != pruned.Loss {
 		return "", fmt.Errorf("the model in %s has a loss of %v, and had %v in memory before it was written; they must be the same", o.Output, again.Loss, pruned.Loss)
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -18,14 +20,21 @@ type evalCommand struct {
 
 // Help stands below the summary in --help.
 func (*evalCommand) Help() string {
-	return `The text is tokenised once and cut into windows that do not overlap; the perplexity is the exponential of the mean next-token loss. It can only be compared with one of the same text and the same window length.`
+	return `--text: the text is tokenised once and cut into windows that do not overlap; the perplexity is the exponential of the mean next-token loss. It can only be compared with one of the same text and the same window length.
+
+--tasks: the model picks the choice that it finds the most likely behind the context (acc), or the most likely per character (acc_norm), as lm-evaluation-harness does. A line of the file is
+
+	{"context": "The sky is", "choices": [" blue", " a fish"], "answer": 0}
+
+where answer counts from 0, and a choice brings the space that is to stand in front of it.`
 }
 
 // evaluation is the JSON of eval.
 type evaluation struct {
-	report.Evaluation
-	Seconds         float64 `json:"seconds"` // without reading the model and the text
-	TokensPerSecond float64 `json:"tokens_per_second"`
+	*report.Evaluation
+	Tasks           []report.TaskScore `json:"tasks,omitempty"`
+	Seconds         float64            `json:"seconds"`                     // without reading the model, the text and the tasks
+	TokensPerSecond float64            `json:"tokens_per_second,omitempty"` // of the text
 }
 
 func (c *evalCommand) Run(s *session) error {
@@ -34,20 +43,44 @@ func (c *evalCommand) Run(s *session) error {
 		return err
 	}
 	clock := &stopwatch{watcher: s.watcher}
-	figures, err := engine.Evaluate(s.ctx, dev, c.EvalOptions, clock)
+	o := c.EvalOptions
+	o.Version = programVersion()
+	figures, err := engine.Evaluate(s.ctx, dev, o, clock)
 	if err != nil {
-		return err
+		return c.stopped(s, err)
 	}
-	e := evaluation{Evaluation: figures, Seconds: time.Since(clock.began).Seconds()}
-	e.TokensPerSecond = float64(e.Windows*e.Length) / e.Seconds
+	clock.stop()
+	e := evaluation{Evaluation: figures.Perplexity, Tasks: figures.Tasks, Seconds: clock.total.Seconds()}
+	if p := figures.Perplexity; p != nil {
+		e.TokensPerSecond = float64(p.Windows*p.Length) / clock.first.Seconds()
+	}
+	var b strings.Builder
 	if c.JSON {
-		var b strings.Builder
 		if err := writeJSON(&b, e); err != nil {
 			return fmt.Errorf("the figures: %w", err)
 		}
 		return s.print(b.String())
 	}
-	return s.print(fmt.Sprintf("%s\n%.0f tokens per second.\n", perplexityText(figures), e.TokensPerSecond))
+	if e.Evaluation != nil {
+		fmt.Fprintf(&b, "%s\n%.0f tokens per second.\n", perplexityText(*e.Evaluation), e.TokensPerSecond)
+	}
+	if len(e.Tasks) > 0 {
+		if e.Evaluation != nil {
+			b.WriteByte('\n')
+		}
+		b.WriteString(taskTable(e.Tasks))
+	}
+	return s.print(b.String())
+}
+
+// stopped adds to the end of an evaluation that a signal asked for how to go on, where there is a file of results to go on
+// with.
+func (c *evalCommand) stopped(s *session, err error) error {
+	stop, ok := errors.AsType[*stopError](context.Cause(s.ctx))
+	if !ok || !errors.Is(err, context.Canceled) || c.Results == "" {
+		return err
+	}
+	return &stopError{signal: stop.signal, after: "with the questions that " + c.Results + " has no results of", resume: s.command()}
 }
 
 // perplexityText is a perplexity with all that it depends on.
@@ -63,13 +96,26 @@ func counted(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// stopwatch notes when the last stage began.
+// stopwatch measures the stages that it hears of: the first of them and all together.
 type stopwatch struct {
 	watcher
-	began time.Time
+	began        time.Time
+	first, total time.Duration
 }
 
 func (w *stopwatch) Stage(name string, steps int) {
+	w.stop()
 	w.began = time.Now()
 	w.watcher.Stage(name, steps)
+}
+
+func (w *stopwatch) stop() {
+	if w.began.IsZero() {
+		return
+	}
+	stage := time.Since(w.began)
+	if w.total == 0 {
+		w.first = stage
+	}
+	w.total += stage
 }

@@ -100,6 +100,9 @@ func parseSentence(err *kong.ParseError) string {
 		help = err.Context.Selected().FullPath() + " --help"
 	}
 	if rest, ok := strings.CutPrefix(sentence, "unexpected argument "); ok && strings.Contains(" prune eval plan ", " "+command+" ") {
+		if command == "eval" {
+			return fmt.Sprintf("unexpected argument %s; several texts or tasks need --text or --tasks before each of them, or quotes around a pattern", rest)
+		}
 		return fmt.Sprintf("unexpected argument %s; several texts need --text before each of them, or quotes around a pattern", rest)
 	}
 	return fmt.Sprintf("%s; see %s", sentence, help)

@@ -10,7 +10,7 @@ import (
 // grammar is the command line. Each command is a struct of flags with a method Run.
 type grammar struct {
 	Prune      pruneCommand      `cmd:"" help:"Make a model smaller and write it."`
-	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text."`
+	Eval       evalCommand       `cmd:"" help:"Measure the perplexity of a model on a text, its accuracy on tasks, or both."`
 	Table      tableCommand      `cmd:"" help:"Compare methods on one model: prune, measure, and make a table."`
 	Plan       planCommand       `cmd:"" help:"Tell how much time and memory a pruning run takes, before anything runs."`
 	Compare    compareCommand    `cmd:"" help:"Set the outputs of pruning runs side by side: their figures, or what they removed."`
@@ -48,6 +48,7 @@ func newParser(g *grammar, s *session, exit func(int)) (*kong.Kong, error) {
 		kong.ValueFormatter(withDefault),
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "data", Title: "Text:"},
+			{Key: "tasks", Title: "Tasks:"},
 			{Key: "pruning", Title: "Pruning:"},
 			{Key: "curvature", Title: "Curvature:"},
 			{Key: "lora", Title: "Low-rank corrections:"},

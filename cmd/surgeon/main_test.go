@@ -157,6 +157,8 @@ func TestWrongRequests(t *testing.T) {
 	writeFile(t, "nan/model.safetensors", weights[:len(weights)-4]+"\x00\x00\xc0\x7f")
 	const nan = `nan: tensor "model.norm.weight" holds NaN at index 31 (shape [32]); a weight that is not finite spoils the whole model, take an intact copy`
 	writeFile(t, "run.yaml", "model: model\ntext: [text.txt]\nshotz: 3\n")
+	writeFile(t, "quiz.jsonl", quiz)
+	writeFile(t, "bad.jsonl", `{"context": "a", "choices": [" b", " c"], "answer": 1}`+"\n"+`{"context": "a", "choices": [" b", " c"], "answer": 2}`)
 	writeFile(t, "two.yaml", "model: model\n---\nmodel: model\n")
 	if code, _, stderr := invoke(pruneArgs("-o", "first", "--work", "other", "--keep-shots")...); code != 0 {
 		t.Fatal(stderr)
@@ -218,6 +220,10 @@ func TestWrongRequests(t *testing.T) {
        ^
    3 | model: model`},
 		{[]string{"eval", "model", "--text", "text.txt", "--length", "1"}, "surgeon: --length is 1; a window needs at least 2 tokens to have a next one"},
+		{[]string{"eval", "model"}, "surgeon: there is nothing to measure; give --text for a perplexity, --tasks for accuracies, or both"},
+		{[]string{"eval", "model", "--tasks", "bad.jsonl"}, `surgeon: bad.jsonl: line 2: answer is 2 and there are 2 choices, 0 to 1`},
+		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "--results", "text.txt"}, "surgeon: the results file text.txt: it is there already and holds something else; name another file with --results"},
+		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "more.jsonl"}, "surgeon: unexpected argument more.jsonl; several texts or tasks need --text or --tasks before each of them, or quotes around a pattern"},
 		{[]string{"eval", "--text", "text.txt"}, `surgeon: expected "<model>"; see surgeon eval --help`},
 		{[]string{"demo", "--keep", "used"}, "surgeon: --keep: mkdir used: file exists"},
 		{[]string{"completion", "tcsh"}, `surgeon: <shell> must be one of "bash","zsh","fish" but got "tcsh"; see surgeon completion --help`},
@@ -269,6 +275,7 @@ func TestBugIsOneSentence(t *testing.T) {
 // What would be caught: JSON with something around it, an error that is not JSON when JSON is asked for.
 func TestJSON(t *testing.T) {
 	tiny(t)
+	writeFile(t, "quiz.jsonl", quiz)
 	for _, c := range []struct {
 		args []string
 		code int
@@ -279,6 +286,8 @@ func TestJSON(t *testing.T) {
 		{[]string{"plan", "model", "--text", "text.txt", "--target", "0.3", "--samples", "4", "--json"}, 0, []string{"memory", "stages", "seconds", "batch", "peak_device_bytes", "peak_host_bytes"}},
 		{[]string{"info", "--json"}, 0, []string{"program", "machine", "devices", "formats", "architectures"}},
 		{pruneArgs("--json", "--target", "2"), exitRequest, []string{"error", "exit_code"}},
+		{[]string{"eval", "out", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "seconds"}},
+		{[]string{"eval", "out", "--text", "text.txt", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "perplexity", "tokens_per_second"}},
 		{[]string{"eval", "--json"}, exitRequest, []string{"error", "exit_code"}},
 	} {
 		code, stdout, stderr := invoke(c.args...)

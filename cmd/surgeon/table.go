@@ -87,6 +87,29 @@ func shotTime(s report.Shot) time.Duration {
 
 func percent(share float64) string { return fmt.Sprintf("%.2f %%", 100*share) }
 
+// taskTable is a row per task: accuracies in percent, ± their standard errors.
+func taskTable(scores []report.TaskScore) string {
+	name := len("task")
+	for _, s := range scores {
+		name = max(name, lipgloss.Width(s.Task))
+	}
+	accuracy := func(share float64, stderr *float64) string {
+		if stderr == nil {
+			return fmt.Sprintf("%.2f %%", 100*share)
+		}
+		return fmt.Sprintf("%.2f ± %.2f %%", 100*share, 100**stderr)
+	}
+	var b strings.Builder
+	row := func(task, items, acc, norm string) {
+		fmt.Fprintf(&b, "%s%s%10s%18s%18s\n", task, strings.Repeat(" ", name-lipgloss.Width(task)), items, acc, norm)
+	}
+	row("task", "items", "acc", "acc_norm")
+	for _, s := range scores {
+		row(s.Task, fmt.Sprint(s.Items), accuracy(s.Accuracy, s.AccuracyError), accuracy(s.AccuracyNorm, s.AccuracyNormError))
+	}
+	return b.String()
+}
+
 // tabled shows the table of shots on out and leaves the rest to the watcher.
 type tabled struct {
 	watcher

@@ -94,7 +94,7 @@ func (c *tableCommand) Run(s *session) error {
 		if err != nil {
 			return err
 		}
-		results.Dense = &e
+		results.Dense = e.Perplexity
 		if err := c.write(results); err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func (c *tableCommand) run(s *session, dev device.Device, x tableCell, eval engi
 	if err != nil {
 		return report.Cell{}, r.Model, err
 	}
-	cell := report.Cell{Table: x.table, Row: x.row, Target: x.target, Arguments: x.arguments, Evaluation: e, Sparsity: r.Final.Sparsity,
+	cell := report.Cell{Table: x.table, Row: x.row, Target: x.target, Arguments: x.arguments, Evaluation: *e.Perplexity, Sparsity: r.Final.Sparsity,
 		Reduction: r.Final.Reduction, PeakBytes: r.PeakResidentBytes, Program: r.Program, Device: r.Machine.Device}
 	for _, shot := range r.Shots {
 		cell.Seconds += shotTime(shot).Seconds()
@@ -210,6 +210,9 @@ func (c *tableCommand) cells(s *session, file tableFile) ([]tableCell, engine.Ev
 	if _, err := s.parseAs("eval", values, eval); err != nil {
 		return nil, engine.EvalOptions{}, refuse("%s: eval: %w", c.File, err)
 	}
+	if len(eval.Text) == 0 || len(eval.Tasks) > 0 {
+		return nil, engine.EvalOptions{}, refuse("%s: eval needs a text, and takes no tasks: a table is one of perplexities", c.File)
+	}
 	return cells, eval.EvalOptions, nil
 }
 
@@ -261,7 +264,7 @@ func (c *tableCommand) cell(s *session, x tableCell, values map[string]any) (tab
 	}
 	x.options = prune.Options
 	x.options.Given, x.options.Version, x.options.Command = given, programVersion(), s.command()
-	return x, nil
+	return x, x.options.Check()
 }
 
 // parseAs has the parser of the command line read options by their names, with its defaults and its checks, into a command.

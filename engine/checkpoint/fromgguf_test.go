@@ -173,6 +173,9 @@ func TestGGUFIsTheSameModel(t *testing.T) {
 			if v, err := c.Vocabulary(); err != nil || len(v.Tokens) != 3 {
 				t.Errorf("%s: vocabulary %+v, %v", name, v, err)
 			}
+			if begin, end, err := c.SpecialTokens(); err != nil || begin != "<s>" || end != "</s>" {
+				t.Errorf("%s: special tokens %q and %q, %v", name, begin, end, err)
+			}
 			if _, err := c.TokenizerJSON(); err == nil {
 				t.Error("a GGUF file has a tokenizer.json")
 			}

@@ -10,6 +10,7 @@ import (
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
+	"surgeon/engine/enginetest"
 	"surgeon/engine/internal/golden"
 	"surgeon/engine/model"
 )
@@ -65,6 +66,7 @@ func TestNonFinite(t *testing.T) {
 			dev := cpu.Open()
 			defer dev.Close()
 			m := load(t, dev, "tiny-llama")
+			held := dev.Memory().Used
 			windows := golden.Tokens(t, "tiny-llama")
 			for _, w := range windows {
 				for i := range w {
@@ -77,15 +79,41 @@ func TestNonFinite(t *testing.T) {
 				windows[2][5] = test.token
 			}
 			set(m, test.tensor, test.at, test.value)
-			_, _, err := curvature.Collect(context.Background(), m, windows, test.batch, curvature.Options{}, nil, nil)
-			var got *curvature.NonFinite
-			if !errors.As(err, &got) || *got != test.want {
-				t.Errorf("got %v, want %v", err, &test.want)
-			}
-			if used := dev.Memory().Used; used > 4<<20 {
-				t.Errorf("%d bytes are held after the error", used)
+			for _, o := range every {
+				if o.Kind == curvature.Identity || o.Kind == curvature.Activations && test.want.What != "input" {
+					continue // looks at nothing, or not at gradients
+				}
+				_, _, err := curvature.Collect(context.Background(), m, windows, test.batch, o, nil, nil)
+				var got *curvature.NonFinite
+				if !errors.As(err, &got) || *got != test.want {
+					t.Errorf("%+v: got %v, want %v", o, err, &test.want)
+				}
+				m.Release()
+				if used := dev.Memory().Used; used != held {
+					t.Errorf("%+v: %d bytes are held after the error, %d before", o, used, held)
+				}
 			}
 		})
+	}
+}
+
+// What would be caught: a weighted sum that overflows though inputs and gradients do not, and that nobody sees.
+func TestWeightedSumOverflows(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	m := load(t, dev, "tiny-llama")
+	m.SetValues("model.layers.0.mlp.down_proj.weight", make([]float32, 32*48)) // what is large does not go on
+	set(m, "model.layers.0.mlp.gate_proj.weight", 3, 1e16)
+	head := m.Values("lm_head.weight")
+	for i := range head {
+		head[i] *= 1e6
+	}
+	m.SetValues("lm_head.weight", head)
+	_, _, err := curvature.Collect(context.Background(), m, golden.Tokens(t, "tiny-llama"), 4, curvature.Options{Kind: curvature.Nearest, PowerSteps: 2}, nil, nil)
+	var got *curvature.NonFinite
+	want := curvature.NonFinite{What: "sum of output gradients", Layer: "model.layers.0.mlp.down_proj", Block: 0, First: 0, Last: 7}
+	if !errors.As(err, &got) || *got != want {
+		t.Errorf("got %v, want %v", err, &want)
 	}
 }
 
@@ -112,29 +140,84 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// What would be caught: a stop between half steps, or before terms are made positive semi-definite, that is not heard.
+func TestCancelLater(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	m := load(t, dev, "tiny-llama")
+	windows := golden.Tokens(t, "tiny-llama")
+	o := curvature.Options{Kind: curvature.KronSum, PowerSteps: 4, Rank: 2}
+	for _, at := range []int{8, 20, 64} {
+		ctx, cancel := context.WithCancel(context.Background())
+		seen := 0
+		_, _, err := curvature.Collect(ctx, m, windows, 2, o, nil, func(done int) {
+			if seen = done; done == at {
+				cancel()
+			}
+		})
+		if !errors.Is(err, context.Canceled) || seen != at {
+			t.Errorf("stopped at %d windows: %v after %d", at, err, seen)
+		}
+		cancel()
+	}
+	m.Free()
+	if used := dev.Memory().Used; used != 0 {
+		t.Errorf("%d bytes are still held", used)
+	}
+}
+
+// counted is a device that counts what it is asked for, and not what its operations work in.
+type counted struct {
+	device.Device
+	used, peak int64
+}
+
+func (d *counted) Alloc(rows, cols int, t device.Type) device.Tensor {
+	d.used += int64(rows) * int64(cols) * int64(t.Size())
+	d.peak = max(d.peak, d.used)
+	return d.Device.Alloc(rows, cols, t)
+}
+
+func (d *counted) Free(ts ...device.Tensor) {
+	for _, t := range ts {
+		if !t.IsZero() {
+			d.used -= int64(t.Len()) * int64(t.Type.Size())
+		}
+	}
+	d.Device.Free(ts...)
+}
+
 // What would be caught: a plan of memory that is not what is allocated.
 func TestBytes(t *testing.T) {
-	for _, name := range []string{"tiny-llama", "tiny-opt", "tiny-qwen2"} {
-		dev := cpu.Open()
-		m := load(t, dev, name)
-		weights := dev.Memory().Used
-		if want := 4 * int64(m.Parameters()); weights != want {
-			t.Errorf("%s: weights take %d bytes, want %d", name, weights, want)
+	for _, name := range []string{"tiny-llama", "tiny-qwen2"} {
+		for _, typ := range []device.Type{device.F32, device.F64, device.BF16} {
+			for _, o := range every {
+				dev := &counted{Device: cpu.Open()}
+				m := enginetest.Load(t, dev, golden.Dir(name), typ)
+				weights := dev.used
+				if want := int64(typ.Size()) * int64(m.Parameters()); weights != want {
+					t.Errorf("%s: weights take %d bytes, want %d", name, weights, want)
+				}
+				windows := golden.Tokens(t, name)[:4]
+				f := collect(t, m, windows, 4, o)
+				workspace := model.WorkspaceBytes(m.Config, m.Type, len(windows[0]), 4, o.Kind != curvature.Activations)
+				if o.Kind == curvature.Identity {
+					workspace = 0
+				}
+				peak := weights + workspace + curvature.Bytes(m.Linears(), typ, o) + curvature.ScratchBytes(m.Linears(), typ, o, 4*len(windows[0]))
+				if dev.peak != peak {
+					t.Errorf("%s %v %+v: %d bytes are held at most, planned are %d", name, typ, o, dev.peak, peak)
+				}
+				m.Release()
+				if got, want := dev.used-weights, curvature.Bytes(m.Linears(), typ, o); got != want {
+					t.Errorf("%s %v %+v: factors take %d bytes, Bytes says %d", name, typ, o, got, want)
+				}
+				f.Free()
+				if dev.used != weights {
+					t.Errorf("%s %v %+v: %d bytes are held where the weights take %d", name, typ, o, dev.used, weights)
+				}
+				dev.Close()
+			}
 		}
-		windows := golden.Tokens(t, name)
-		f, _, err := curvature.Collect(context.Background(), m, windows, 4, curvature.Options{}, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		workspace := model.WorkspaceBytes(m.Config, m.Type, len(windows[0]), 4, true)
-		if got, want := dev.Memory().Used-weights-workspace, curvature.Bytes(m.Linears(), device.F32, curvature.Options{}); got != want {
-			t.Errorf("%s: factors take %d bytes, Bytes says %d", name, got, want)
-		}
-		m.Release()
-		f.Free()
-		if used := dev.Memory().Used; used != weights {
-			t.Errorf("%s: %d bytes are held where the weights take %d", name, used, weights)
-		}
-		dev.Close()
 	}
 }

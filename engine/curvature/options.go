@@ -45,6 +45,9 @@ func (o Options) Check() error {
 	switch {
 	case o.Warm() && (o.PowerSteps < 2 || o.PowerSteps%2 != 0):
 		return fmt.Errorf("curvature %s takes an even number of power steps, at least 2: half of them make G and half A; there are %d", o.Kind, o.PowerSteps)
+	case o.Kind == KronSum && o.PowerSteps < 4:
+		// After two the first product's G is (1/N) Σ_t (a_tᵀ·1·a_t) g_t g_tᵀ: all that the start of the second one would have.
+		return fmt.Errorf("curvature %s takes at least 4 power steps, for 2 leave the second product nothing to begin with; there are %d", o.Kind, o.PowerSteps)
 	case o.Kind == KronSum && o.Rank < 2:
 		return fmt.Errorf("curvature %s takes a rank of at least 2, the number of products; it is %d", o.Kind, o.Rank)
 	case o.Fisher == Sampled && o.Samples < 1:

@@ -126,7 +126,8 @@ type Algebra interface {
 
 // Elements is what single weights need, and sums of Kronecker products (method.md sections 3 to 5). All tensors are F64.
 type Elements interface {
-	// ElementCosts is cost_ij ← ½·w_ij²·r_i·c_j; r 1×Rows, c 1×Cols.
+	// ElementCosts is cost_ij ← ((½·r_i)·w_ij²)·c_j; r 1×Rows, c 1×Cols. Each product is rounded, in that order, so that every
+	// device selects the same elements.
 	ElementCosts(w, r, c, cost Tensor)
 	// Histogram counts the elements of x by a digit of their keys. The key of x_i is its 64 bits as an unsigned integer, which
 	// orders numbers from 0 up as they are, −0 counting as 0; negative numbers and NaN have keys above infinity's. Of the keys
@@ -136,9 +137,10 @@ type Elements interface {
 	// Compare tells Less, Equal or More of every x_i against the limit, in row-major order; NaN is More.
 	Compare(x Tensor, limit float64, marks []Order)
 	// Smallest looks at runs of m consecutive elements of a row, m a divisor of Cols: sums, Rows×(Cols/m), gets the sum of the n
-	// smallest of each run, added up from the smallest, and marks, in row-major order, tells which they are; of equal ones the
-	// first count as smaller. NaN counts as larger than all and, where it is among the n, makes the sum NaN. A zero sums or a
-	// nil marks is left out.
+	// smallest of each run, and marks, in row-major order, tells which they are; of equal ones the first count as smaller. NaN
+	// counts as larger than all and, where it is among the n, makes the sum NaN. Where m is at most SmallestOrdered the sum is
+	// added up from the smallest, with the same bits on every device; in longer runs the order of the additions is the device's.
+	// A zero sums or a nil marks is left out.
 	Smallest(n, m int, x, sums Tensor, marks []bool)
 	// KronGather is y_ij ← g[rows_i, rows_j]·a[cols_i, cols_j]: the entries of g ⊗ a at the pairs (rows_i, cols_i). g and a are
 	// square, y of the order of the lists.
@@ -151,6 +153,9 @@ type Elements interface {
 
 // HistogramMost is the most that Histogram counts apart at a time: what a block of threads can keep beside it.
 const HistogramMost = 1 << 13
+
+// SmallestOrdered is the longest run that Smallest adds up in ascending order: what one thread can keep beside it.
+const SmallestOrdered = 32
 
 // Order is how a number stands to another one.
 type Order uint8

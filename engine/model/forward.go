@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
@@ -33,8 +34,30 @@ func (m *Model) Losses(batch [][]int32) ([]float64, error) { return m.Forward(ba
 func (m *Model) Forward(batch [][]int32, tap Tap) ([]float64, error) {
 	ws := m.workspace(batch, false)
 	m.forward(ws, batch, tap)
-	m.headLoss(ws, targets(batch), false)
+	m.headLoss(ws, theseTokens(nextTokens(batch)), false)
 	return m.means(ws, m.tokenLosses(ws))
+}
+
+// LogLikelihoods runs forward and returns, for each sequence, Σ_t log p(targets_t | inputs_1 … inputs_t) in nats, over the
+// positions whose target is not negative. Inputs and targets have one length; what stands behind a sequence's last target
+// changes nothing, so shorter ones may be filled up with any token. The probabilities are of type Acc, the sum is float64.
+func (m *Model) LogLikelihoods(inputs, targets [][]int32) ([]float64, error) {
+	ws := m.workspace(inputs, false)
+	if len(targets) != len(inputs) {
+		panic(device.Misuse(fmt.Sprintf("model: %d sequences and targets for %d", len(inputs), len(targets))))
+	}
+	for s, ids := range targets {
+		if len(ids) != ws.length {
+			panic(device.Misuse(fmt.Sprintf("model: sequence %d has %d tokens and %d targets", s, ws.length, len(ids))))
+		}
+	}
+	m.forward(ws, inputs, nil)
+	m.headLoss(ws, theseTokens(slices.Concat(targets...)), false)
+	sums, err := m.sums(ws, m.tokenLosses(ws))
+	for s, sum := range sums {
+		sums[s] = 0 - sum // not −sum: a loss of 0 is a log-likelihood of 0, not of −0
+	}
+	return sums, err
 }
 
 // ForwardBackward runs both passes for the summed loss and hands inputs and output gradients to tap. It returns the mean
@@ -42,7 +65,7 @@ func (m *Model) Forward(batch [][]int32, tap Tap) ([]float64, error) {
 func (m *Model) ForwardBackward(batch [][]int32, tap Tap) ([]float64, error) {
 	ws := m.workspace(batch, true)
 	m.forward(ws, batch, tap)
-	m.headLoss(ws, targets(batch), true)
+	m.headLoss(ws, theseTokens(nextTokens(batch)), true)
 	m.backward(ws, tap)
 	return m.means(ws, m.tokenLosses(ws))
 }
@@ -57,7 +80,7 @@ func (m *Model) ForwardBackward(batch [][]int32, tap Tap) ([]float64, error) {
 func (m *Model) ForwardSampled(batch [][]int32, uniform [][]float64, tap Tap) ([]float64, error) {
 	ws := m.workspace(batch, true)
 	m.forward(ws, batch, tap)
-	m.headLoss(ws, targets(batch), false)
+	m.headLoss(ws, theseTokens(nextTokens(batch)), false)
 	losses := m.tokenLosses(ws)
 	for k, u := range uniform {
 		if k > 0 {
@@ -187,16 +210,21 @@ func (m *Model) activation(ws *workspace, b *block, a *activations) {
 	}
 }
 
-// choice says which token comes after each of those in rows i to j−1, −1 for none, given their logits.
+// choice says which token is the target of each of those in rows i to j−1, −1 for none, given their logits.
 type choice func(i, j int, logits device.Tensor) []int32
 
-// targets are the tokens that do come next.
-func targets(batch [][]int32) choice {
-	var next []int32
+// theseTokens are targets that stand already.
+func theseTokens(targets []int32) choice {
+	return func(i, j int, _ device.Tensor) []int32 { return targets[i:j] }
+}
+
+// nextTokens are the targets of each position of a batch: the token behind it, and none for the last.
+func nextTokens(batch [][]int32) []int32 {
+	var targets []int32
 	for _, ids := range batch {
-		next = append(append(next, ids[1:]...), -1)
+		targets = append(append(targets, ids[1:]...), -1)
 	}
-	return func(i, j int, _ device.Tensor) []int32 { return next[i:j] }
+	return targets
 }
 
 // sampled are tokens drawn by uniform, one number for every token.
@@ -213,8 +241,8 @@ func (m *Model) sampled(ws *workspace, uniform []float64) choice {
 	}
 }
 
-// headLoss makes ws.losses, and with grad also ws.dh, the gradient at the output of the last block. Logits are made for a
-// few rows at a time.
+// headLoss makes ws.losses for the target of each position, 0 where there is none, and with grad also ws.dh, the gradient at
+// the output of the last block. Logits are made for a few rows at a time.
 func (m *Model) headLoss(ws *workspace, next choice, grad bool) {
 	d := m.dev
 	last := ws.h[m.Config.Blocks]
@@ -244,26 +272,33 @@ func (m *Model) tokenLosses(ws *workspace) []float64 {
 	return device.DownloadSlice[float64](m.dev, ws.losses)
 }
 
-// means waits for the passes and takes the mean of the tokens' losses per sequence, in float64.
+// means are the sums of a sequence's losses over its next tokens, one fewer than it has.
 func (m *Model) means(ws *workspace, perToken []float64) ([]float64, error) {
+	losses, err := m.sums(ws, perToken)
+	for s := range losses {
+		losses[s] /= float64(ws.length - 1)
+	}
+	return losses, err
+}
+
+// sums waits for the passes and adds up the losses of all tokens per sequence, in float64.
+func (m *Model) sums(ws *workspace, perToken []float64) ([]float64, error) {
 	if err := m.dev.Sync(); err != nil {
 		if m.failedAt != "" {
 			err = fmt.Errorf("%s: %w", m.failedAt, err)
 		}
 		return nil, err
 	}
-	means := make([]float64, ws.n/ws.length)
-	for s := range means {
-		var sum float64
+	sums := make([]float64, ws.n/ws.length)
+	for s := range sums {
 		for _, l := range perToken[s*ws.length : (s+1)*ws.length] {
-			sum += l
+			sums[s] += l
 		}
-		means[s] = sum / float64(ws.length-1)
-		if math.IsNaN(means[s]) || math.IsInf(means[s], 0) {
-			return nil, &NonFiniteLoss{Sequence: s, Loss: means[s]}
+		if math.IsNaN(sums[s]) || math.IsInf(sums[s], 0) {
+			return nil, &NonFiniteLoss{Sequence: s, Loss: sums[s]}
 		}
 	}
-	return means, nil
+	return sums, nil
 }
 
 // passed remembers the block in which a failure of the device shows. A kernel that was queued and fails later shows only when

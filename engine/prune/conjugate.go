@@ -20,6 +20,7 @@ const (
 // their second argument.
 type conjugate struct {
 	dev          device.Device
+	most         int                      // iterations before it is given up
 	apply        func(x, y device.Tensor) // y ← M x
 	precondition func(r, z device.Tensor) // z ← P r
 }
@@ -50,7 +51,7 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 	}
 	restart := true
 	for ; rho > limit; iterations++ {
-		if iterations == maxIterations {
+		if iterations == c.most {
 			if err := d.Sync(); err != nil {
 				return iterations, false, err
 			}

@@ -22,37 +22,14 @@ type problem struct {
 
 func newProblem(dev device.Device, rng *rand.Rand) problem {
 	p := problem{r: 2 + rng.IntN(5), c: 2 + rng.IntN(5)}
-	gram := func(n int) *mat.Dense {
-		x := mat.NewDense(n+3, n, nil)
-		for i := range n + 3 {
-			for j := range n {
-				x.Set(i, j, rng.NormFloat64()*(0.3+rng.Float64()))
-			}
-		}
-		var s mat.Dense
-		s.Mul(x.T(), x)
-		return &s
-	}
-	p.a, p.g = gram(p.c), gram(p.r)
+	p.a, p.g = gram(rng, p.c, p.c+3), gram(rng, p.r, p.r+3)
 	p.w = mat.NewDense(p.r, p.c, nil)
 	for i := range p.r {
 		for j := range p.c {
 			p.w.Set(i, j, rng.NormFloat64())
 		}
 	}
-	pack := func(m *mat.Dense) device.Sym {
-		n, _ := m.Dims()
-		s := device.AllocSym(dev, n, device.F64)
-		var packed []float64
-		for i := range n {
-			for j := range i + 1 {
-				packed = append(packed, m.At(i, j))
-			}
-		}
-		device.UploadSlice(dev, packed, s.Packed)
-		return s
-	}
-	p.layer = Layer{Name: "layer", W: device.NewFrom(dev, p.w.RawMatrix().Data, p.r, p.c, device.F64), Term: Term{A: pack(p.a), G: pack(p.g)}}
+	p.layer = Layer{Name: "layer", W: device.NewFrom(dev, p.w.RawMatrix().Data, p.r, p.c, device.F64), Term: Term{A: packed(dev, p.a, device.F64), G: packed(dev, p.g, device.F64)}}
 	return p
 }
 

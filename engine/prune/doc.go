@@ -4,10 +4,21 @@
 //	costs.go      the predicted increase of the loss for each row and column           (section 3)
 //	threshold.go  one threshold for the whole model                                     (section 4)
 //	update.go     the weights that stay, and the predicted increase of the whole step   (section 5)
+//	exact.go      the same costs for sums of products and for joint damping
+//	refit.go      the same update for those, and for any set of single weights
 //	dead.go       what computes nothing any more after the last shot                    (section 6)
 //
 // The convention two halves could disagree about: F = G ⊗ A for the row-major vec of the R×C matrix [W b]; rows belong to
 // G, columns to A; all index lists are positions in the full matrix.
+//
+// A curvature is a sum of products, F = Σ_k G_k ⊗ A_k, each side measured or the identity. What is computed with it depends
+// on the number of products and on the damping:
+//
+//	                            exact inverse   costs                updates
+//	1, factors damped           G'⁻¹ ⊗ A'⁻¹     costs.go             update.go, direct; single weights as below
+//	1, joint damping; 2         spectral.go     obs exact.go, obd    refit.go: conjugate gradients (operator.go), which an
+//	3 and more                  none            obd                  inverse (inverse.go) makes short
+//	2 and more, joint damping   refused
 //
 // Other structures would enter beside rows and columns: a Costs with other candidates made from the same System, a sweep
 // in threshold.go over them, and an update from the same solves; System does not change.

@@ -70,7 +70,7 @@ func sumOver(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (dev
 }
 
 // fisherInverseDiagonal is [F'⁻¹]_(rc),(rc) = [(K₁∘K₁) T (K₂∘K₂)ᵀ]_rc over alive rows and columns, R×C F64, for a curvature that is
-// not one product of damped factors. The caller frees it.
+// not one product of damped factors, and where something is alive. The caller frees it.
 func fisherInverseDiagonal(d device.Device, l Layer, alive Kept, damp Damping) (device.Tensor, []Raised, error) {
 	products := newProducts(d, l, alive, damp)
 	s, err := newSpectral(d, l, products, products[0].g.index, products[0].a.index, damp)
@@ -102,10 +102,8 @@ func (b basis) squares(d device.Device) device.Tensor {
 	if b.k.IsZero() {
 		return device.Tensor{}
 	}
-	n := b.k.Rows
-	x, two, one := d.Alloc(n, n, device.F64), fill(d, 1, n, 2), fill(d, 1, n, 1)
-	d.ElementCosts(b.k, two, one, x) // ½·k²·2·1
-	d.Free(two, one)
+	x := d.Alloc(b.k.Rows, b.k.Rows, device.F64)
+	d.Square(b.k, x)
 	return x
 }
 

@@ -16,6 +16,10 @@ type Grouping struct {
 // batchBytes is about how much memory the factored rows take that are solved for side by side.
 const batchBytes = 256 << 20
 
+// batchRows is the most rows that are solved for side by side: the product with G'⁻¹, of which only what lies within groups is
+// not zero, then is small beside that with A'⁻¹.
+const batchRows = 128
+
 // ApplyElements removes single weights, re-fits the rest, and predicts what it costs (method.md section 5; The LLM Surgeon,
 // section 3.3). gone marks all weights that are zero afterwards, R×C in row-major order, those that were zero before
 // included: they have to stay so. Over alive rows and columns, for a group of weights at (r_i, c_i),
@@ -211,7 +215,7 @@ func (u *elementUpdate) solve(sequential bool) (ok bool, err error) {
 		j := i + 1
 		for bytes := u.bytes(u.groups[i]); j < len(u.groups) && !sequential; j++ {
 			bytes += u.bytes(u.groups[j])
-			if rows := u.groups[j].to - u.groups[i].from; bytes > batchBytes || rows > u.w.Cols { // or products within groups would outweigh those with A'⁻¹
+			if rows := u.groups[j].to - u.groups[i].from; bytes > batchBytes || rows > batchRows {
 				break
 			}
 		}
@@ -271,7 +275,7 @@ func (u *elementUpdate) solveBatch(groups []group, sequential bool) (ok bool, er
 	} else {
 		within, t, v := u.within(groups), d.Alloc(full.Rows, full.Cols, device.F64), d.Alloc(full.Rows, full.Cols, device.F64)
 		defer d.Free(within, t, v)
-		c := conjugate{dev: d, precondition: alone, apply: func(x, mx device.Tensor) {
+		c := conjugate{dev: d, most: maxIterations, precondition: alone, apply: func(x, mx device.Tensor) {
 			d.Scatter(x, nil, places.at, flat)
 			d.Gemm(false, false, 1, full, u.ai, 0, t)
 			d.Gemm(false, false, 1, within, t, 0, v)

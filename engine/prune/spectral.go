@@ -132,6 +132,9 @@ func jointSpectral(d device.Device, layer string, p product, rows, cols []int32,
 	}
 	r.free(d)
 	c.free(d)
+	if err := d.Sync(); err != nil {
+		return nil, fmt.Errorf("layer %s: %w", layer, err)
+	}
 	return nil, &NotPositiveDefinite{Raised{Layer: layer, Factor: "F", Share: share / 10}}
 }
 
@@ -180,7 +183,7 @@ const (
 //   - the rounding of two solves, two products and Eigh moves it by at most c·n·ε·cond(L)·max|values|, with cond(L)² =
 //     cond(X') ≤ tr(X')·tr(X'⁻¹) = ‖L‖_F²·‖K‖_F² and c = 16 for the constants of five such steps.
 //
-// Below the sum of both it is an error. FLOP: 9·n³ of Eigh and n³/3 + 10·n³ around it.
+// Below the sum of both it is an error. FLOP: 9·n³ of Eigh and n³/3 + 12·n³ around it.
 func relativeBasis(d device.Device, x, y *factor, idx []int32) (basis, error) {
 	n := len(idx)
 	if x.identity() && y.identity() {

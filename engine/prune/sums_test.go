@@ -1,7 +1,6 @@
 package prune
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -305,306 +304,6 @@ func TestOBDOfSumsAgainstDense(t *testing.T) {
 	}
 }
 
-// elementCosts are the costs of single weights over alive rows and columns; all others have to be 0.
-func (p sumProblem) elementCosts(t *testing.T, dev device.Device, kind Cost) (alive []float64) {
-	t.Helper()
-	costs, _, err := CostElements(dev, p.layer, p.alive, kind, p.damp)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for k, v := range device.DownloadSlice[float64](dev, costs.Of(dev, p.layer.W)) {
-		if p.alive.Rows[k/p.c] && p.alive.Cols[k%p.c] {
-			alive = append(alive, v)
-		} else if v != 0 {
-			t.Errorf("the cost of a dead weight is %v", v)
-		}
-	}
-	return alive
-}
-
-// judge compares an update with the optimum, and what it predicted with ½ δᵀFδ of its own step.
-func (p sumProblem) judge(t *testing.T, dev device.Device, got Result, want []float64) {
-	t.Helper()
-	w := device.DownloadSlice[float64](dev, got.W)
-	golden.Near(t, "update", w, want, 1e-8)
-	var delta mat.VecDense
-	delta.SubVec(mat.NewVecDense(len(w), w), mat.NewVecDense(len(w), p.w.RawMatrix().Data))
-	if rise := mat.Inner(&delta, p.fisher(Damping{}), &delta) / 2; math.Abs(rise-got.Predicted) > 1e-9*rise {
-		t.Errorf("predicted %v, ½δᵀFδ is %v", got.Predicted, rise)
-	}
-}
-
-var updateCases = append([]curvatureCase{{"GA", false}, {"IA", false}, {"GI", false}, {"II", false}, {"II", true}, {"GA+GA+GA", false},
-	{"GA+IA+GI+GA", false}}, exactCases...)
-
-// What would be caught: updates for rows and columns that are not the least of the quadratic model with all products and
-// the damping asked for, sum steps that are not the two optima added, a prediction that leaves a product out.
-func TestUpdatesOfSumsAgainstDense(t *testing.T) {
-	const seed = 23
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 0))
-	dev := cpu.Open()
-	defer dev.Close()
-	for _, c := range updateCases {
-		iterations := 0
-		for range 25 {
-			p := newSumProblem(dev, rng, c)
-			kept := Kept{Rows: ones(p.r), Cols: ones(p.c)}
-			for i := range kept.Rows {
-				kept.Rows[i] = p.alive.Rows[i] && rng.IntN(4) > 0
-			}
-			for j := range kept.Cols {
-				kept.Cols[j] = p.alive.Cols[j] && rng.IntN(4) > 0
-			}
-			f := p.fisher(p.damp)
-			both := func(i, j int) bool { return !kept.Rows[i] || !kept.Cols[j] }
-			got, err := Apply(dev, p.layer, p.alive, kept, Joint, p.damp)
-			if err != nil {
-				t.Fatal(err)
-			}
-			iterations += got.Iterations
-			want, _ := p.constrained(f, both)
-			p.judge(t, dev, got, want)
-
-			rows, _ := p.constrained(f, func(i, j int) bool { return !kept.Rows[i] || p.dead(i, j) })
-			cols, _ := p.constrained(f, func(i, j int) bool { return !kept.Cols[j] || p.dead(i, j) })
-			for k, w := range p.w.RawMatrix().Data {
-				if want[k] = 0; !both(k/p.c, k%p.c) {
-					want[k] = rows[k] + cols[k] - w
-				}
-			}
-			if got, err = Apply(dev, p.layer, p.alive, kept, Sum, p.damp); err != nil {
-				t.Fatal(err)
-			}
-			p.judge(t, dev, got, want)
-
-			for k, w := range p.w.RawMatrix().Data {
-				if want[k] = 0; !both(k/p.c, k%p.c) {
-					want[k] = w
-				}
-			}
-			if got, err = Apply(dev, p.layer, p.alive, kept, None, p.damp); err != nil {
-				t.Fatal(err)
-			}
-			p.judge(t, dev, got, want)
-			if t.Failed() {
-				t.Fatalf("%v, %d×%d alive %v kept %v", c, p.r, p.c, p.alive, kept)
-			}
-		}
-		// Where there is an exact inverse it takes one step, for sums of more products at least a few.
-		if n := len(strings.Split(c.products, "+")); n <= 2 && iterations > 40 || n > 2 && iterations < 50 {
-			t.Errorf("%v: %d iterations in 25 updates", c, iterations)
-		}
-	}
-}
-
-// What would be caught: an update for single weights that moves what is removed, leaves a weight that stays where it could
-// do better, or takes another damping than was asked for.
-func TestMaskedUpdateAgainstDense(t *testing.T) {
-	const seed = 24
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 0))
-	dev := cpu.Open()
-	defer dev.Close()
-	for _, c := range updateCases {
-		for trial := range 25 {
-			p := newSumProblem(dev, rng, c)
-			removed := make([]bool, p.r*p.c)
-			for k := range removed {
-				removed[k] = rng.IntN(1+trial%5) > 0 // from none to most
-			}
-			want, _ := p.constrained(p.fisher(p.damp), func(i, j int) bool { return removed[i*p.c+j] || p.dead(i, j) })
-			for way, apply := range map[string]func() (Result, error){
-				"all at once": func() (Result, error) { return refitMasked(dev, p.layer, p.alive, removed, p.damp) },
-				"one group": func() (Result, error) {
-					return ApplyElements(dev, p.layer, p.alive, removed, Joint, p.damp, Grouping{Limit: p.r * p.c})
-				},
-			} {
-				got, err := apply()
-				if err != nil {
-					t.Fatal(err)
-				}
-				p.judge(t, dev, got, want)
-				for k, w := range device.DownloadSlice[float64](dev, got.W) {
-					if removed[k] && w != 0 {
-						t.Errorf("%s: removed weight %d is %v", way, k, w)
-					}
-				}
-			}
-			if t.Failed() {
-				t.Fatalf("%v, %d×%d alive %v removed %v", c, p.r, p.c, p.alive, removed)
-			}
-		}
-	}
-}
-
-// hadamard is the orthogonal and symmetric 4×4 matrix of elements ±½, with which eigenvalues that are powers of two make
-// matrices without any rounding.
-var hadamard = mat.NewDense(4, 4, []float64{.5, .5, .5, .5, .5, -.5, .5, -.5, .5, .5, -.5, -.5, .5, -.5, -.5, .5})
-
-func withEigenvalues(v ...float64) *mat.Dense {
-	var x mat.Dense
-	x.Mul(hadamard, mat.NewDiagDense(4, v))
-	x.Mul(&x, hadamard)
-	return &x
-}
-
-// What would be caught: an inverse that loses more than the condition of a factor, by inverting one explicitly or squaring
-// its condition, and eigenvalues of one side that meet those of the other in another order. Factors of condition 1e8 share
-// eigenvectors, so that F'⁻¹ is known in closed form; F' itself has a condition of 1e16, too much for a dense inverse. The limit is
-// 16·n·ε·1e8, the perturbation of the smallest eigenvalue of one factor.
-func TestIllConditionedFactors(t *testing.T) {
-	dev := cpu.Open()
-	defer dev.Close()
-	const limit = 16 * 4 * 0x1p-53 * 0x1p27
-	g1, a1 := []float64{0x1p-9, 0x1p-27, 1, 0x1p-18}, []float64{0x1p-27, 1, 0x1p-14, 0x1p-3}
-	g2, a2 := []float64{0x1p-3, 0, 0x1p-27, 1}, []float64{0x1p-20, 0x1p-5, 0, 1}
-	w := []float64{1, -2, 3, -4, 5, 6, -7, 8, -9, 1, 2, 3, 4, -5, 6, 7}
-	sym := func(v []float64) device.Sym { return packed(dev, withEigenvalues(v...), device.F64) }
-	all := Kept{Rows: ones(4), Cols: ones(4)}
-	for _, test := range []struct {
-		name  string
-		rest  []Term
-		damp  Damping
-		value func(i, j int) float64 // of F' for the i-th and j-th eigenvector
-	}{
-		{"two products", []Term{{G: sym(g2), A: sym(a2)}}, Damping{}, func(i, j int) float64 { return g1[i]*a1[j] + g2[i]*a2[j] }},
-		{"joint", nil, Damping{G: 0x1p-20, A: 0x1p-20, Joint: true}, func(i, j int) float64 {
-			return g1[i]*a1[j] + 0x1p-20*sum(g1)/4*sum(a1)/4
-		}},
-	} {
-		l := Layer{Name: "layer", W: device.NewFrom(dev, w, 4, 4, device.F64), Term: Term{G: sym(g1), A: sym(a1)}, Rest: test.rest}
-		diagonal, raised, err := fisherInverseDiagonal(dev, l, all, test.damp)
-		if err != nil || raised != nil {
-			t.Fatalf("%s: %v, raised %v", test.name, err, raised)
-		}
-		var want, rows []float64
-		for r := range 4 {
-			for c := range 4 {
-				var x float64
-				for i := range 4 {
-					for j := range 4 {
-						x += math.Pow(hadamard.At(r, i)*hadamard.At(c, j), 2) / test.value(i, j)
-					}
-				}
-				want = append(want, x)
-			}
-			var cost float64 // all elements of the basis are ±½, so t_rj does not depend on r
-			for j := range 4 {
-				var u, x float64
-				for c := range 4 {
-					u += w[4*r+c] * hadamard.At(c, j)
-				}
-				for i := range 4 {
-					x += 0.25 / test.value(i, j)
-				}
-				cost += u * u / x / 2
-			}
-			rows = append(rows, cost)
-		}
-		for k, got := range device.DownloadSlice[float64](dev, diagonal) {
-			if e := math.Abs(got-want[k]) / want[k]; !(e < limit) {
-				t.Errorf("%s: element %d is %v, want %v, off by %.2g, limit %.2g", test.name, k, got, want[k], e, limit)
-			}
-		}
-		costs, _, err := Costs(dev, l, all, OBS, test.damp)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for r, got := range costs.Rows {
-			if e := math.Abs(got-rows[r]) / rows[r]; !(e < limit) {
-				t.Errorf("%s: row %d costs %v, want %v, off by %.2g, limit %.2g", test.name, r, got, rows[r], e, limit)
-			}
-			kept := Kept{Rows: ones(4), Cols: ones(4)}
-			kept.Rows[r] = false
-			removed := make([]bool, 16)
-			for c := range 4 {
-				removed[4*r+c] = true
-			}
-			step, err := Apply(dev, l, all, kept, Joint, test.damp)
-			if err != nil {
-				t.Fatalf("%s: %v", test.name, err)
-			}
-			masked, err := refitMasked(dev, l, all, removed, test.damp)
-			if err != nil {
-				t.Fatalf("%s: %v", test.name, err)
-			}
-			t.Logf("%s: row %d took %d steps, as single weights %d", test.name, r, step.Iterations, masked.Iterations)
-			if test.rest == nil { // damped, and so not comparable with an undamped prediction
-				continue
-			}
-			for _, predicted := range []float64{step.Predicted, masked.Predicted} {
-				if e := math.Abs(predicted-rows[r]) / rows[r]; !(e < limit) {
-					t.Errorf("%s: row %d is predicted to cost %v, want %v, off by %.2g, limit %.2g", test.name, r, predicted, rows[r], e, limit)
-				}
-			}
-		}
-	}
-}
-
-// What would be caught: rounding of a float32 factor that stops a run, a factor that is truly indefinite and passes, a
-// sentence without layer and factor; a rank or damping that is not there and gives numbers; NaN that becomes one; joint damping
-// that stays too small for a singular product; conjugate gradients that end without having converged.
-func TestSumsThatFail(t *testing.T) {
-	dev := cpu.Open()
-	defer dev.Close()
-	w := device.NewFrom(dev, []float64{1, -2, 3, -4, 5, 6, -7, 8, -9, 1, 2, 3, 4, -5, 6, 7}, 4, 4, device.F64)
-	all, kept := Kept{Rows: ones(4), Cols: ones(4)}, Kept{Rows: []bool{true, true, false, true}, Cols: ones(4)}
-	sym := func(v ...float64) device.Sym { return packed(dev, withEigenvalues(v...), device.F64) }
-	in32 := func(v ...float64) device.Sym { return packed(dev, withEigenvalues(v...), device.F32) }
-	good := Term{G: sym(1, 2, 3, 4), A: sym(4, 1, 2, 3)}
-	damp := Damping{G: 0.01, A: 0.01}
-	joint := Damping{G: 0.01, A: 0.01, Joint: true}
-	nan := device.AllocSym(dev, 4, device.F64)
-	device.UploadSlice(dev, []float64{1, 0, 1, 0, math.NaN(), 1, 0, 0, 0, 1}, nan.Packed)
-	var notPositive *NotPositiveDefinite
-	for _, test := range []struct {
-		name   string
-		layer  Layer
-		damp   Damping
-		costs  string // of the error of Costs, empty for none
-		update string // of the error of Apply
-	}{
-		{"rounding of float32", Layer{Term: good, Rest: []Term{{G: in32(1, 2, 3, -1e-7), A: good.A}}}, damp, "", ""},
-		{"indefinite beyond float64's rounding", Layer{Term: good, Rest: []Term{{G: sym(1, 2, 3, -1e-7), A: good.A}}}, damp,
-			"layer blocks.0: the factor G of product 2 is not positive semi-definite", ""},
-		{"indefinite", Layer{Term: good, Rest: []Term{{G: good.G, A: in32(1, 2, 3, -1)}}}, damp,
-			"layer blocks.0: the factor A of product 2 is not positive semi-definite", "layer blocks.0: the factor A of product 2 is not positive semi-definite"},
-		{"three products, one indefinite", Layer{Term: good, Rest: []Term{good, {G: good.G, A: sym(1, 2, 3, -100)}}}, damp,
-			"layer blocks.0: a sum of 3 products has no exact inverse", "layer blocks.0: the curvature is not positive definite"},
-		{"three products", Layer{Term: good, Rest: []Term{good, good}}, damp, "layer blocks.0: a sum of 3 products has no exact inverse", ""},
-		{"two products and joint damping", Layer{Term: good, Rest: []Term{good}}, joint,
-			"layer blocks.0: a sum of 2 products cannot be damped jointly", "a sum of 2 products cannot be damped jointly"},
-		{"NaN in the second product", Layer{Term: good, Rest: []Term{{G: nan, A: good.A}}}, damp, "the factor G has no eigenvalues", "or not finite"},
-		{"NaN in the first product", Layer{Term: Term{G: nan, A: good.A}, Rest: []Term{good}}, damp, "the factor G is not positive definite", "or not finite"},
-		{"NaN and joint damping", Layer{Term: Term{G: good.G, A: nan}}, joint, "the factor A has no eigenvalues", "the factor A has no eigenvalues"},
-		{"no damping within reach", Layer{Term: Term{G: sym(-1e6, 1e6, -1e6, 1e6+1e-3), A: good.A}}, joint,
-			"layer blocks.0: the factor F is not positive definite", "the factor F is not positive definite"},
-	} {
-		test.layer.Name, test.layer.W = "blocks.0", w
-		matches := func(what string, err error, want string) {
-			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: %s: %v, want %q", test.name, what, err, want)
-			}
-			if err != nil && strings.Contains(want, "the factor F") && !errors.As(err, &notPositive) {
-				t.Errorf("%s: %s: %T", test.name, what, err)
-			}
-		}
-		_, _, err := Costs(dev, test.layer, all, OBS, test.damp)
-		matches("costs", err, test.costs)
-		_, _, err = CostElements(dev, test.layer, all, OBS, test.damp)
-		matches("element costs", err, test.costs)
-		_, err = Apply(dev, test.layer, all, kept, Joint, test.damp)
-		matches("update", err, test.update)
-	}
-
-	singular := Layer{Name: "layer", W: w, Term: Term{G: sym(0, 1, 2, 3), A: good.A}}
-	_, raised, err := Costs(dev, singular, all, OBS, Damping{Joint: true})
-	if err != nil || len(raised) != 1 || raised[0].Factor != "F" || raised[0].Share != 1e-8 {
-		t.Errorf("singular without damping: raised %v, %v", raised, err)
-	}
-}
-
 // What would be caught: a row whose weights one product sees and another does not taken for dead, and one that none sees
 // taken for alive.
 func TestAliveOfSums(t *testing.T) {
@@ -622,4 +321,24 @@ func TestAliveOfSums(t *testing.T) {
 	if want := (Kept{Rows: []bool{false, true, false}, Cols: []bool{true, true, true}}); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("with an identity side alive %v, want %v, %v", got, want, err)
 	}
+}
+
+// elementCosts are the costs of single weights over alive rows and columns; all others have to be 0.
+func (p sumProblem) elementCosts(t *testing.T, dev device.Device, kind Cost) (alive []float64) {
+	t.Helper()
+	costs, _, err := CostElements(dev, p.layer, p.alive, kind, p.damp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer costs.Free(dev)
+	made := costs.Of(dev, p.layer.W)
+	defer dev.Free(made)
+	for k, v := range device.DownloadSlice[float64](dev, made) {
+		if p.alive.Rows[k/p.c] && p.alive.Cols[k%p.c] {
+			alive = append(alive, v)
+		} else if v != 0 {
+			t.Errorf("the cost of a dead weight is %v", v)
+		}
+	}
+	return alive
 }

@@ -26,11 +26,34 @@ func (r *Report) Card() []byte {
 
 func (r *Report) cardHeader(b *bytes.Buffer) {
 	// No licence and no base_model: a path does not tell either, and a wrong one would be worse.
-	fmt.Fprintf(b, "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- %s\n- pruned\n- structured-pruning\n- arxiv:2312.17244\n---\n\n",
-		quoted(r.Model.Family))
+	fmt.Fprintf(b, "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- %s\n- pruned\n- %s-pruning\n- arxiv:2312.17244\n---\n\n",
+		quoted(r.Model.Family), r.kind())
 	fmt.Fprintf(b, "# %s, %s of the block weights removed\n\n", line(modelName(r.Model.Path)), percent(r.Final.Sparsity))
-	fmt.Fprintf(b, "Made from `%s` (%s, %s, %s parameters, SHA-256 `%s`) by Surgeon %s, a program for the method of [The LLM Surgeon](https://arxiv.org/abs/2312.17244): shot by shot, those rows and columns of the linear layers in the blocks are removed that cost least. What a cost is, and how the weights that stay were re-fitted, stands among the options in `report.json`. The licence of the original model applies.\n\n",
-		line(r.Model.Path), line(r.Model.Format), line(r.Model.Family), thousands(r.Model.Parameters), line(r.Model.SHA256), line(r.Program.Version))
+	fmt.Fprintf(b, "Made from `%s` (%s, %s, %s parameters, SHA-256 `%s`) by Surgeon %s, a program for the method of [The LLM Surgeon](https://arxiv.org/abs/2312.17244): shot by shot, those %s of the linear layers in the blocks are removed that cost least. What a cost is, and how the weights that stay were re-fitted, stands among the options in `report.json`. The licence of the original model applies.\n\n",
+		line(r.Model.Path), line(r.Model.Format), line(r.Model.Family), thousands(r.Model.Parameters), line(r.Model.SHA256), line(r.Program.Version), r.structures())
+}
+
+// kind is what papers call pruning of such a structure.
+func (r *Report) kind() string {
+	switch r.Structure {
+	case "rowcol":
+		return "structured"
+	case "element":
+		return "unstructured"
+	}
+	return "semi-structured"
+}
+
+// structures names what was removed.
+func (r *Report) structures() string {
+	switch r.Structure {
+	case "rowcol":
+		return "rows and columns"
+	case "element":
+		return "single weights"
+	}
+	n, m, _ := strings.Cut(r.Structure, ":")
+	return fmt.Sprintf("%s of every %s consecutive inputs in the rows", line(n), line(m))
 }
 
 func (r *Report) cardSize(b *bytes.Buffer) {

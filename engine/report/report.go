@@ -35,6 +35,8 @@ type Report struct {
 	ResumedFrom []int             `json:"resumed_from"` // the shots after which a stopped run was taken up again
 	Warnings    []string          `json:"warnings"`
 
+	Structure string `json:"structure"` // what was removed as one: "rowcol", "element", "2:4"
+
 	Model  Model   `json:"model"`
 	Data   Data    `json:"data"`
 	Dense  Dense   `json:"dense"`
@@ -175,6 +177,20 @@ type Evaluation struct {
 func NewEvaluation(of, text string, calibration bool, length, windows int, loss float64) Evaluation {
 	return Evaluation{Of: of, Text: text, Calibration: calibration, Length: length, Windows: windows,
 		Loss: loss, Perplexity: math.Exp(loss), Bits: loss / math.Ln2}
+}
+
+// TaskScore is how well a model picks the right one of several choices: the accuracy by log-likelihood and by log-likelihood
+// per character, as EleutherAI's lm-evaluation-harness names and defines them (package tasks). Standard errors are nil for a
+// single item.
+type TaskScore struct {
+	Of                string   `json:"of"` // the model
+	Task              string   `json:"task"`
+	File              File     `json:"file"`
+	Items             int      `json:"items"`
+	Accuracy          float64  `json:"acc"`
+	AccuracyError     *float64 `json:"acc_stderr"`
+	AccuracyNorm      float64  `json:"acc_norm"`
+	AccuracyNormError *float64 `json:"acc_norm_stderr"`
 }
 
 // Write writes JSON to path, which is replaced at once or not at all.

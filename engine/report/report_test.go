@@ -21,13 +21,14 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func sample() *Report {
 	predicted, limit := 0.0312, 700.
 	return &Report{
-		Program: Program{Version: "0.1.0", SHA256: "e1f0", Commit: "0123456789abcdef", Modified: true, Go: "go1.26.0", Tags: "openblas"},
-		Machine: Machine{OS: "linux/amd64", CPU: "Example CPU @ 2.00GHz", Cores: 2, MemoryBytes: 16 << 30, Device: "cpu (gonum, 2 threads)"},
-		Command: []string{"surgeon", "prune", "models/tiny llama", "--text", "calibration.txt", "--target", "0.3", "--shots", "2", "-o", "it's pruned"},
-		Run:     "5e1f",
-		Options: map[string]any{"target": 0.3, "shots": 2, "text": []string{"calibration.txt"}},
-		Seeds:   map[string]uint64{"windows": 100, "labels": math.MaxUint64},
-		Started: time.Date(2025, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 93.5,
+		Program:   Program{Version: "0.1.0", SHA256: "e1f0", Commit: "0123456789abcdef", Modified: true, Go: "go1.26.0", Tags: "openblas"},
+		Machine:   Machine{OS: "linux/amd64", CPU: "Example CPU @ 2.00GHz", Cores: 2, MemoryBytes: 16 << 30, Device: "cpu (gonum, 2 threads)"},
+		Command:   []string{"surgeon", "prune", "models/tiny llama", "--text", "calibration.txt", "--target", "0.3", "--shots", "2", "-o", "it's pruned"},
+		Run:       "5e1f",
+		Options:   map[string]any{"target": 0.3, "shots": 2, "text": []string{"calibration.txt"}},
+		Seeds:     map[string]uint64{"windows": 100, "labels": math.MaxUint64},
+		Structure: "rowcol",
+		Started:   time.Date(2025, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 93.5,
 		ResumedFrom: []int{1},
 		Warnings:    []string{"calibration has 12 288 tokens\nfor 6 144 inputs"},
 		Model:       Model{Path: "models/tiny llama", Format: "safetensors", Family: "llama", SHA256: "aa11", Parameters: 1234567, Prunable: 1000000},
@@ -245,6 +246,22 @@ func TestJoinNumbers(t *testing.T) {
 		var a, b any
 		if json.Unmarshal(indented, &a) != nil || json.Unmarshal([]byte(got), &b) != nil || !reflect.DeepEqual(a, b) {
 			t.Errorf("%v says something else once joined: %s", c.value, got)
+		}
+	}
+}
+
+// Catches a card that takes single weights for rows.
+func TestCardNamesTheStructure(t *testing.T) {
+	for structure, want := range map[string][]string{
+		"element": {"- unstructured-pruning\n", "those single weights of the linear layers"},
+		"2:4":     {"- semi-structured-pruning\n", "those 2 of every 4 consecutive inputs in the rows of the linear layers"},
+	} {
+		r := sample()
+		r.Structure = structure
+		for _, words := range want {
+			if card := string(r.Card()); !strings.Contains(card, words) {
+				t.Errorf("%s: the card lacks %q", structure, words)
+			}
 		}
 	}
 }

@@ -379,4 +379,4 @@ def main():
         with open(f"{folder}/float64.json", "w") as f: json.dump(doc, f); f.write("\n")
 
 
-main()
+if __name__ == "__main__": main()

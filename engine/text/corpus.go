@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,7 @@ func ReadCorpus(patterns []string) (*Corpus, error) { return readCorpus(patterns
 // readCorpus is ReadCorpus with a limit to the bytes of text. Whatever the files say, the memory it takes is a small
 // multiple of that limit and of their size on the disk.
 func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
-	paths, err := expand(patterns)
+	paths, err := Expand(patterns)
 	if err != nil {
 		return nil, fmt.Errorf("corpus: %w", err)
 	}
@@ -116,8 +117,8 @@ func boundary(s string, at int) int {
 	return at
 }
 
-// expand turns patterns into paths of files that exist, without doubles.
-func expand(patterns []string) ([]string, error) {
+// Expand turns patterns into paths of files that exist, as ReadCorpus takes them.
+func Expand(patterns []string) ([]string, error) {
 	if len(patterns) == 0 {
 		return nil, errors.New("no file is named")
 	}
@@ -159,29 +160,50 @@ func tooLong(bytesMax int64) error {
 	return fmt.Errorf("the text is longer than %d bytes, the most that is read; give fewer files or a part of the text", bytesMax)
 }
 
-// readFile hands the documents of a file to add, in order.
-func readFile(path string, bytesMax int64, add func(document string) error) (File, error) {
-	name := strings.ToLower(path)
-	if info, err := os.Stat(path); err == nil && !isPacked(name) && info.Size() > bytesMax {
-		return File{}, tooLong(bytesMax)
+// ReadFile is the content of a file, decompressed where its name ends in .gz or .zst, and what it is as it lies on the disk.
+// More than 4 GiB, or damaged compressed data, is an error.
+func ReadFile(path string) ([]byte, File, error) {
+	data, file, err := unpackFile(path, textBytesMax)
+	if _, named := errors.AsType[*fs.PathError](err); err != nil && !named {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return data, file, err
+}
+
+// unpackFile is ReadFile with a limit to the bytes of text.
+func unpackFile(path string, bytesMax int64) ([]byte, File, error) {
+	if info, err := os.Stat(path); err == nil && !isPacked(path) && info.Size() > bytesMax {
+		return nil, File{}, tooLong(bytesMax)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return File{}, err
+		return nil, File{}, err
 	}
 	file := File{Path: path, Bytes: int64(len(data)), SHA256: sum(data)}
-	switch filepath.Ext(name) {
+	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gz":
 		data, err = gunzip(data, bytesMax)
-		name = strings.TrimSuffix(name, ".gz")
 	case ".zst":
 		data, err = unzstd(data, bytesMax)
-		name = strings.TrimSuffix(name, ".zst")
 	}
+	return data, file, err
+}
+
+// WithoutPacking is a file's name without the ending that says how it is compressed.
+func WithoutPacking(path string) string {
+	if ext := strings.ToLower(filepath.Ext(path)); ext == ".gz" || ext == ".zst" {
+		return path[:len(path)-len(ext)]
+	}
+	return path
+}
+
+// readFile hands the documents of a file to add, in order.
+func readFile(path string, bytesMax int64, add func(document string) error) (File, error) {
+	data, file, err := unpackFile(path, bytesMax)
 	if err != nil {
 		return File{}, err
 	}
-	switch filepath.Ext(name) {
+	switch strings.ToLower(filepath.Ext(WithoutPacking(path))) {
 	case ".jsonl":
 		return file, readLines(data, add)
 	case ".parquet":
@@ -194,9 +216,9 @@ func readFile(path string, bytesMax int64, add func(document string) error) (Fil
 	return file, add(text)
 }
 
-// isPacked tells from a file's name that the text in it can be longer than the file.
-func isPacked(name string) bool {
-	switch filepath.Ext(name) {
+// isPacked tells from a file's path that the text in it can be longer than the file.
+func isPacked(path string) bool {
+	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gz", ".zst", ".parquet":
 		return true
 	}

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -142,6 +143,12 @@ func (t *Tokenizer) setToken(id int32, to token) {
 
 // Vocab returns the largest id + 1, the rows an embedding needs.
 func (t *Tokenizer) Vocab() int { return len(t.tokens) }
+
+// ID is the id of the token with that text, as the vocabulary spells it.
+func (t *Tokenizer) ID(text string) (id int32, known bool) {
+	i := slices.IndexFunc(t.tokens, func(one token) bool { return one.known && one.text == text })
+	return int32(i), i >= 0
+}
 
 // Encode returns the ids of a text; with special set, those that the tokenizer puts before and behind every text (such as <s>)
 // are among them. Special tokens written out in the text become their ids either way. Text should be valid UTF-8; bytes that

@@ -288,3 +288,16 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 	})
 }
+
+// TestID catches a token that is found under another text, and one that is none.
+func TestID(t *testing.T) {
+	tokenizer, err := ParseTokenizer([]byte(tiny))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]int32{"<s>": 0, "a": 1, "ab": 3, "Ġ": 4, "<x>": 5, "": -1, "ba": -1, " ": -1} {
+		if id, known := tokenizer.ID(text); id != want || known != (want >= 0) {
+			t.Errorf("%q has the id %d (%v), want %d", text, id, known, want)
+		}
+	}
+}

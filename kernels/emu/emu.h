@@ -65,6 +65,19 @@ template <class T> T fromLane(T v, int source) {
 	return v;
 }
 
+// lanesWhere has a bit for every lane of the warp whose value at the same place is what f asks for.
+template <class T, class F> uint32_t lanesWhere(T v, F f) {
+	memcpy(exchange(lane()), &v, sizeof v);
+	warpBarrier();
+	uint32_t bits = 0;
+	for (int i = 0; i < 32; i++) {
+		memcpy(&v, exchange(i), sizeof v);
+		bits |= (uint32_t)f(v) << i;
+	}
+	warpBarrier();
+	return bits;
+}
+
 } // namespace emu
 
 inline void __syncthreads() { emu::blockBarrier(); }
@@ -73,12 +86,10 @@ template <class T> T __shfl_sync(unsigned, T v, int source) { return emu::fromLa
 template <class T> T __shfl_xor_sync(unsigned, T v, int mask) { return emu::fromLane(v, emu::lane() ^ mask); }
 template <class T> T __shfl_down_sync(unsigned, T v, int n) { return emu::fromLane(v, emu::lane() + n < 32 ? emu::lane() + n : emu::lane()); }
 template <class T> T __shfl_up_sync(unsigned, T v, int n) { return emu::fromLane(v, emu::lane() >= n ? emu::lane() - n : emu::lane()); }
-inline int __any_sync(unsigned, int p) {
-	int any = 0;
-	for (int i = 0; i < 32; i++)
-		any |= emu::fromLane(p, i);
-	return any != 0;
-}
+inline int __any_sync(unsigned, int p) { return emu::lanesWhere(p, [](int q) { return q != 0; }) != 0; }
+inline unsigned __match_any_sync(unsigned, unsigned v) { return emu::lanesWhere(v, [=](unsigned w) { return w == v; }); }
+inline int __popc(unsigned v) { return __builtin_popcount(v); }
+inline int __ffs(int v) { return __builtin_ffs(v); }
 
 inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }

@@ -28,14 +28,15 @@ func halves(l matrix) (l11, l21, l22 matrix) {
 	return l.part(0, n1, 0, n1), l.part(n1, n, 0, n1), l.part(n1, n, n1, n)
 }
 
-// Cholesky is a = l·lᵀ in place.
+// Cholesky is a = l·lᵀ in place. Several matrices are factored side by side: up to orders of some hundred the products of one
+// alone are too small to share. Where fewer matrices than cores are left their products are shared all the same.
 func (d *Device) Cholesky(as ...device.Tensor) []bool {
 	device.CheckCholesky(as)
 	ok := make([]bool, len(as))
-	for i, a := range as {
-		m := whole[float64](d, a)
+	parallel(len(as), 1, func(_, i, _ int) {
+		m := whole[float64](d, as[i])
 		ok[i] = cholesky(m) && finiteDiagonal(m)
-	}
+	})
 	return ok
 }
 
@@ -84,6 +85,9 @@ func subtractSquare(a, c matrix) {
 // CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹.
 func (d *Device) CholeskySolve(side device.Side, l, b device.Tensor) {
 	device.CheckCholeskySolve(side, l, b)
+	if side == device.Left && b.Cols == 1 { // a column is a row in memory, and rows are what gonum's products run along
+		side, b = device.Right, b.Reshape(1, b.Rows)
+	}
 	ml, mb := whole[float64](d, l), whole[float64](d, b)
 	if side == device.Left {
 		solveLeft(false, ml, mb)

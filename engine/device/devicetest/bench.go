@@ -106,15 +106,20 @@ var timed = []struct {
 	{op: "Extract some=true into float64", in: acc, shapes: factors},
 	{op: "AddDiagonal", in: float64s, shapes: factors},
 	{op: "Cholesky of one", in: float64s, shapes: factors},
+	{op: "Cholesky of many", in: float64s, shapes: []Shape{{M: 200}, {M: 1000}}}, // groups of elements
 	{op: "CholeskyInverseDiag", in: float64s, shapes: []Shape{{M: 1536, N: 1}, {M: 4096, N: 1}, {M: 11008, N: 1}}},
-	// As many right sides as a shot removes of a row or column: a twentieth of them.
-	{op: "CholeskySolve left", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
+	// As many right sides as a shot removes of a row or column: a twentieth of them. One for a group of elements.
+	{op: "CholeskySolve left", in: float64s, shapes: []Shape{{M: 1000, N: 1}, {M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
 	{op: "CholeskySolve right", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
 	{op: "Eigh", in: float64s, shapes: []Shape{{M: 576, N: 32}}},
 	{op: "Eigh warm", in: float64s, shapes: []Shape{{M: 576, N: 32}}},
 	{op: "RowDot", in: float64s, shapes: weights},
 	{op: "ColDot", in: float64s, shapes: weights},
 	{op: "MaxAbs", in: float64s, shapes: weights},
+	{op: "ElementCosts", in: float64s, shapes: weights[:2]},
+	{op: "Histogram bits=0 digit=12 of=2", in: float64s, shapes: weights[:2]},
+	{op: "Smallest 2 of 4, sums", in: float64s, shapes: []Shape{{M: 576, N: 384}, {M: 4096, N: 2752}}},
+	{op: "KronGather", in: float64s, shapes: []Shape{{M: 576, N: 1536, K: 2000}, {M: 4096, N: 11008, K: 2000}}},
 	{op: "Axpy", in: float64s, shapes: weights[:2]},
 	{op: "Gather rows=true cols=true", in: float64s, shapes: weights[:2]},
 	{op: "Scatter rows=true cols=true", in: float64s, shapes: weights[:2]},
@@ -141,6 +146,7 @@ type Loaded struct {
 	sets   [][]device.Tensor // copies of the operands, taken in turn
 	before []device.Tensor   // what InOut operands are before every call; zero for the others
 	holes  []bool            // operands with a NaN in what they are filled with: content that is undefined
+	host   []float64         // what the first call returned beside them
 	next   int               // copy
 }
 
@@ -177,7 +183,7 @@ func Load(d device.Device, c Case, t device.Type) (*Loaded, error) {
 		}
 		l.sets = append(l.sets, set)
 	}
-	c.Call(d, first)
+	l.host = c.Call(d, first)
 	if err := d.Sync(); err != nil {
 		l.Free()
 		return nil, err
@@ -266,8 +272,8 @@ func (l *Loaded) Time(calls int) (time.Duration, error) {
 // checksumElements is as much of an output as is looked at.
 const checksumElements = 1 << 20
 
-// Checksum is the sum of absolute values at the beginning of the first output: the same on equal devices, and proof that
-// there was one.
+// Checksum is the sum of absolute values at the beginning of the first output, or of what is returned where that is all: the
+// same on equal devices, and proof that there was one.
 func (l *Loaded) Checksum() float64 {
 	for i, o := range l.c.Operands {
 		if o.Role == In {
@@ -282,7 +288,11 @@ func (l *Loaded) Checksum() float64 {
 		}
 		return sum
 	}
-	return 0
+	sum := 0.
+	for _, v := range l.host {
+		sum += math.Abs(v)
+	}
+	return sum
 }
 
 // Free gives the operands back.

@@ -169,4 +169,4 @@ func triangle(name string, n int, role Role) Operand {
 }
 
 // Ops is the table.
-func Ops() []Op { return slices.Concat(algebra(), factorisations(), eigen(), layers()) }
+func Ops() []Op { return slices.Concat(algebra(), factorisations(), eigen(), elements(), layers()) }

@@ -88,10 +88,10 @@ func (u *run) shape(t *testing.T, op Op, typ device.Type, s Shape) {
 		want, wantHost := u.reference(t, c, x)
 
 		if !sameBits(host, wantHost) {
-			fail(pass, "returned %v, want %v", host, wantHost)
+			fail(pass, "returned %s", differing(host, wantHost, "want"))
 		}
 		if !sameBits(host, host2) {
-			fail(pass, "returned %v, then %v", host, host2)
+			fail(pass, "returned %s", differing(host, host2, "then"))
 		}
 		if c.Residual != nil {
 			if e := c.Residual(x, got); !(e <= c.limit(device.F64)) {
@@ -109,7 +109,7 @@ func (u *run) shape(t *testing.T, op Op, typ device.Type, s Shape) {
 			case c.Residual != nil:
 			case exact:
 				for j := range got[i] {
-					if w := Round(o.typed(typ), want[i][j]); got[i][j] != w {
+					if w := Round(o.typed(typ), want[i][j]); got[i][j] != w && !(math.IsNaN(got[i][j]) && math.IsNaN(w)) {
 						fail(pass, "%s[%d,%d] is %v, want %v", o.Name, j/o.Cols, j%o.Cols, got[i][j], w)
 						break
 					}
@@ -154,7 +154,7 @@ func (u *run) nan(t *testing.T, op Op, typ device.Type, s Shape, i int, fail fun
 	ref.Loops = u.Loops || op.Spreads // where the cpu lets it spread as well, only the loops say what has to be NaN
 	want, wantHost := ref.reference(t, c, x)
 	if !sameBits(host, wantHost) {
-		fail("%s[%d] is NaN: returned %v, want %v", o.Name, j, host, wantHost)
+		fail("%s[%d] is NaN: returned %s", o.Name, j, differing(host, wantHost, "want"))
 	}
 	if c.Residual != nil {
 		return
@@ -262,6 +262,16 @@ func sameBits(x, y []float64) bool {
 	return slices.EqualFunc(x, y, func(a, b float64) bool {
 		return math.Float64bits(a) == math.Float64bits(b) || a != a && b != b
 	})
+}
+
+// differing tells of the first place where what was returned differs from what it is compared with.
+func differing(x, y []float64, word string) string {
+	for i := range min(len(x), len(y)) {
+		if !sameBits(x[i:i+1], y[i:i+1]) {
+			return fmt.Sprintf("%v at place %d of %d, %s %v", x[i], i, len(x), word, y[i])
+		}
+	}
+	return fmt.Sprintf("%d numbers, %s %d", len(x), word, len(y))
 }
 
 // frobenius is |got − want| / |want|.

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"surgeon/engine/report"
+)
+
+const tinyTable = `
+options: {model: model, text: [text.txt], samples: 8, length: 32, shots: 1}
+eval: {text: [text.txt], length: 32, windows: 6}
+tables:
+  - title: Single weights
+    targets: [0.3, 0.5]
+    options: {structure: element}
+    rows:
+      - {name: magnitude, options: {preset: magnitude}}
+      - {name: ours, options: {group: 100}}
+  - title: Rows and columns
+    targets: [0.2]
+    rows:
+      - {name: ours, options: {shots: 2}}
+`
+
+// What would be caught: a run that a table leaves out, makes twice, or measures on another model than it made; results that
+// are lost by a stop; models that are left behind.
+func TestTable(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", tinyTable)
+	code, stdout, stderr := invoke("table", "table.yaml", "--results", "results", "--only", "Single weights, mag")
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	first := readResults(t)
+	if len(first.Cells) != 2 || first.Dense == nil || !strings.Contains(stdout, "| magnitude | **") {
+		t.Fatalf("%d cells of the row asked for, dense %v:\n%s", len(first.Cells), first.Dense, stdout)
+	}
+	code, stdout, stderr = invoke("table", "table.yaml", "--results", "results")
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	all := readResults(t)
+	if len(all.Cells) != 5 || all.Cells[0].Seconds != first.Cells[0].Seconds {
+		t.Errorf("%d cells, the first one made again or not: %+v, %+v", len(all.Cells), all.Cells[0], first.Cells[0])
+	}
+	for _, want := range []string{"**Single weights**\n\n| | 30 % | 50 % | time |", "**Rows and columns**\n\n| | 20 % | time |", "| dense |"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in\n%s", want, stdout)
+		}
+	}
+	if stdout != readFile(t, "results/results.md") {
+		t.Error("results.md is not what was printed")
+	}
+	entries, err := os.ReadDir("results")
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%v, in the directory of results are %v", err, entries)
+	}
+	// by hand
+	if code, _, stderr = invoke("prune", "model", "--text", "text.txt", "--samples", "8", "--length", "32", "--shots", "1", "--structure", "element", "--group", "100", "--target", "0.5", "-o", "out"); code != 0 {
+		t.Fatal(stderr)
+	}
+	code, stdout, stderr = invoke("eval", "out", "--text", "text.txt", "--length", "32", "--windows", "6", "--json")
+	var e report.Evaluation
+	if err := json.Unmarshal([]byte(stdout), &e); code != 0 || err != nil {
+		t.Fatal(err, stderr)
+	}
+	if got := all.Cells[3]; got.Row != "ours" || got.Target != 0.5 || got.Evaluation.Loss != e.Loss {
+		t.Errorf("the cell %+v, by hand the loss is %v", got, e.Loss)
+	}
+}
+
+func readResults(t *testing.T) *report.Comparison {
+	t.Helper()
+	c, err := report.ReadComparison("results/results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// What would be caught: a table that runs for hours before it finds that its last row makes no sense.
+func TestTableRefuses(t *testing.T) {
+	tiny(t)
+	for _, test := range []struct{ old, new, want string }{
+		{"preset: magnitude", "preset: magnitud", "table.yaml: Single weights, magnitude: --preset"},
+		{"group: 100", "group: many", "table.yaml: Single weights, ours: --group"},
+		{"group: 100", "grope: 100", "table.yaml: Single weights, ours: unknown flag --grope"},
+		{"preset: magnitude", "preset: magnitude, update: joint", "table.yaml: Single weights, magnitude: --preset magnitude stands for --update none"},
+		{"group: 100", "output: x", "table.yaml: Single weights, ours: output is not an option of a row"},
+		{"title: Rows and columns", "titel: Rows and columns", `unknown field "titel"`},
+		{"targets: [0.2]", "targets: []", "a table needs title, targets and rows"},
+		{"windows: 6", "windows: -1", "--batch is 0 and --windows is -1"},
+		{tinyTable, "", "table.yaml has no tables"},
+	} {
+		writeFile(t, "table.yaml", strings.Replace(tinyTable, test.old, test.new, 1))
+		code, _, stderr := invoke("table", "table.yaml", "--results", "results")
+		if code != exitRequest || !strings.Contains(stderr, test.want) {
+			t.Errorf("%s: exit %d, %s\nwant %q", test.new, code, stderr, test.want)
+		}
+	}
+}
