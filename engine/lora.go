@@ -60,13 +60,18 @@ func (r *run) correct(ctx context.Context, stage string, number int, round *repo
 	defer r.time("lora")()
 	o := r.options
 	r.watcher.Stage(stage, round.Windows*round.Epochs)
-	rng := rand.New(rand.NewPCG(o.Seed, loraStream|uint64(number)))
-	chosen := rng.Perm(len(r.calibration))[:round.Windows]
+	chosen, seed := o.drawLora(number, round.Windows)
 	var err error
 	round.LeftOut, err = lora.Correct(ctx, r.model, r.calibration, chosen,
-		lora.Options{Rank: o.LoraRank, Rate: o.LoraRate, Epochs: round.Epochs, Seed: rng.Uint64()}, r.watcher.Step)
+		lora.Options{Rank: o.LoraRank, Rate: o.LoraRate, Epochs: round.Epochs, Seed: seed}, r.watcher.Step)
 	r.model.Release()
 	return err
+}
+
+// drawLora draws so many of the calibration windows for the round of a shot, and the seed of its corrections.
+func (o *Options) drawLora(number, windows int) (chosen []int, seed uint64) {
+	rng := rand.New(rand.NewPCG(o.Seed, loraStream|uint64(number)))
+	return rng.Perm(o.Samples)[:windows], rng.Uint64()
 }
 
 // sayCorrected tells what a round did to the held-out loss.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -123,18 +124,29 @@ func TestLoraResumes(t *testing.T) {
 	}
 }
 
-// What would be caught: two rounds on the same windows, a share that is rounded the wrong way, or windows that depend on
-// anything but the seed.
+// What would be caught: two rounds on the same windows or from the same corrections, whatever the seed; a share that is rounded
+// the wrong way.
 func TestLoraWindows(t *testing.T) {
 	for _, test := range []struct {
 		samples int
 		share   float64
 		want    int
-	}{{128, 0.025, 4}, {40, 0.025, 1}, {41, 0.025, 2}, {1, 0.025, 1}, {30, 0.1, 3}, {12, 1, 12}, {12, 0.5, 6}} {
+	}{{128, 0.025, 4}, {40, 0.025, 1}, {41, 0.025, 2}, {1, 0.025, 1}, {30, 0.1, 3}, {100, 0.07, 7}, {12, 1, 12}, {12, 0.5, 6}} {
 		o := Options{Samples: test.samples, LoraShare: test.share}
 		if n := o.loraWindows(); n != test.want {
 			t.Errorf("%v of %d windows are %d, want %d", test.share, test.samples, n, test.want)
 		}
+	}
+	drawn := map[string]bool{}
+	for seed := range uint64(3) {
+		for number := lastRound; number < 4; number++ {
+			o := Options{Samples: 100, Seed: seed}
+			chosen, of := o.drawLora(number, 10)
+			drawn[fmt.Sprint("windows ", chosen)], drawn[fmt.Sprint("seed ", of)] = true, true
+		}
+	}
+	if len(drawn) != 2*3*4 {
+		t.Errorf("12 rounds draw these windows and seeds: %v", drawn)
 	}
 }
 
@@ -215,19 +227,23 @@ func TestLoraFails(t *testing.T) {
 // count, a plan for one turn of the loop, which has no rounds, that counts them.
 func TestLoraPlan(t *testing.T) {
 	for _, model := range []string{"tiny-llama", "tiny-opt"} {
-		for _, precision := range []string{"float32", "float64", "bfloat16"} {
+		for _, precision := range []string{"float32", "bfloat16"} {
 			for _, kind := range []curvature.Kind{curvature.Identity, curvature.Nearest} {
 				dir, text := tiny(t, model)
 				o := loraOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-				o.Precision, o.Curvature, o.Batch, o.Length, o.Structure, o.PowerSteps, o.Group = precision, kind, 1, 64, prune.Element, 2, 50
+				o.Precision, o.Curvature, o.Batch, o.Length, o.PowerSteps = precision, kind, 1, 64, 2
 				if kind == curvature.Identity {
 					o.Update = prune.None
 				}
 				d := openSeparate(t, 1<<40)
 				var stage string
-				r, err := Prune(context.Background(), &roundOnly{d, &stage}, o, &silent{onStage: func(name string) { stage = name }})
+				used := map[string]int64{}
+				r, err := Prune(context.Background(), &roundOnly{d, &stage}, o, &silent{onStage: func(name string) { stage, used[name] = name, d.used }})
 				if err != nil {
 					t.Fatal(err)
+				}
+				if before, after := used["shot 1 of 2: check before lora"], used["shot 1 of 2: check"]; before != after || before == 0 {
+					t.Errorf("%s in %s, %v: %d bytes were held before a round, %d after it", model, precision, kind, before, after)
 				}
 				var planned int64
 				for _, p := range runParts(configOf(t, dir), r.Options.(Options)) {
