@@ -11,6 +11,7 @@ SMOLLM2   = .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: all openblas openblas-there demo test test-openblas race fuzz lint lint-dockerfile bench bench-cuda smollm2 smollm2-model clean
 
+.DEFAULT_GOAL = all
 include kernels/kernels.mk
 
 all:
