@@ -283,7 +283,7 @@ func TestNoRoomForLora(t *testing.T) {
 	if !errors.As(err, &request) || phase != correcting {
 		t.Fatalf("%s takes most; got %v", phase, err)
 	}
-	for _, s := range []string{"during lora: weights ", "weights before a round, and corrections ", "a shorter --length", "leaving --lora out"} {
+	for _, s := range []string{"during lora: weights ", "weights before, and corrections ", "a shorter --length", "leaving --lora out"} {
 		if !strings.Contains(err.Error(), s) {
 			t.Errorf("%v does not say %q", err, s)
 		}

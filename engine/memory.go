@@ -95,7 +95,7 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 	add("one layer in float64", pruning, scratch)
 	if o.Lora {
 		layers := linears(cfg)
-		add("weights before a round, and corrections", correcting, lora.Bytes(layers, t, o.LoraRank, o.Length))
+		add("weights before, and corrections", correcting, lora.Bytes(layers, t, o.LoraRank, o.Length))
 		add("activations", correcting, model.WorkspaceBytes(cfg, t, o.Length, 1, true))
 		if warm := curvature.WarmBytes(layers, t, c); warm > 0 {
 			add("factors that the next shot starts from", correcting, warm)
