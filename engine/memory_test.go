@@ -92,6 +92,9 @@ func TestPlannedDevicePeak(t *testing.T) {
 	} {
 		for _, model := range []string{"tiny-llama", "tiny-opt"} {
 			t.Run(test.name+" "+model, func(t *testing.T) {
+				if testing.Short() && model == "tiny-llama" {
+					t.Skip("-short: one model is enough")
+				}
 				dir, text := tiny(t, model)
 				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
 				test.change(&o)

@@ -33,9 +33,12 @@ var weightRuns = []struct {
 // What would be caught: a run of single weights that misses its target, that writes other zeros than it reports, blocks
 // without their zeros, a run that does not go on bit for bit after a stop.
 func TestWeightRuns(t *testing.T) {
-	for _, run := range weightRuns {
-		for _, name := range []string{"tiny-llama", "tiny-opt"} {
+	for i, run := range weightRuns {
+		for k, name := range []string{"tiny-llama", "tiny-opt"} {
 			t.Run(run.name+" "+name, func(t *testing.T) {
+				if testing.Short() && (i+k)%2 > 0 {
+					t.Skip("-short: every other of these runs is left out")
+				}
 				dir, text := tiny(t, name)
 				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
 				run.change(&o)
