@@ -94,7 +94,7 @@ func (c *tableCommand) Run(s *session) error {
 		if err != nil {
 			return err
 		}
-		results.Dense = e.Perplexity
+		results.Dense = placeless(e.Perplexity, "dense")
 		if err := c.write(results); err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func (c *tableCommand) run(s *session, dev device.Device, x tableCell, eval engi
 	if err != nil {
 		return report.Cell{}, r.Model, err
 	}
-	cell := report.Cell{Table: x.table, Row: x.row, Target: x.target, Arguments: x.arguments, Evaluation: *e.Perplexity, Sparsity: r.Final.Sparsity,
+	cell := report.Cell{Table: x.table, Row: x.row, Target: x.target, Arguments: x.arguments, Evaluation: *placeless(e.Perplexity, x.row), Sparsity: r.Final.Sparsity,
 		Reduction: r.Final.Reduction, PeakBytes: r.PeakResidentBytes, Program: r.Program, Device: r.Machine.Device}
 	for _, shot := range r.Shots {
 		cell.Seconds += shotTime(shot).Seconds()
@@ -146,7 +146,14 @@ func (c *tableCommand) run(s *session, dev device.Device, x tableCell, eval engi
 	if !c.Keep {
 		err = os.RemoveAll(o.Output)
 	}
+	r.Model.Path = filepath.Base(r.Model.Path)
 	return cell, r.Model, err
+}
+
+// placeless names the model and the text without the places where they lay: results are for others to read.
+func placeless(e *report.Evaluation, of string) *report.Evaluation {
+	e.Of, e.Text = of, filepath.Base(e.Text)
+	return e
 }
 
 func (c *tableCommand) write(results *report.Comparison) error {

@@ -67,6 +67,9 @@ func TestTable(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &e); code != 0 || err != nil {
 		t.Fatal(err, stderr)
 	}
+	if e := all.Cells[0].Evaluation; e.Of != "magnitude" || e.Text != "text.txt" || all.Model.Path != "model" {
+		t.Errorf("results name %q, %q and %q", e.Of, e.Text, all.Model.Path)
+	}
 	if got := all.Cells[3]; got.Row != "ours" || got.Target != 0.5 || got.Evaluation.Loss != e.Loss {
 		t.Errorf("the cell %+v, by hand the loss is %v", got, e.Loss)
 	}
