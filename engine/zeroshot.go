@@ -239,7 +239,8 @@ func (t *taskRequests) groups(batch int) [][]int {
 	return groups
 }
 
-// measure asks the model for all choices of a group's items, a batch at a time.
+// measure asks the model for all choices of a group's items, a batch at a time. Choices of an item that are the same are asked
+// for once: the last bits of a log-likelihood may depend on its place in a batch, and would break the tie.
 func (t *taskRequests) measure(ctx context.Context, m *model.Model, group []int, batch int) ([][]float64, error) {
 	type asked struct {
 		item, choice int // in group and of the item
@@ -250,7 +251,9 @@ func (t *taskRequests) measure(ctx context.Context, m *model.Model, group []int,
 	for k, at := range group {
 		measured[k] = make([]float64, len(t.requests[at]))
 		for choice, r := range t.requests[at] {
-			requests = append(requests, asked{k, choice, r})
+			if sameAs(t.requests[at], choice) == choice {
+				requests = append(requests, asked{k, choice, r})
+			}
 		}
 	}
 	for part := range slices.Chunk(requests, batch) {
@@ -277,7 +280,19 @@ func (t *taskRequests) measure(ctx context.Context, m *model.Model, group []int,
 			measured[r.item][r.choice] = sums[k]
 		}
 	}
+	for k, at := range group {
+		for choice := range measured[k] {
+			measured[k][choice] = measured[k][sameAs(t.requests[at], choice)]
+		}
+	}
 	return measured, nil
+}
+
+// sameAs is the first choice whose request is that of this one.
+func sameAs(requests []tasks.Request, choice int) int {
+	return slices.IndexFunc(requests, func(r tasks.Request) bool {
+		return slices.Equal(r.Inputs, requests[choice].Inputs) && slices.Equal(r.Targets, requests[choice].Targets)
+	})
 }
 
 // filled is ids with so much of one more behind that they have that length.
