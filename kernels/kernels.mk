@@ -119,7 +119,11 @@ LINK_EMU = $(call LINK_EMU_WITH,build/emu)
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
 test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu/surgeon-cuda
-	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m ./cgo/...
+	@# Kernels on fibers keep one core busy: the parity suite runs beside all other tests.
+	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m -run TestParity ./cgo >build/emu/parity.log 2>&1 & parity=$$!; \
+	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m -skip TestParity ./cgo/...; rest=$$?; \
+	wait $$parity; parity=$$?; grep -E '^(---|===|ok|FAIL|panic)|parity cases|Error' build/emu/parity.log; \
+	[ $$rest -eq 0 ] && { [ $$parity -eq 0 ] || { cat build/emu/parity.log; false; }; }
 	CGO_ENABLED=0 $(RUN_EMU) SURGEON_EMU_PROGRAM=$(CURDIR)/build/emu/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramOnAnEmulatedGPU ./cmd/surgeon
 
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
