@@ -92,8 +92,12 @@ const defaultLength = 2048
 // heldOutShare is one held-out window for so many calibration windows, where none are asked for.
 const heldOutShare = 8
 
-// Check refuses what is wrong whatever the model and the text are, and changes nothing.
-func (o Options) Check() error { return o.check() }
+// Checked are the options with what depends on others filled in, a preset's too; it refuses what is wrong whatever the model
+// and the text are.
+func (o Options) Checked() (Options, error) {
+	err := o.check()
+	return o, err
+}
 
 // check refuses what is wrong whatever the model and the text are, and fills in what depends on other options.
 func (o *Options) check() error {

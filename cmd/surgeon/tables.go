@@ -66,6 +66,7 @@ type tableCell struct {
 	target     float64
 	arguments  []string // of prune, without places
 	options    engine.Options
+	shots      int
 }
 
 func (c *tableCommand) Run(s *session) error {
@@ -129,6 +130,9 @@ func (c *tableCommand) path(name string) string { return filepath.Join(c.Results
 // run prunes, measures, and removes the model unless it is to be kept.
 func (c *tableCommand) run(s *session, dev device.Device, x tableCell, eval engine.EvalOptions) (report.Cell, report.Model, error) {
 	o := x.options
+	s.watcher.End()
+	s.watcher = newWatcher(s.stderr, c.common, x.shots) // which foresees the end of so many shots
+	s.atEnd(s.watcher.End)
 	r, err := engine.Prune(s.ctx, dev, o, s.watcher)
 	if err != nil {
 		return report.Cell{}, report.Model{}, err
@@ -271,7 +275,9 @@ func (c *tableCommand) cell(s *session, x tableCell, values map[string]any) (tab
 	}
 	x.options = prune.Options
 	x.options.Given, x.options.Version, x.options.Command = given, programVersion(), s.command()
-	return x, x.options.Check()
+	checked, err := x.options.Checked()
+	x.shots = checked.Shots
+	return x, err
 }
 
 // parseAs has the parser of the command line read options by their names, with its defaults and its checks, into a command.

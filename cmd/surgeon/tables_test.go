@@ -39,7 +39,7 @@ func TestTable(t *testing.T) {
 		t.Fatalf("%d cells of the row asked for, dense %v:\n%s", len(first.Cells), first.Dense, stdout)
 	}
 	code, stdout, stderr = invoke("table", "table.yaml", "--results", "results")
-	if code != 0 {
+	if code != 0 || !strings.Contains(stderr, "number=2 of=2") {
 		t.Fatal(stderr)
 	}
 	all := readResults(t)
