@@ -24,7 +24,7 @@ type Preset struct {
 // both factors, and no re-fitting. Wanda (arXiv 2306.11695) compares |w|·‖a‖ within each row, which is the order of L-OBD's
 // ½ w² A_cc. SparseGPT (arXiv 2301.00774) re-fits each row by the activations, whose costs are w²/[A'⁻¹]_cc, and takes the same
 // share of every layer; here all of a row's weights are chosen before it is re-fitted, where the published code chooses them
-// 128 columns at a time.
+// 128 columns at a time. A bias counts as a weight of its row here, in both.
 var Presets = []Preset{
 	{"paper-structured", "The LLM Surgeon, rows and columns: no step limit, 40 shots",
 		func(o *Options) {
