@@ -6,6 +6,9 @@
 //	update.go     the weights that stay, and the predicted increase of the whole step   (section 5)
 //	exact.go      the same costs for sums of products and for joint damping
 //	refit.go      the same update for those, and for any set of single weights
+//	elements.go   the costs of single weights, from which they are made anew at every look
+//	cheapest.go   which of them go, or which blocks of them, without sorting
+//	groups.go     the update for single weights, group by group; conjugate.go solves for a group
 //	dead.go       what computes nothing any more after the last shot                    (section 6)
 //
 // The convention two halves could disagree about: F = G ⊗ A for the row-major vec of the R×C matrix [W b]; rows belong to
@@ -19,7 +22,4 @@
 //	1, joint damping; 2         spectral.go     obs exact.go, obd    refit.go: conjugate gradients (operator.go), which an
 //	3 and more                  none            obd                  inverse (inverse.go) makes short
 //	2 and more, joint damping   refused
-//
-// Other structures would enter beside rows and columns: a Costs with other candidates made from the same System, a sweep
-// in threshold.go over them, and an update from the same solves; System does not change.
 package prune

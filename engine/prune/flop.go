@@ -45,30 +45,3 @@ func ApplyElementsFLOP(limit, rows, cols int, gone float64) float64 {
 	}
 	return flop
 }
-
-// ExactCostFLOP is the arithmetic of Costs by an exact inverse (exact.go), for one product with joint damping or for two: a
-// basis per side and four products.
-func ExactCostFLOP(rows, cols, products int) float64 {
-	r, c := float64(rows), float64(cols)
-	return basisFLOP(r, products) + basisFLOP(c, products) + 4*r*c*(r+c)
-}
-
-// SumApplyFLOP is the arithmetic of Apply for every curvature but one product of damped factors, in which nothing is dead: a
-// basis per side, in each step of conjugate gradients F' and what comes near its inverse, F' once more before and after
-// them, and two products for each of those in the predicted increase.
-func SumApplyFLOP(rows, cols, products, iterations int) float64 {
-	r, c, n := float64(rows), float64(cols), float64(products)
-	return basisFLOP(r, products) + basisFLOP(c, products) + 2*r*c*(r+c)*(n*float64(iterations+3)+2*float64(iterations))
-}
-
-// basisFLOP is that of one side of spectral.go or of newMean: Eigh, and what makes its matrix and follows it.
-func basisFLOP(n float64, products int) float64 {
-	around := 0. // one product: nothing
-	switch {
-	case products == 2:
-		around = 12 + 1./3
-	case products > 2:
-		around = 2 * float64(products)
-	}
-	return (9 + around) * n * n * n
-}

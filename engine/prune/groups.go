@@ -57,17 +57,8 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 	}
 	places.zero(d, v)
 
-	full := d.Alloc(l.W.Rows, l.W.Cols, device.F64)
-	d.Zero(full)
-	d.Scatter(v, p.rows, p.cols, full)
-	d.Axpy(-1, w, v) // now D
-	predicted, err := increase(d, l, p, v)
-	if err != nil {
-		d.Free(full)
-		return Result{}, err
-	}
-	result.W, result.Predicted = full, predicted
-	return result, nil
+	err := result.step(d, l, p, w, v)
+	return result, err
 }
 
 // removal lists the weights that go, over alive rows and columns: of row i those at[start[i]:start[i+1]], as positions
@@ -151,10 +142,11 @@ func refitElements(d device.Device, l Layer, alive Kept, places removal, damp Da
 	}
 	for raises := 0; ; raises++ {
 		u := elementUpdate{d: d, places: places, groups: places.groups(grouping.Limit), w: w}
-		ok, err := u.invert(g, a)
-		if err == nil && ok {
-			ok, err = u.solve(grouping.Sequential)
+		if err := u.invert(g, a); err != nil {
+			u.free()
+			return Result{}, err
 		}
+		ok, err := u.solve(grouping.Sequential)
 		if err == nil && ok {
 			u.apply(v)
 		}
@@ -186,11 +178,11 @@ type elementUpdate struct {
 	iterations int // the most that a group took
 }
 
-func (u *elementUpdate) invert(g, a *factor) (ok bool, err error) {
+func (u *elementUpdate) invert(g, a *factor) (err error) {
 	if u.gi, err = inverseOf(u.d, g); err == nil {
 		u.ai, err = inverseOf(u.d, a)
 	}
-	return true, err
+	return err
 }
 
 // inverseOf is the inverse of the damped factor over its alive indices, none for the identity: 7/3 n³ FLOP.

@@ -36,21 +36,12 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 		return raised, iterations, err
 	}
 	if len(p.q) > 0 {
-		err = step(p.s, all(len(p.cols)))
+		err = step(p.s, span(0, len(p.cols)))
 	}
 	if err == nil && len(p.u) > 0 {
-		err = step(all(len(p.rows)), p.t)
+		err = step(span(0, len(p.rows)), p.t)
 	}
 	return raised, iterations, err
-}
-
-// all lists 0 to n−1.
-func all(n int) []int32 {
-	x := make([]int32, n)
-	for i := range x {
-		x[i] = int32(i)
-	}
-	return x
 }
 
 // refitMasked removes single weights, marked in removed by their row-major place in the full R×C matrix, and re-fits all
@@ -77,7 +68,7 @@ func refitMasked(d device.Device, l Layer, alive Kept, removed []bool, damp Damp
 	keeps := device.NewFrom(d, marks, len(p.rows), len(p.cols), device.F64)
 	w := gather(d, l.W, p.rows, p.cols)
 	defer d.Free(keeps, w)
-	delta, raised, iterations, err := change(d, l, alive, damp, w, keeps, all(len(p.rows)), all(len(p.cols)))
+	delta, raised, iterations, err := change(d, l, alive, damp, w, keeps, span(0, len(p.rows)), span(0, len(p.cols)))
 	if err != nil {
 		return Result{}, err
 	}

@@ -72,16 +72,23 @@ func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping)
 		}
 	}
 
+	result := Result{Raised: raised, Iterations: iterations}
+	err := result.step(d, l, p, w, v)
+	return result, err
+}
+
+// step makes W of v, which is w after the step over alive rows and columns, and predicts what the step costs. v is lost.
+func (r *Result) step(d device.Device, l Layer, p partition, w, v device.Tensor) (err error) {
 	full := d.Alloc(l.W.Rows, l.W.Cols, device.F64)
 	d.Zero(full)
 	d.Scatter(v, p.rows, p.cols, full)
 	d.Axpy(-1, w, v) // now D
-	predicted, err := increase(d, l, p, v)
-	if err != nil {
+	if r.Predicted, err = increase(d, l, p, v); err != nil {
 		d.Free(full)
-		return Result{}, err
+		return err
 	}
-	return Result{W: full, Predicted: predicted, Raised: raised, Iterations: iterations}, nil
+	r.W = full
+	return nil
 }
 
 // partition splits the alive rows and columns of a layer into kept and removed ones.
