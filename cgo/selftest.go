@@ -89,7 +89,7 @@ func testCholesky(d device.Device) device.Tensor {
 		}
 		device.UploadSlice(d, x, a)
 	}
-	d.CholeskySolve(device.Left, a, m)
+	d.CholeskySolve(device.Left, []device.Tensor{a}, []device.Tensor{m})
 	d.Free(a)
 	return m
 }

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 3
+#define SURGEON_INTERFACE 4
 
 #ifdef __cplusplus
 extern "C" {
@@ -152,6 +152,14 @@ int surgeon_identity(int64_t m, int64_t w, double *x, void *stream);
 /* d_j ← Σ_i x_ij², x m×w; partials has room for surgeon_squares_partials(m, w) numbers. */
 int64_t surgeon_squares_partials(int64_t m, int64_t w);
 int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, double *d, void *stream);
+
+/* solve.cu: b ← (l·lᵀ)⁻¹·b, float64, for count systems of one right side; the list is on the device. */
+typedef struct {
+	int64_t n; /* order */
+	const double *l;
+	double *b;
+} surgeon_system;
+int surgeon_cholesky_solve_many(int64_t count, const surgeon_system *systems, void *stream);
 
 /* eigh.cu: float64. a = V·diag(w)·Vᵀ; the order of the calls is begin, rotate where warm, check, then sweep and check until no
  * status is "running", end. */

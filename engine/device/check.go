@@ -305,20 +305,34 @@ func CheckCholesky(as []Tensor) {
 }
 
 // CheckCholeskySolve checks the arguments of CholeskySolve.
-func CheckCholeskySolve(side Side, l, b Tensor) {
-	o, al, ab := op("CholeskySolve"), arg{"l", l}, arg{"b", b}
-	o.square(al)
-	o.is(al, l.Rows, l.Rows, F64)
-	o.typed(al, ab)
-	switch side {
-	case Left:
-		o.need(b.Rows == l.Rows, ab, al, "b must have as many rows as l")
-	case Right:
-		o.need(b.Cols == l.Rows, ab, al, "b must have as many columns as l")
-	default:
+func CheckCholeskySolve(side Side, ls, bs []Tensor) {
+	o := op("CholeskySolve")
+	if len(ls) != len(bs) {
+		o.fail("%d factors and %d right sides", len(ls), len(bs))
+	}
+	if side != Left && side != Right {
 		o.fail("side is %d, want Left or Right", side)
 	}
-	o.apart(ab, al)
+	for i, l := range ls {
+		b := bs[i]
+		al, ab := arg{fmt.Sprintf("l[%d]", i), l}, arg{fmt.Sprintf("b[%d]", i), b}
+		o.square(al)
+		o.is(al, l.Rows, l.Rows, F64)
+		o.typed(al, ab)
+		if side == Left {
+			o.need(b.Rows == l.Rows, ab, al, "b must have as many rows as l")
+		} else {
+			o.need(b.Cols == l.Rows, ab, al, "b must have as many columns as l")
+		}
+		for j := range ls {
+			if overlap(b, ls[j]) { // names are made only where they are needed: lists are long, and this is done for every call
+				o.apart(ab, arg{fmt.Sprintf("l[%d]", j), ls[j]})
+			}
+			if j < i && overlap(b, bs[j]) {
+				o.apart(ab, arg{fmt.Sprintf("b[%d]", j), bs[j]})
+			}
+		}
+	}
 }
 
 // CheckCholeskyInverseDiag checks the arguments of CholeskyInverseDiag.

@@ -195,7 +195,7 @@ func inverseOf(d device.Device, f *factor) (device.Tensor, error) {
 	x := d.Alloc(l.Rows, l.Rows, device.F64)
 	d.Zero(x)
 	d.AddDiagonal(1, x)
-	d.CholeskySolve(device.Left, l, x)
+	d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{x})
 	return x, nil
 }
 
@@ -258,9 +258,11 @@ func (u *elementUpdate) solveBatch(groups []group, sequential bool) (ok bool, er
 	alone := func(r, z device.Tensor) {
 		d.Copy(r, z)
 		column := z.Reshape(z.Len(), 1)
-		for i, l := range rows {
-			d.CholeskySolve(device.Left, l, column.Slice(places.start[i], places.start[i+1]))
+		parts := make([]device.Tensor, len(rows))
+		for i := range parts {
+			parts[i] = column.Slice(places.start[i], places.start[i+1])
 		}
+		d.CholeskySolve(device.Left, rows, parts)
 	}
 	if !slices.ContainsFunc(groups, func(g group) bool { return g.to-g.from > 1 }) {
 		alone(b, y)

@@ -51,10 +51,10 @@ func newCholeskys(d device.Device, p product, rows, cols []int32, damp Damping) 
 	}
 	solve := func(x device.Tensor) {
 		if !g.IsZero() {
-			d.CholeskySolve(device.Left, g, x)
+			d.CholeskySolve(device.Left, []device.Tensor{g}, []device.Tensor{x})
 		}
 		if !a.IsZero() {
-			d.CholeskySolve(device.Right, a, x)
+			d.CholeskySolve(device.Right, []device.Tensor{a}, []device.Tensor{x})
 		}
 	}
 	return &inverse{solve: solve, free: func() { d.Free(g, a) }, raised: append(p.g.raised(damp.G), p.a.raised(damp.A)...)}, nil

@@ -205,8 +205,8 @@ func relativeBasis(d device.Device, x, y *factor, idx []int32) (basis, error) {
 	defer func() { d.Free(l) }()
 	traceL := float64(n)
 	if !l.IsZero() { // m ← L⁻¹ Y L⁻ᵀ = Lᵀ (LLᵀ)⁻¹ Y (LLᵀ)⁻¹ L
-		d.CholeskySolve(device.Left, l, m)
-		d.CholeskySolve(device.Right, l, m)
+		d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{m})
+		d.CholeskySolve(device.Right, []device.Tensor{l}, []device.Tensor{m})
 		clearUpper(d, l)
 		half := d.Alloc(n, n, device.F64)
 		d.Gemm(true, false, 1, l, m, 0, half)
@@ -223,7 +223,7 @@ func relativeBasis(d device.Device, x, y *factor, idx []int32) (basis, error) {
 		b.back, b.k = d.Alloc(n, n, device.F64), d.Alloc(n, n, device.F64)
 		d.Gemm(false, false, 1, l, e, 0, b.back)
 		d.Copy(b.back, b.k)
-		d.CholeskySolve(device.Left, l, b.k)
+		d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{b.k})
 		d.Free(e)
 	}
 	norms := columnNorms(d, b.k)

@@ -131,7 +131,7 @@ func refit(d device.Device, l Layer, alive Kept, p partition, how Update, damp D
 			return nil, err
 		}
 		xl = g.block(d, p.keptR, p.goneR)
-		d.CholeskySolve(device.Left, chol, xl)
+		d.CholeskySolve(device.Left, []device.Tensor{chol}, []device.Tensor{xl})
 		d.Free(chol)
 		raised = append(raised, g.raised(damp.G)...)
 	}
@@ -142,7 +142,7 @@ func refit(d device.Device, l Layer, alive Kept, p partition, how Update, damp D
 			return nil, err
 		}
 		xr = a.block(d, p.goneC, p.keptC)
-		d.CholeskySolve(device.Right, chol, xr)
+		d.CholeskySolve(device.Right, []device.Tensor{chol}, []device.Tensor{xr})
 		d.Free(chol)
 		raised = append(raised, a.raised(damp.A)...)
 	}

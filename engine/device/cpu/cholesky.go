@@ -82,20 +82,29 @@ func subtractSquare(a, c matrix) {
 	subtractSquare(a2, c22)
 }
 
-// CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹.
-func (d *Device) CholeskySolve(side device.Side, l, b device.Tensor) {
-	device.CheckCholeskySolve(side, l, b)
-	if side == device.Left && b.Cols == 1 { // a column is a row in memory, and rows are what gonum's products run along
-		side, b = device.Right, b.Reshape(1, b.Rows)
-	}
-	ml, mb := whole[float64](d, l), whole[float64](d, b)
-	if side == device.Left {
-		solveLeft(false, ml, mb)
-		solveLeft(true, ml, mb)
-	} else {
-		solveRight(true, ml, mb)
-		solveRight(false, ml, mb)
-	}
+// CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹, for several pairs side by side.
+func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
+	device.CheckCholeskySolve(side, ls, bs)
+	parallel(len(ls), 1, func(_, i, _ int) {
+		l, b := whole[float64](d, ls[i]), whole[float64](d, bs[i])
+		switch {
+		case l.rows == 0:
+		case len(b.data) == l.rows: // one right side, a row or a column: what counts is how fast l comes from memory
+			x := blas64.Vector{N: l.rows, Inc: 1, Data: b.data}
+			blas64.Trsv(blas.NoTrans, triangular64(l), x)
+			blas64.Trsv(blas.Trans, triangular64(l), x)
+		case side == device.Left:
+			solveLeft(false, l, b)
+			solveLeft(true, l, b)
+		default:
+			solveRight(true, l, b)
+			solveRight(false, l, b)
+		}
+	})
+}
+
+func triangular64(l matrix) blas64.Triangular {
+	return blas64.Triangular{N: l.rows, Stride: l.stride, Data: l.data, Uplo: blas.Lower, Diag: blas.NonUnit}
 }
 
 // solveLeft is b ← l⁻¹·b, or l⁻ᵀ·b.
@@ -153,7 +162,7 @@ func leafSolve(side blas.Side, trans bool, l, b matrix) {
 	if trans {
 		t = blas.Trans
 	}
-	tri := blas64.Triangular{N: l.rows, Stride: l.stride, Data: l.data, Uplo: blas.Lower, Diag: blas.NonUnit}
+	tri := triangular64(l)
 	n := b.cols
 	if side == blas.Right {
 		n = b.rows

@@ -19,6 +19,7 @@ func TestMisuse(t *testing.T) {
 	row, four, sq := mk(1, 6), mk(1, 4), mk(4, 4)
 	sym, sym64 := device.AllocSym(d, 4, device.F32), device.AllocSym(d, 4, device.F64)
 	l, rhs := f64(4, 4), f64(4, 3)
+	list := func(ts ...device.Tensor) []device.Tensor { return ts }
 	freed := mk(4, 6)
 	d.Free(freed)
 	h := device.Heads{Length: 2, Query: 2, KeyValue: 1, Dim: 3, Scale: 1}
@@ -64,9 +65,12 @@ func TestMisuse(t *testing.T) {
 		{func() { d.Diagonal(sym, make([]float64, 3)) }, "Diagonal: dst holds 3 elements, want the order of s, 4"},
 		{func() { d.Cholesky(l, sq) }, "Cholesky: a[1] (4×4 float32), want 4×4 float64"},
 		{func() { d.Cholesky(l, l) }, "Cholesky: output a[1] (4×4 float64) overlaps a[0]"},
-		{func() { d.CholeskySolve(device.Right, l, rhs) }, "b must have as many columns as l"},
-		{func() { d.CholeskySolve(device.Left, l, f64(3, 4)) }, "b must have as many rows as l"},
-		{func() { d.CholeskySolve(7, l, rhs) }, "side is 7"},
+		{func() { d.CholeskySolve(device.Right, list(l), list(rhs)) }, "b must have as many columns as l"},
+		{func() { d.CholeskySolve(device.Left, list(l), list(f64(3, 4))) }, "b must have as many rows as l"},
+		{func() { d.CholeskySolve(7, list(l), list(rhs)) }, "side is 7"},
+		{func() { d.CholeskySolve(device.Left, list(l), nil) }, "CholeskySolve: 1 factors and 0 right sides"},
+		{func() { d.CholeskySolve(device.Left, list(l), list(l)) }, "CholeskySolve: output b[0] (4×4 float64) overlaps l[0]"},
+		{func() { d.CholeskySolve(device.Left, list(l, l), list(rhs, rhs)) }, "CholeskySolve: output b[1] (4×3 float64) overlaps b[0]"},
 		{func() { d.CholeskyInverseDiag([]device.Tensor{l}, nil) }, "1 factors and 0 outputs"},
 		{func() { d.CholeskyInverseDiag([]device.Tensor{l}, []device.Tensor{l.Slice(0, 1)}) }, "overlaps l[0]"},
 		{func() { d.Eigh(false, []device.Tensor{l}, []device.Tensor{f64(1, 4)}, nil) }, "Eigh: 1 matrices, 1 values and 0 vectors"},

@@ -21,8 +21,13 @@ func factorisations() []Op {
 	one := cholesky("Cholesky of one", []int{0}, []Shape{{M: 0}, {M: 1}, {M: 33}, {M: 129}, {M: 161}})
 	many := cholesky("Cholesky of many", []int{0, 3, 1, 70, 2}, []Shape{{M: 1}, {M: 31}, {M: 60}, {M: 97}})
 	ops := []Op{cholesky("Cholesky", []int{0, 1}, orders), one, many, notDefinite(), inverseDiagonal()}
+	shapes := []Shape{}
+	for _, s := range orders[:len(orders)-1] {
+		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
+	}
+	several := []Shape{{M: 0, N: 1}, {M: 1, N: 1}, {M: 1, N: 3}, {M: 30, N: 1}, {M: 64, N: 1}, {M: 64, N: 5}, {M: 150, N: 1}}
 	for _, side := range []device.Side{device.Left, device.Right} {
-		ops = append(ops, solve(side))
+		ops = append(ops, solve(side, "", []int{0}, shapes), solve(side, " of many", []int{0, 3, 1, 70, 2}, several))
 	}
 	return ops
 }
@@ -138,71 +143,107 @@ func notDefinite() Op {
 	}}
 }
 
-// solve: l of order M, b with N right sides.
-func solve(side device.Side) Op {
-	shapes := []Shape{}
-	for _, s := range orders[:len(orders)-1] {
-		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
-	}
-	name := map[device.Side]string{device.Left: "CholeskySolve left", device.Right: "CholeskySolve right"}[side]
+// solve: for each of extras an l of order M + extra, b with N right sides, in one call. A device may have one way for one large
+// matrix and another for many small ones.
+func solve(side device.Side, name string, extras []int, shapes []Shape) Op {
+	name = map[device.Side]string{device.Left: "CholeskySolve left", device.Right: "CholeskySolve right"}[side] + name
 	return Op{Name: name, Types: double, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
-		n, m := s.M, s.N
-		b := inOut("b", n, m)
-		at := func(i, c int) int { return i*m + c } // element i of right side c
-		if side == device.Right {
-			b = inOut("b", m, n)
-			at = func(i, c int) int { return c*n + i }
+		c := Case{}
+		var systems []system
+		for i, extra := range extras {
+			y := system{n: s.M + extra, m: s.N, side: side}
+			b := inOut(fmt.Sprintf("b%d", i), y.n, y.m)
+			if side == device.Right {
+				b = inOut(fmt.Sprintf("b%d", i), y.m, y.n)
+			}
+			systems = append(systems, y)
+			c.Operands = append(c.Operands, in(fmt.Sprintf("l%d", i), y.n, y.n).filled(definite(y.n)), b)
+			c.FLOPs += 2 * float64(y.n) * float64(y.n) * float64(y.m)
+			c.Limit = max(c.Limit, float64(8*y.n)) // as for Cholesky
 		}
-		return Case{
-			Operands: []Operand{in("l", n, n).filled(definite(n)), b},
-			FLOPs:    2 * float64(n) * float64(n) * float64(m),
-			Limit:    float64(8 * n), // as for Cholesky
-			Call: func(d device.Device, x []device.Tensor) []float64 {
-				d.CholeskySolve(side, x[0], x[1])
-				return nil
-			},
-			Loops: func(x [][]float64) []float64 {
-				l, b := x[0], x[1]
-				for c := range m {
-					for i := range n {
-						for k := range i {
-							b[at(i, c)] -= l[i*n+k] * b[at(k, c)]
-						}
-						b[at(i, c)] /= l[i*n+i]
-					}
-					for i := n - 1; i >= 0; i-- {
-						for k := i + 1; k < n; k++ {
-							b[at(i, c)] -= l[k*n+i] * b[at(k, c)]
-						}
-						b[at(i, c)] /= l[i*n+i]
-					}
-				}
-				return nil
-			},
-			Residual: func(before, after [][]float64) float64 { // |l·lᵀ·x − b| / |b|
-				l := before[0]
-				var e, size float64
-				y := make([]float64, n)
-				for c := range m {
-					clear(y)
-					for i := range n { // y = lᵀ·x
-						for k := range i + 1 {
-							y[k] += l[i*n+k] * after[1][at(i, c)]
-						}
-					}
-					for i := range n {
-						v := -before[1][at(i, c)]
-						size += v * v
-						for k := range i + 1 {
-							v += l[i*n+k] * y[k]
-						}
-						e += v * v
-					}
-				}
-				return math.Sqrt(e / size)
-			},
+		c.Call = func(d device.Device, x []device.Tensor) []float64 {
+			var ls, bs []device.Tensor
+			for i := range systems {
+				ls, bs = append(ls, x[2*i]), append(bs, x[2*i+1])
+			}
+			d.CholeskySolve(side, ls, bs)
+			return nil
 		}
+		c.Loops = func(x [][]float64) []float64 {
+			for i, y := range systems {
+				y.solve(x[2*i], x[2*i+1])
+			}
+			return nil
+		}
+		c.Residual = func(before, after [][]float64) float64 {
+			worst := 0.
+			for i, y := range systems {
+				worst = math.Max(worst, y.residual(before[2*i], before[2*i+1], after[2*i+1]))
+			}
+			return worst
+		}
+		return c
 	}}
+}
+
+// system is l·lᵀ·x = b, of order n with m right sides, the rows of b for device.Right.
+type system struct {
+	n, m int
+	side device.Side
+}
+
+// at is where element i of right side c stands.
+func (y system) at(i, c int) int {
+	if y.side == device.Right {
+		return c*y.n + i
+	}
+	return i*y.m + c
+}
+
+// solve makes x in place of b.
+func (y system) solve(l, b []float64) {
+	n, at := y.n, y.at
+	for c := range y.m {
+		for i := range n {
+			for k := range i {
+				b[at(i, c)] -= l[i*n+k] * b[at(k, c)]
+			}
+			b[at(i, c)] /= l[i*n+i]
+		}
+		for i := n - 1; i >= 0; i-- {
+			for k := i + 1; k < n; k++ {
+				b[at(i, c)] -= l[k*n+i] * b[at(k, c)]
+			}
+			b[at(i, c)] /= l[i*n+i]
+		}
+	}
+}
+
+// residual is |l·lᵀ·x − b| / |b|.
+func (y system) residual(l, b, x []float64) float64 {
+	n, at := y.n, y.at
+	var e, size float64
+	lx := make([]float64, n)
+	for c := range y.m {
+		clear(lx)
+		for i := range n { // lᵀ·x
+			for k := range i + 1 {
+				lx[k] += l[i*n+k] * x[at(i, c)]
+			}
+		}
+		for i := range n {
+			v := -b[at(i, c)]
+			size += v * v
+			for k := range i + 1 {
+				v += l[i*n+k] * lx[k]
+			}
+			e += v * v
+		}
+	}
+	if size == 0 {
+		return 0
+	}
+	return math.Sqrt(e / size)
 }
 
 // inverseDiagonal: two factors, of orders M and M+1, in one call, or one of order M where N is 1.
