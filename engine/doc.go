@@ -29,12 +29,11 @@
 // go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). Single
 // weights, and N of every M, take the same stages in weights.go: prune.CostElements, prune.SelectWeights, which never holds
 // all costs, and prune.ApplyElements. correctShot, with --lora, measures the held-out loss and has package lora follow the
-// gradient for a few windows. heldOut
-// looks at windows that took no part, and at those of each text where they have names (texts.go). save hands weights and
-// report to package journal, from where an interrupted run goes on bit for bit.
+// gradient for a few windows. heldOut looks at windows that took no part, and at those of each text where they have names
+// (texts.go). save hands weights and report to package journal, from where an interrupted run goes on bit for bit.
 //
-// After the last shot finish makes the last round of corrections where one is asked for, clears what is structurally dead,
-// rounds to the type of the file, measures that, and writes.
+// After the last shot finish makes the last round of corrections where one is asked for, and run.write clears what is
+// structurally dead, rounds to the type of the file, measures that, and writes. onway.go does the same for a model on the way.
 //
 // # Measuring a model
 //

@@ -25,6 +25,9 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 		return done, err
 	}
 	for r.next <= r.options.Shots && r.report.Final.StoppedEarly == "" {
+		if err := r.writeOnWay(ctx, r.next-1); err != nil {
+			return r.report, err
+		}
 		if err := r.shot(ctx, r.next); err != nil {
 			return r.report, fmt.Errorf("shot %d: %w", r.next, err)
 		}
@@ -38,7 +41,7 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 
 // shot is one turn of the method's loop, and a look at the loss.
 func (r *run) shot(ctx context.Context, number int) error {
-	target := r.options.Target * float64(number) / float64(r.options.Shots)
+	target := r.options.scheduled(number)
 	s := report.Shot{Number: number, Target: target, LossBefore: r.heldOutLoss, Seconds: map[string]float64{}}
 	r.clock, r.title = s.Seconds, fmt.Sprintf("shot %d of %d: ", number, r.options.Shots)
 

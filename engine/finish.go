@@ -15,13 +15,24 @@ import (
 	"surgeon/engine/report"
 )
 
-// finish makes the last round of corrections, removes what computes nothing any more, rounds the model to the type it is
-// written in, measures that, and writes it: the last loss is that of the file, not of a more exact model nobody gets.
+// finish makes the last round of corrections, writes the model, and cleans up.
 func (r *run) finish(ctx context.Context) error {
 	r.clock = map[string]float64{}
 	if err := r.correctLast(ctx); err != nil {
 		return fmt.Errorf("last round of lora: %w", err)
 	}
+	if err := r.write(ctx); err != nil {
+		return err
+	}
+	if err := r.journal.Finish(nil); err != nil {
+		return err
+	}
+	return r.removeWork()
+}
+
+// write removes what computes nothing any more, rounds the model to the type it is written in, measures that, and writes it:
+// the last loss is that of the file, not of a more exact model nobody gets.
+func (r *run) write(ctx context.Context) error {
 	if err := r.propagateDead(); err != nil {
 		return fmt.Errorf("dead propagation: %w", err)
 	}
@@ -55,13 +66,7 @@ func (r *run) finish(ctx context.Context) error {
 	if options.Files, err = r.files(); err != nil {
 		return err
 	}
-	if err := checkpoint.Write(r.options.Output, source, options); err != nil {
-		return err
-	}
-	if err := r.journal.Finish(nil); err != nil {
-		return err
-	}
-	return r.removeWork()
+	return checkpoint.Write(r.options.Output, source, options)
 }
 
 // propagateDead zeroes what is structurally dead, which changes no output of the model, and fills in the report's layers.

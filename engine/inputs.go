@@ -75,6 +75,16 @@ func tokenizerJSON(c *checkpoint.Checkpoint) ([]byte, error) {
 
 func (in *inputs) Close() { in.model.Close() }
 
+// checkOutputs is checkOutput for all directories that a run writes.
+func (o *Options) checkOutputs(run string) error {
+	for _, dir := range o.Outputs() {
+		if err := checkOutput(dir, o.Model, o.Force, run); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkOutput refuses an output directory that is in use, unless it was written by this run: then the run was stopped
 // between writing and cleaning up. With force it refuses one that must not be replaced. It is asked before any work is done,
 // without the run's name, and when that is known.

@@ -54,11 +54,12 @@ type Options struct {
 	LoraShare  float64 `name:"lora-share" yaml:"lora-share" json:"lora-share" help:"Share of the calibration windows, one step each, that a shot is corrected on." default:"0.025" placeholder:"SHARE" group:"lora"`
 	LoraEpochs int     `name:"lora-epochs" yaml:"lora-epochs" json:"lora-epochs" help:"Epochs of a last round on all calibration windows, after the last shot; 0 = none." default:"0" group:"lora"`
 
-	Output    string `name:"output" short:"o" yaml:"output" json:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
-	DType     string `name:"dtype" yaml:"dtype" json:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
-	Force     bool   `name:"force" yaml:"force" json:"force" help:"Replace an output directory that is there." group:"output"`
-	Work      string `name:"work" yaml:"work" json:"work" help:"Directory that makes a stopped run go on; default OUTPUT.work, removed when the run is complete." placeholder:"DIR" group:"output"`
-	KeepShots bool   `name:"keep-shots" yaml:"keep-shots" json:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
+	Output    string    `name:"output" short:"o" yaml:"output" json:"output" help:"Directory for the pruned model." placeholder:"DIR" group:"output"`
+	WriteAt   []float64 `name:"write-at" yaml:"write-at" json:"write-at" help:"Shares on the way to the target at which the model is written too, as OUTPUT-SHARE; a shot has to end there." placeholder:"SHARE" group:"output"`
+	DType     string    `name:"dtype" yaml:"dtype" json:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
+	Force     bool      `name:"force" yaml:"force" json:"force" help:"Replace an output directory that is there." group:"output"`
+	Work      string    `name:"work" yaml:"work" json:"work" help:"Directory that makes a stopped run go on; default OUTPUT.work, removed when the run is complete." placeholder:"DIR" group:"output"`
+	KeepShots bool      `name:"keep-shots" yaml:"keep-shots" json:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
 
 	Batch     int    `name:"batch" yaml:"batch" json:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
 	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs and takes half the memory." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
@@ -156,10 +157,12 @@ func (o *Options) check() error {
 	if o.Work == "" {
 		o.Work = strings.TrimRight(o.Output, "/") + ".work"
 	}
-	if inside(o.Work, o.Output) || inside(o.Output, o.Work) {
-		return refuse("--work %s and the output directory %s lie in one another; they must be apart", o.Work, o.Output)
+	for _, output := range o.Outputs() {
+		if inside(o.Work, output) || inside(output, o.Work) {
+			return refuse("--work %s and the output directory %s lie in one another; they must be apart", o.Work, output)
+		}
 	}
-	return nil
+	return o.checkWriteAt()
 }
 
 // checkCurvature refuses curvatures, and what goes with them, that make no sense together.

@@ -83,7 +83,7 @@ type rates struct {
 
 // planTime multiplies the rates with the work.
 func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
-	shots := float64(o.Shots)
+	shots, onWay := float64(o.Shots), float64(len(o.WriteAt)) // after a model on the way all is loaded again
 	_, prunable := counts(cfg)
 	var costs, updates float64
 	for _, l := range linears(cfg) {
@@ -103,7 +103,7 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 		p.Stages = append(p.Stages, PlanStage{name, seconds})
 		p.Seconds += seconds
 	}
-	add("load", r.load)
+	add("load", (1+onWay)*r.load)
 	if o.Curvature != curvature.Identity {
 		add("curvature", shots*float64(o.Samples)*r.curvature)
 	}
@@ -115,8 +115,8 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 	if o.Lora {
 		add("lora", float64(o.loraSteps())*r.lora)
 	}
-	add("checks", (shots+2+float64(o.loraChecks()))*float64(o.HeldOut)*r.forward)
-	add("journal and output", (shots*float64(prunable)*4+4*float64(prunable))*r.bytes)
+	add("checks", (shots+2+onWay+float64(o.loraChecks()))*float64(o.HeldOut)*r.forward)
+	add("journal and output", (shots+1+onWay)*4*float64(prunable)*r.bytes)
 }
 
 // keptAfterShot marks what stays of a layer that loses this share of its rows and of its columns.

@@ -52,7 +52,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := checkOutput(o.Output, o.Model, o.Force, ""); err != nil {
+	if err := o.checkOutputs(""); err != nil {
 		return nil, err
 	}
 	in, err := openModel(o.Model)
@@ -97,7 +97,7 @@ func (r *run) read() error {
 	if err := r.describe(hash); err != nil {
 		return err
 	}
-	if err := checkOutput(o.Output, o.Model, o.Force, r.report.Run); err != nil {
+	if err := o.checkOutputs(r.report.Run); err != nil {
 		return err
 	}
 	if err := journal.Check(o.Work, r.identity()); err != nil {
@@ -155,7 +155,7 @@ func (r *run) identity() map[string]any {
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank-by": o.RankBy, "--cost": o.Cost, "--update": o.Update,
 		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--sequential": o.Sequential,
-		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
+		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--write-at": o.WriteAt, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
 	o.loraIdentity(identity)
 	return identity

@@ -207,15 +207,22 @@ func configValue(name string, field reflect.StructField, node ast.Node) (any, er
 	case reflect.Slice:
 		list, ok := node.(*ast.SequenceNode)
 		if !ok {
+			if field.Type.Elem().Kind() == reflect.Float64 {
+				return nil, wrong("a list, as in [0.1, 0.2],")
+			}
 			return nil, wrong("a list, as in [a.txt, b.txt],")
 		}
 		values := []any{}
 		for _, item := range list.Values {
-			text, ok := item.(*ast.StringNode)
-			if !ok {
-				return nil, &configError{fmt.Sprintf("%s holds %s; texts are expected", name, described(item)), item.GetToken()}
+			element, expected := field, "texts are expected"
+			if element.Type = field.Type.Elem(); element.Type.Kind() == reflect.Float64 {
+				expected = "numbers are expected"
 			}
-			values = append(values, text.Value)
+			value, err := configValue(name, element, item)
+			if err != nil {
+				return nil, &configError{fmt.Sprintf("%s holds %s; %s", name, described(item), expected), item.GetToken()}
+			}
+			values = append(values, value)
 		}
 		return values, nil
 	}

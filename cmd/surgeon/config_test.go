@@ -23,6 +23,7 @@ shots: 3       # beaten by the flag
 target: 0.1
 rank-by: cost-per-weight
 keep-shots: true
+write-at: [0.05]
 dtype: F16
 damp-g: 1
 length: 32
@@ -46,7 +47,7 @@ threads: 1
 		t.Fatal(err)
 	}
 	for name, want := range map[string]any{"model": "model", "samples": 9.0, "shots": 2.0, "target": 0.1, "rankby": "costperweight",
-		"keepshots": true, "dtype": "f16", "dampg": 1.0, "dampa": 0.01, "output": "out"} {
+		"keepshots": true, "dtype": "f16", "dampg": 1.0, "dampa": 0.01, "output": "out", "writeat": []any{0.05}} {
 		if !reflect.DeepEqual(got[name], want) {
 			t.Errorf("%s is %v, want %v", name, got[name], want)
 		}
@@ -71,6 +72,8 @@ func TestConfigRefuses(t *testing.T) {
 		{"force: yes", `1:8: force is the text "yes"; true or false is expected`},
 		{"text: a.txt", `1:7: text is the text "a.txt"; a list, as in [a.txt, b.txt], is expected`},
 		{"text: [1]", "1:8: text holds 1; texts are expected"},
+		{"write-at: 0.1", "1:11: write-at is 0.1; a list, as in [0.1, 0.2], is expected"},
+		{"write-at: [a]", `1:12: write-at holds the text "a"; numbers are expected`},
 		{"text: {a: b}", "1:7: text is a mapping; a list, as in [a.txt, b.txt], is expected"},
 		{"rank-by: best", `1:10: rank-by: "best" is none of cost, cost-per-weight`},
 		{"dtype: F8", `1:8: dtype is the text "F8"; one of F32, F16, BF16 is expected`},

@@ -312,7 +312,7 @@ func TestDryRun(t *testing.T) {
 	dir := tiny(t)
 	before := listing(t, dir)
 	code, stdout, stderr := invoke(pruneArgs("--dry-run")...)
-	if code != 0 || !strings.Contains(stdout, "nothing was written. The run would write the directory out, and keep its shots in out.work") {
+	if code != 0 || !strings.Contains(stdout, "nothing was written. The run would write out, and keep its shots in out.work") {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
 	if after := listing(t, dir); after != before {

@@ -52,7 +52,7 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 		if work == "" {
 			work = o.Output + ".work"
 		}
-		fmt.Fprintf(&b, "\nEverything is in order, and nothing was written. The run would write the directory %s, and keep its shots in %s until it is done.\n", o.Output, work)
+		fmt.Fprintf(&b, "\nEverything is in order, and nothing was written. The run would write %s, and keep its shots in %s until it is done.\n", strings.Join(o.Outputs(), ", "), work)
 	}
 	return s.print(b.String())
 }

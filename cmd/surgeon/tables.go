@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,7 +43,7 @@ func (*tableCommand) Help() string {
 	      - {name: magnitude, options: {preset: magnitude}}
 	      - {name: ours, options: {shots: 5}}
 
-Every run goes on where it was stopped, and so does the table.`
+Every target is a run of its own, unless the row says one-run: true: then the row's shots are those to the highest target, and the others, which shots have to end at, are met on the way. Every run goes on where it was stopped, and so does the table.`
 }
 
 // tableFile is the YAML file of a table.
@@ -55,18 +56,23 @@ type tableFile struct {
 		Options map[string]any `yaml:"options"`
 		Rows    []struct {
 			Name    string         `yaml:"name"`
+			OneRun  bool           `yaml:"one-run"`
 			Options map[string]any `yaml:"options"`
 		} `yaml:"rows"`
 	} `yaml:"tables"`
 }
 
-// tableCell is one run that a table asks for.
-type tableCell struct {
+// tableRun is one run that a table asks for, and the cells that come of it: its target's, and those on the way.
+type tableRun struct {
 	table, row string
-	target     float64
-	arguments  []string // of prune, without places
 	options    engine.Options
 	shots      int
+	cells      []tableCell // missing ones only, by their targets
+}
+
+type tableCell struct {
+	target    float64
+	arguments []string // of prune, for a run to this target, without places
 }
 
 func (c *tableCommand) Run(s *session) error {
@@ -74,13 +80,17 @@ func (c *tableCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	cells, eval, err := c.cells(s, file)
-	if err != nil {
-		return err
-	}
 	results, err := report.ReadComparison(c.path("results.json"))
 	if err != nil {
 		return refuse("%w", err)
+	}
+	runs, err := c.runs(s, file, results)
+	if err != nil {
+		return err
+	}
+	eval, err := c.eval(s, file)
+	if err != nil {
+		return err
 	}
 	dev, err := s.open(c.common, 0)
 	if err != nil {
@@ -100,19 +110,10 @@ func (c *tableCommand) Run(s *session) error {
 			return err
 		}
 	}
-	for i, x := range cells {
-		if results.Find(x.table, x.row, x.target, x.arguments) != nil {
-			continue
-		}
-		s.watcher.Say(fmt.Sprintf("run %d of %d: %s, %s, %v", i+1, len(cells), x.table, x.row, x.target))
-		done, model, err := c.run(s, dev, x, eval)
-		if err != nil {
-			return fmt.Errorf("%s, %s, %v: %w", x.table, x.row, x.target, err)
-		}
-		results.Model = model
-		results.Cells = append(results.Cells, done)
-		if err := c.write(results); err != nil {
-			return err
+	for i, x := range runs {
+		s.watcher.Say(fmt.Sprintf("run %d of %d: %s, %s, %v", i+1, len(runs), x.table, x.row, x.options.Target))
+		if err := c.run(s, dev, x, eval, results); err != nil {
+			return fmt.Errorf("%s, %s, %v: %w", x.table, x.row, x.options.Target, err)
 		}
 	}
 	if c.JSON {
@@ -127,31 +128,43 @@ func (c *tableCommand) Run(s *session) error {
 
 func (c *tableCommand) path(name string) string { return filepath.Join(c.Results, name) }
 
-// run prunes, measures, and removes the model unless it is to be kept.
-func (c *tableCommand) run(s *session, dev device.Device, x tableCell, eval engine.EvalOptions) (report.Cell, report.Model, error) {
-	o := x.options
+// run prunes, measures what the run has written, adds that to the results, and removes the models unless they are to be kept.
+func (c *tableCommand) run(s *session, dev device.Device, x tableRun, eval engine.EvalOptions, results *report.Comparison) error {
 	s.watcher.End()
 	s.watcher = newWatcher(s.stderr, c.common, x.shots) // which foresees the end of so many shots
 	s.atEnd(s.watcher.End)
-	r, err := engine.Prune(s.ctx, dev, o, s.watcher)
-	if err != nil {
-		return report.Cell{}, report.Model{}, err
+	if _, err := engine.Prune(s.ctx, dev, x.options, s.watcher); err != nil {
+		return err
 	}
-	eval.Model = o.Output
-	e, err := engine.Evaluate(s.ctx, dev, eval, s.watcher)
-	if err != nil {
-		return report.Cell{}, r.Model, err
+	for _, cell := range x.cells {
+		if eval.Model = x.options.Output; cell.target != x.options.Target {
+			eval.Model = x.options.OutputAt(cell.target)
+		}
+		r, err := report.Read(filepath.Join(eval.Model, "report.json"))
+		if err != nil {
+			return err
+		}
+		e, err := engine.Evaluate(s.ctx, dev, eval, s.watcher)
+		if err != nil {
+			return err
+		}
+		done := report.Cell{Table: x.table, Row: x.row, Target: cell.target, Arguments: cell.arguments, Evaluation: *placeless(e.Perplexity, x.row),
+			Sparsity: r.Final.Sparsity, Reduction: r.Final.Reduction, PeakBytes: r.PeakResidentBytes, Program: r.Program, Device: r.Machine.Device}
+		for _, shot := range r.Shots {
+			done.Seconds += shotTime(shot).Seconds()
+		}
+		r.Model.Path = filepath.Base(r.Model.Path)
+		results.Model, results.Cells = r.Model, append(results.Cells, done)
+		if err := c.write(results); err != nil {
+			return err
+		}
+		if !c.Keep {
+			if err := os.RemoveAll(eval.Model); err != nil {
+				return err
+			}
+		}
 	}
-	cell := report.Cell{Table: x.table, Row: x.row, Target: x.target, Arguments: x.arguments, Evaluation: *placeless(e.Perplexity, x.row), Sparsity: r.Final.Sparsity,
-		Reduction: r.Final.Reduction, PeakBytes: r.PeakResidentBytes, Program: r.Program, Device: r.Machine.Device}
-	for _, shot := range r.Shots {
-		cell.Seconds += shotTime(shot).Seconds()
-	}
-	if !c.Keep {
-		err = os.RemoveAll(o.Output)
-	}
-	r.Model.Path = filepath.Base(r.Model.Path)
-	return cell, r.Model, err
+	return nil
 }
 
 // placeless names the model and the text without the places where they lay: results are for others to read.
@@ -191,27 +204,42 @@ func readTable(path string) (tableFile, error) {
 	return file, nil
 }
 
-// cells are the runs that are asked for, with everything refused that can be before anything runs, and the options of the
-// measurement.
-func (c *tableCommand) cells(s *session, file tableFile) ([]tableCell, engine.EvalOptions, error) {
-	var cells []tableCell
+// runs are those that are asked for and have results that are missing. What can be refused before anything runs is refused here.
+func (c *tableCommand) runs(s *session, file tableFile, results *report.Comparison) ([]tableRun, error) {
+	var all []tableRun
 	for _, t := range file.Tables {
 		if t.Title == "" || len(t.Targets) == 0 || len(t.Rows) == 0 {
-			return nil, engine.EvalOptions{}, refuse("%s: a table needs title, targets and rows; one has the title %q, %d targets and %d rows", c.File, t.Title, len(t.Targets), len(t.Rows))
+			return nil, refuse("%s: a table needs title, targets and rows; one has the title %q, %d targets and %d rows", c.File, t.Title, len(t.Targets), len(t.Rows))
 		}
 		for _, r := range t.Rows {
 			if !strings.Contains(t.Title+", "+r.Name, c.Only) {
 				continue
 			}
-			for _, target := range t.Targets {
-				x, err := c.cell(s, tableCell{table: t.Title, row: r.Name, target: target}, merged(file.Options, t.Options, r.Options))
-				if err != nil {
-					return nil, engine.EvalOptions{}, refuse("%s: %s, %s: %w", c.File, t.Title, r.Name, err)
+			missing := func(x tableCell) bool { return results.Find(t.Title, r.Name, x.target, x.arguments) == nil }
+			var groups [][]float64 // targets that are met in one run, the highest last
+			if r.OneRun {
+				groups = [][]float64{slices.Sorted(slices.Values(t.Targets))}
+			} else {
+				for _, target := range t.Targets {
+					groups = append(groups, []float64{target})
 				}
-				cells = append(cells, x)
+			}
+			for _, targets := range groups {
+				x, err := c.tableRun(s, tableRun{table: t.Title, row: r.Name}, targets, merged(file.Options, t.Options, r.Options))
+				if err != nil {
+					return nil, refuse("%s: %s, %s: %w", c.File, t.Title, r.Name, err)
+				}
+				if x.cells = slices.DeleteFunc(x.cells, func(y tableCell) bool { return !missing(y) }); len(x.cells) > 0 {
+					all = append(all, x)
+				}
 			}
 		}
 	}
+	return all, nil
+}
+
+// eval are the options of the measurement.
+func (c *tableCommand) eval(s *session, file tableFile) (engine.EvalOptions, error) {
 	values := merged(file.Eval)
 	c.replace(values)
 	if values["model"] == nil {
@@ -219,12 +247,12 @@ func (c *tableCommand) cells(s *session, file tableFile) ([]tableCell, engine.Ev
 	}
 	eval := new(evalCommand)
 	if _, err := s.parseAs("eval", values, eval); err != nil {
-		return nil, engine.EvalOptions{}, refuse("%s: eval: %w", c.File, err)
+		return engine.EvalOptions{}, refuse("%s: eval: %w", c.File, err)
 	}
 	if len(eval.Text) == 0 || len(eval.Tasks) > 0 {
-		return nil, engine.EvalOptions{}, refuse("%s: eval needs a text, and takes no tasks: a table is one of perplexities", c.File)
+		return engine.EvalOptions{}, refuse("%s: eval needs a text, and takes no tasks: a table is one of perplexities", c.File)
 	}
-	return cells, eval.EvalOptions, nil
+	return eval.EvalOptions, nil
 }
 
 // merged are options of which later ones take the place of earlier ones.
@@ -248,9 +276,9 @@ func (c *tableCommand) replace(values map[string]any) {
 	}
 }
 
-// cell fills in the options of a run.
-func (c *tableCommand) cell(s *session, x tableCell, values map[string]any) (tableCell, error) {
-	for _, name := range []string{"target", "output", "work", "config", "device", "dry-run", "json"} {
+// tableRun fills in the options of a run to the last of the targets, and its cells.
+func (c *tableCommand) tableRun(s *session, x tableRun, targets []float64, values map[string]any) (tableRun, error) {
+	for _, name := range []string{"target", "output", "write-at", "work", "config", "device", "dry-run", "json"} {
 		if values[name] != nil {
 			return x, fmt.Errorf("%s is not an option of a row", name)
 		}
@@ -258,15 +286,15 @@ func (c *tableCommand) cell(s *session, x tableCell, values map[string]any) (tab
 	named := merged(values)
 	delete(named, "model")
 	delete(named, "text")
-	x.arguments = arguments(named)
+	last := len(targets) - 1
 	c.replace(values)
-	values["target"] = x.target
+	values["target"] = targets[last]
 	name := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' {
 			return r
 		}
 		return '-'
-	}, strings.ToLower(fmt.Sprintf("%s %s %v", x.table, x.row, x.target)))
+	}, strings.ToLower(fmt.Sprintf("%s %s %v", x.table, x.row, targets[last])))
 	values["output"] = c.path(name)
 	prune := new(pruneCommand)
 	given, err := s.parseAs("prune", values, prune)
@@ -275,8 +303,17 @@ func (c *tableCommand) cell(s *session, x tableCell, values map[string]any) (tab
 	}
 	x.options = prune.Options
 	x.options.Given, x.options.Version, x.options.Command = given, programVersion(), s.command()
+	if last > 0 {
+		x.options.WriteAt = targets[:last]
+	}
 	checked, err := x.options.Checked()
 	x.shots = checked.Shots
+	for _, target := range targets {
+		if last > 0 {
+			named["shots"] = int(math.Round(float64(x.shots) * target / targets[last])) // what a run to that target would have
+		}
+		x.cells = append(x.cells, tableCell{target, arguments(named)})
+	}
 	return x, err
 }
 
