@@ -138,7 +138,9 @@ func TestWriteAtRefuses(t *testing.T) {
 		{func(o *Options) { o.Shots = 1 }, "--write-at 0.2: with one shot there is nothing on the way to --target 0.4"},
 		{func(o *Options) { o.Lora, o.LoraRank, o.LoraRate, o.LoraShare, o.LoraEpochs = true, 2, 1e-4, 0.5, 1 }, "--write-at with --lora-epochs 1"},
 		{func(o *Options) { o.Work = o.OutputAt(0.2) + "/work" }, "lie in one another"},
-		{func(o *Options) { o.Output, o.WriteAt, o.Seed = strings.TrimSuffix(good.OutputAt(0.2), "-0.2"), []float64{0.2}, 7 }, "is there already"},
+		{func(o *Options) {
+			o.Output, o.WriteAt, o.Seed = strings.TrimSuffix(good.OutputAt(0.2), "-0.2"), []float64{0.2}, 7
+		}, "is there already"},
 	} {
 		o := good
 		o.Output = filepath.Join(t.TempDir(), "other")
