@@ -13,7 +13,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 perplexity() { "$surgeon" eval "$1" --text "$text" --text-skip "$first" --length "$length" --windows "$windows" --json | python3 -c '
 import json, sys
-e = json.load(sys.stdin)
+e = json.load(sys.stdin)["texts"][0]
 print("%.3f (%d windows of %d)" % (e["perplexity"], e["windows"], e["window_length"]))'; }
 echo "$model, calibration: first $first of $size bytes of $(basename "$text"), $samples windows of $length; $(nproc) cores"
 echo "dense: perplexity on the rest $(perplexity "$model")"

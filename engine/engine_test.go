@@ -46,7 +46,7 @@ func TestPruneWritesWhatItMeasured(t *testing.T) {
 					t.Errorf("evaluations %+v", r.Evaluations)
 				}
 				again, err := Evaluate(context.Background(), dev, EvalOptions{Model: o.Output, Text: []string{text}, Length: o.Length, Batch: 2, Precision: o.Precision}, w)
-				if err != nil || again.Perplexity.Loss != r.Evaluations[1].Loss {
+				if err != nil || again.Texts[0].Loss != r.Evaluations[1].Loss {
 					t.Errorf("evaluated again: %+v, %v, want %+v", again, err, r.Evaluations[1])
 				}
 				if math.Abs(r.Final.HeldOutLoss-r.Shots[o.Shots-1].LossAfter) > 0.02 {

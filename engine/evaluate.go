@@ -14,11 +14,11 @@ import (
 // EvalOptions are what an evaluation is asked to do: perplexity on a text, accuracy on tasks, or both.
 type EvalOptions struct {
 	Model     string   `arg:"" name:"model" yaml:"model" help:"Hugging Face directory or GGUF file."`
-	Text      []string `name:"text" yaml:"text" help:"Text to measure the perplexity on: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several." placeholder:"FILE" sep:"none" group:"data"`
-	TextSkip  int64    `name:"text-skip" yaml:"text-skip" help:"Leave out the first N bytes of the text." default:"0" placeholder:"BYTES" group:"data"`
-	TextLimit int64    `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
+	Text      []string `name:"text" yaml:"text" help:"Text to measure the perplexity on: .txt, .jsonl (field text), .parquet (column text), also .gz or .zst; quoted globs; repeat the flag for several. NAME=FILE, for all of them, measures each name." placeholder:"FILE" sep:"none" group:"data"`
+	TextSkip  int64    `name:"text-skip" yaml:"text-skip" help:"Leave out the first N bytes of the text, of each where they have names." default:"0" placeholder:"BYTES" group:"data"`
+	TextLimit int64    `name:"text-limit" yaml:"text-limit" help:"Use at most N bytes of the text, of each where they have names; 0 = all." default:"0" placeholder:"BYTES" group:"data"`
 	Length    int      `name:"length" yaml:"length" help:"Tokens in a window; 0 = 2048, or what the model allows." default:"0" placeholder:"TOKENS" group:"data"`
-	Windows   int      `name:"windows" yaml:"windows" help:"Measure the first N windows only; 0 = all." default:"0" group:"data"`
+	Windows   int      `name:"windows" yaml:"windows" help:"Measure the first N windows only, of each text; 0 = all." default:"0" group:"data"`
 	Tasks     []string `name:"tasks" yaml:"tasks" help:"Multiple-choice questions to measure the accuracy on: .jsonl with the fields context, choices and answer, also .gz or .zst; quoted globs; repeat the flag for several." placeholder:"FILE" sep:"none" group:"tasks"`
 	Results   string   `name:"results" yaml:"results" help:"File for the log-likelihoods of every question, a JSON line each. A stopped evaluation goes on with it." placeholder:"FILE" group:"tasks"`
 	Batch     int      `name:"batch" yaml:"batch" help:"Windows, or choices, that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`
@@ -27,15 +27,25 @@ type EvalOptions struct {
 	Version string `kong:"-" yaml:"-"` // of the program
 }
 
-// Evaluation is what an evaluation was asked for.
-type Evaluation struct {
-	Perplexity *report.Evaluation // nil without a text
-	Tasks      []report.TaskScore // one per file, in their order
+// Names are those of the texts, one "" where they have none.
+func (o *EvalOptions) Names() ([]string, error) {
+	texts, err := splitNames("text", o.Text)
+	var names []string
+	for _, t := range texts {
+		names = append(names, t.name)
+	}
+	return names, err
 }
 
-// Evaluate measures perplexity on a text, accuracy on multiple-choice tasks, or both.
+// Evaluation is what an evaluation was asked for.
+type Evaluation struct {
+	Texts []report.Evaluation // perplexities, one per name, or one of all files where they have none
+	Tasks []report.TaskScore  // one per file, in their order
+}
+
+// Evaluate measures perplexity on texts, accuracy on multiple-choice tasks, or both.
 //
-// Perplexity: the text is tokenised once, cut into non-overlapping windows, the tail dropped; the mean over windows of the
+// Perplexity: a text is tokenised once, cut into non-overlapping windows, the tail dropped; the mean over windows of the
 // mean next-token loss of each, in float64, exponentiated (method.md section 8).
 //
 // Accuracy: package tasks. With o.Results every item's log-likelihoods are kept in a file, batch after batch, and with the
@@ -68,12 +78,12 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 		return e, err
 	}
 	defer m.Free()
-	if len(o.Text) > 0 {
-		p, err := in.perplexity(ctx, m, &in.texts[0], o.Model, o.Windows, windows.Batch, w)
+	for i := range in.texts {
+		p, err := in.perplexity(ctx, m, &in.texts[i], o.Model, o.Windows, windows.Batch, w)
 		if err != nil {
 			return e, err
 		}
-		e.Perplexity = &p
+		e.Texts = append(e.Texts, p)
 	}
 	if z != nil {
 		e.Tasks, err = z.score(ctx, m, o.Model, w)
@@ -83,6 +93,9 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 
 // check refuses what is wrong whatever the model and the files are.
 func (o *EvalOptions) check() error {
+	if _, err := o.Names(); err != nil {
+		return err
+	}
 	switch {
 	case len(o.Text) == 0 && len(o.Tasks) == 0:
 		return refuse("there is nothing to measure; give --text for a perplexity, --tasks for accuracies, or both")
@@ -100,15 +113,15 @@ func (o *EvalOptions) check() error {
 	return nil
 }
 
-// readWindows reads the text and settles the batch of its windows.
+// readWindows reads the texts and settles the batch of their windows.
 func (in *inputs) readWindows(dev device.Device, o EvalOptions) (Options, error) {
 	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return Options{}, err
 	}
-	if len(in.texts) > 1 {
-		return Options{}, refuse("--text gives %d texts by name, %s and %s among them; an evaluation is of one: measure one after the other", len(in.texts), in.texts[0].name, in.texts[1].name)
+	windows := 1
+	for _, t := range in.texts {
+		windows = max(windows, len(t.ids)/in.length)
 	}
-	windows := max(1, len(in.texts[0].ids)/in.length)
 	if o.Windows > 0 {
 		windows = min(windows, o.Windows)
 	}

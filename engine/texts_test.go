@@ -214,6 +214,37 @@ func TestOneName(t *testing.T) {
 	}
 }
 
+// What would be caught: an evaluation of several texts that mixes them up, leaves one out, or counts the windows of one for
+// all.
+func TestEvaluateNamedTexts(t *testing.T) {
+	model, english := tiny(t, "tiny-llama")
+	code := codeText(t)
+	e := EvalOptions{Model: model, Length: 32, Batch: 1, Windows: 50, Precision: "float32"}
+	evaluate := func(texts ...string) []report.Evaluation {
+		t.Helper()
+		e.Text = texts
+		dev := cpu.Open()
+		defer dev.Close()
+		x, err := Evaluate(context.Background(), dev, e, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x.Texts
+	}
+	both, one, other := evaluate("en="+english, "code="+code), evaluate(english), evaluate(code)
+	if len(both) != 2 || len(one) != 1 || both[0].Name != "en" || both[1].Name != "code" || one[0].Name != "" || both[1].Text != code {
+		t.Fatalf("%+v and %+v", both, one)
+	}
+	if both[0].Loss != one[0].Loss || both[1].Loss != other[0].Loss || both[1].Windows != other[0].Windows || one[0].Loss == other[0].Loss {
+		t.Errorf("together %+v, one by one %+v and %+v", both, one, other)
+	}
+	e.Text = []string{"en=" + english, code}
+	var request *RequestError
+	if _, err := Evaluate(context.Background(), cpu.Open(), e, &silent{}); !errors.As(err, &request) || !strings.Contains(err.Error(), "has a name and") {
+		t.Errorf("a name for one of two texts gives %v", err)
+	}
+}
+
 // What would be caught: a wrong request about named texts that is not refused, or only after work was done.
 func TestNamedTextsRefuse(t *testing.T) {
 	model, english := tiny(t, "tiny-llama")
@@ -238,11 +269,6 @@ func TestNamedTextsRefuse(t *testing.T) {
 		if !errors.As(err, &request) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("got %v, want %q", err, c.want)
 		}
-	}
-	e := EvalOptions{Model: model, Text: []string{"en=" + english, "code=" + code}, Length: 32, Batch: 1}
-	var request *RequestError
-	if _, err := Evaluate(context.Background(), cpu.Open(), e, &silent{}); !errors.As(err, &request) || !strings.Contains(err.Error(), "2 texts by name, en and code") {
-		t.Errorf("an evaluation of two texts gives %v", err)
 	}
 	// The held-out windows that nobody asked for are enough for all names.
 	o := tinyOptions(model, "", filepath.Join(t.TempDir(), "out"))

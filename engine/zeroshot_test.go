@@ -118,7 +118,7 @@ func TestHarness(t *testing.T) {
 				t.Fatal(err)
 			}
 			records := recordsOf(t, o.Results)
-			if len(e.Tasks) != 2 || e.Perplexity != nil {
+			if len(e.Tasks) != 2 || e.Texts != nil {
 				t.Fatalf("%+v", e)
 			}
 			for _, got := range e.Tasks {
@@ -316,7 +316,7 @@ func TestTextAndTasks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !reflect.DeepEqual(got[0].Tasks, got[1].Tasks) || !reflect.DeepEqual(got[0].Perplexity, got[2].Perplexity) || got[2].Tasks != nil {
+	if !reflect.DeepEqual(got[0].Tasks, got[1].Tasks) || !reflect.DeepEqual(got[0].Texts, got[2].Texts) || got[2].Tasks != nil {
 		t.Errorf("together %+v, alone %+v and %+v", got[0], got[1], got[2])
 	}
 }

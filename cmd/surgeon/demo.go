@@ -100,7 +100,7 @@ func readAgain(s *session, dev device.Device, o engine.Options, result *report.R
 	if err != nil {
 		return "", fmt.Errorf("reading the written model again: %w", err)
 	}
-	again := *evaluated.Perplexity
+	again := evaluated.Texts[0]
 	if again.Loss != pruned.Loss {
 		return "", fmt.Errorf("the model in %s has a loss of %v, and had %v in memory before it was written; they must be the same", o.Output, again.Loss, pruned.Loss)
 	}

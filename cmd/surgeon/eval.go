@@ -20,7 +20,7 @@ type evalCommand struct {
 
 // Help stands below the summary in --help.
 func (*evalCommand) Help() string {
-	return `--text: the text is tokenised once and cut into windows that do not overlap; the perplexity is the exponential of the mean next-token loss. It can only be compared with one of the same text and the same window length.
+	return `--text: a text is tokenised once and cut into windows that do not overlap; the perplexity is the exponential of the mean next-token loss. It can only be compared with one of the same text and the same window length.
 
 --tasks: the model picks the choice that it finds the most likely behind the context (acc), or the most likely per character (acc_norm), as lm-evaluation-harness does. A line of the file is
 
@@ -31,10 +31,10 @@ where answer counts from 0, and a choice brings the space that is to stand in fr
 
 // evaluation is the JSON of eval.
 type evaluation struct {
-	*report.Evaluation
-	Tasks           []report.TaskScore `json:"tasks,omitempty"`
-	Seconds         float64            `json:"seconds"`                     // without reading the model, the text and the tasks
-	TokensPerSecond float64            `json:"tokens_per_second,omitempty"` // of the text
+	Texts           []report.Evaluation `json:"texts,omitempty"`
+	Tasks           []report.TaskScore  `json:"tasks,omitempty"`
+	Seconds         float64             `json:"seconds"`                     // without reading the model, the texts and the tasks
+	TokensPerSecond float64             `json:"tokens_per_second,omitempty"` // of the texts
 }
 
 func (c *evalCommand) Run(s *session) error {
@@ -50,9 +50,16 @@ func (c *evalCommand) Run(s *session) error {
 		return c.stopped(s, err)
 	}
 	clock.stop()
-	e := evaluation{Evaluation: figures.Perplexity, Tasks: figures.Tasks, Seconds: clock.total.Seconds()}
-	if p := figures.Perplexity; p != nil {
-		e.TokensPerSecond = float64(p.Windows*p.Length) / clock.first.Seconds()
+	e := evaluation{Texts: figures.Texts, Tasks: figures.Tasks}
+	var tokens, reading float64
+	for i, stage := range clock.stages { // the texts come first
+		e.Seconds += stage.Seconds()
+		if i < len(e.Texts) {
+			tokens, reading = tokens+float64(e.Texts[i].Windows*e.Texts[i].Length), e.Seconds
+		}
+	}
+	if len(e.Texts) > 0 {
+		e.TokensPerSecond = tokens / reading
 	}
 	var b strings.Builder
 	if c.JSON {
@@ -61,11 +68,17 @@ func (c *evalCommand) Run(s *session) error {
 		}
 		return s.print(b.String())
 	}
-	if e.Evaluation != nil {
-		fmt.Fprintf(&b, "%s\n%.0f tokens per second.\n", perplexityText(*e.Evaluation), e.TokensPerSecond)
+	for _, p := range e.Texts {
+		if p.Name != "" {
+			fmt.Fprintf(&b, "%s: ", p.Name)
+		}
+		fmt.Fprintln(&b, perplexityText(p))
+	}
+	if len(e.Texts) > 0 {
+		fmt.Fprintf(&b, "%.0f tokens per second.\n", e.TokensPerSecond)
 	}
 	if len(e.Tasks) > 0 {
-		if e.Evaluation != nil {
+		if len(e.Texts) > 0 {
 			b.WriteByte('\n')
 		}
 		b.WriteString(taskTable(e.Tasks))
@@ -96,11 +109,11 @@ func counted(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// stopwatch measures the stages that it hears of: the first of them and all together.
+// stopwatch measures the stages that it hears of.
 type stopwatch struct {
 	watcher
-	began        time.Time
-	first, total time.Duration
+	began  time.Time
+	stages []time.Duration
 }
 
 func (w *stopwatch) Stage(name string, steps int) {
@@ -110,12 +123,7 @@ func (w *stopwatch) Stage(name string, steps int) {
 }
 
 func (w *stopwatch) stop() {
-	if w.began.IsZero() {
-		return
+	if !w.began.IsZero() {
+		w.stages = append(w.stages, time.Since(w.began))
 	}
-	stage := time.Since(w.began)
-	if w.total == 0 {
-		w.first = stage
-	}
-	w.total += stage
 }

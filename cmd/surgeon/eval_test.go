@@ -64,6 +64,9 @@ func TestEvalTasks(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	perplexity, _, _ := strings.Cut(alone, "\n")
+	if code, named, stderr := invoke("eval", "model", "--text", "a=text.txt", "--text", "b=text.txt", "--length", "32"); code != 0 || !strings.Contains(named, "a: "+perplexity+"\nb: "+perplexity+"\n") {
+		t.Errorf("with names:\n%s%s", named, stderr)
+	}
 	for _, want := range []string{perplexity + "\n", "tokens per second.\n\n", "task     items               acc          acc_norm\n",
 		fmt.Sprintf("quiz         3%18s%18s\n", fmt.Sprintf("%.2f ± %.2f %%", 100*q.Acc, 100**q.AccStderr), fmt.Sprintf("%.2f ± %.2f %%", 100*q.AccNorm, 100**q.AccNormStderr)),
 		"one          1          100.00 %          100.00 %\n"} {

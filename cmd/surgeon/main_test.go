@@ -282,12 +282,12 @@ func TestJSON(t *testing.T) {
 		keys []string
 	}{
 		{pruneArgs("--json"), 0, []string{"model", "shots", "final", "options", "warnings"}},
-		{[]string{"eval", "out", "--text", "text.txt", "--json"}, 0, []string{"perplexity", "loss", "windows", "window_length", "text", "tokens_per_second"}},
+		{[]string{"eval", "out", "--text", "text.txt", "--json"}, 0, []string{"texts", "seconds", "tokens_per_second"}},
 		{[]string{"plan", "model", "--text", "text.txt", "--target", "0.3", "--samples", "4", "--json"}, 0, []string{"memory", "stages", "seconds", "batch", "peak_device_bytes", "peak_host_bytes"}},
 		{[]string{"info", "--json"}, 0, []string{"program", "machine", "devices", "formats", "architectures"}},
 		{pruneArgs("--json", "--target", "2"), exitRequest, []string{"error", "exit_code"}},
 		{[]string{"eval", "out", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "seconds"}},
-		{[]string{"eval", "out", "--text", "text.txt", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "perplexity", "tokens_per_second"}},
+		{[]string{"eval", "out", "--text", "text.txt", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "texts", "tokens_per_second"}},
 		{[]string{"eval", "--json"}, exitRequest, []string{"error", "exit_code"}},
 	} {
 		code, stdout, stderr := invoke(c.args...)

@@ -105,7 +105,7 @@ func (c *tableCommand) Run(s *session) error {
 		if err != nil {
 			return err
 		}
-		results.Dense = placeless(e.Perplexity, "dense")
+		results.Dense = placeless(e.Texts[0], "dense")
 		if err := c.write(results); err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func (c *tableCommand) run(s *session, dev device.Device, x tableRun, eval engin
 		if err != nil {
 			return err
 		}
-		done := report.Cell{Table: x.table, Row: x.row, Target: cell.target, Arguments: cell.arguments, Evaluation: *placeless(e.Perplexity, x.row),
+		done := report.Cell{Table: x.table, Row: x.row, Target: cell.target, Arguments: cell.arguments, Evaluation: *placeless(e.Texts[0], x.row),
 			Sparsity: r.Final.Sparsity, Reduction: r.Final.Reduction, PeakBytes: r.PeakResidentBytes, Program: r.Program, Device: r.Machine.Device}
 		for _, shot := range r.Shots {
 			done.Seconds += shotTime(shot).Seconds()
@@ -168,9 +168,9 @@ func (c *tableCommand) run(s *session, dev device.Device, x tableRun, eval engin
 }
 
 // placeless names the model and the text without the places where they lay: results are for others to read.
-func placeless(e *report.Evaluation, of string) *report.Evaluation {
+func placeless(e report.Evaluation, of string) *report.Evaluation {
 	e.Of, e.Text = of, filepath.Base(e.Text)
-	return e
+	return &e
 }
 
 func (c *tableCommand) write(results *report.Comparison) error {
@@ -251,6 +251,13 @@ func (c *tableCommand) eval(s *session, file tableFile) (engine.EvalOptions, err
 	}
 	if len(eval.Text) == 0 || len(eval.Tasks) > 0 {
 		return engine.EvalOptions{}, refuse("%s: eval needs a text, and takes no tasks: a table is one of perplexities", c.File)
+	}
+	names, err := eval.Names()
+	if err != nil {
+		return engine.EvalOptions{}, refuse("%s: eval: %w", c.File, err)
+	}
+	if len(names) > 1 {
+		return engine.EvalOptions{}, refuse("%s: eval has the texts %s; a table is one of perplexities on one", c.File, strings.Join(names, " and "))
 	}
 	return eval.EvalOptions, nil
 }

@@ -65,16 +65,23 @@ func TestTable(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	code, stdout, stderr = invoke("eval", "out", "--text", "text.txt", "--length", "32", "--windows", "6", "--json")
-	var e report.Evaluation
-	if err := json.Unmarshal([]byte(stdout), &e); code != 0 || err != nil {
-		t.Fatal(err, stderr)
-	}
+	e := evaluated(t, code, stdout, stderr)
 	if e := all.Cells[0].Evaluation; e.Of != "magnitude" || e.Text != "text.txt" || all.Model.Path != "model" {
 		t.Errorf("results name %q, %q and %q", e.Of, e.Text, all.Model.Path)
 	}
 	if got := all.Cells[3]; got.Row != "ours" || got.Target != 0.5 || got.Evaluation.Loss != e.Loss {
 		t.Errorf("the cell %+v, by hand the loss is %v", got, e.Loss)
 	}
+}
+
+// evaluated is what eval --json has printed.
+func evaluated(t *testing.T, code int, stdout, stderr string) report.Evaluation {
+	t.Helper()
+	var e struct{ Texts []report.Evaluation }
+	if err := json.Unmarshal([]byte(stdout), &e); code != 0 || err != nil || len(e.Texts) != 1 {
+		t.Fatal(err, stdout, stderr)
+	}
+	return e.Texts[0]
 }
 
 func readResults(t *testing.T) *report.Comparison {
@@ -106,10 +113,7 @@ func TestTableOneRun(t *testing.T) {
 			t.Fatal(stderr)
 		}
 		code, stdout, stderr = invoke("eval", out, "--text", "text.txt", "--length", "32", "--windows", "6", "--json")
-		var e report.Evaluation
-		if err := json.Unmarshal([]byte(stdout), &e); code != 0 || err != nil {
-			t.Fatal(err, stderr)
-		}
+		e := evaluated(t, code, stdout, stderr)
 		if got := all.Cells[i]; fmt.Sprint(got.Target) != by.target || got.Evaluation.Loss != e.Loss || !slices.Contains(got.Arguments, "--shots="+by.shots) || !(got.Sparsity < got.Target+0.05) {
 			t.Errorf("the cell %+v, by hand the loss is %v", got, e.Loss)
 		}
@@ -151,6 +155,7 @@ func TestTableRefuses(t *testing.T) {
 		{"name: ours, options: {shots: 2}", "name: ours, one-run: true, options: {write-at: [0.1]}", "write-at is not an option of a row"},
 		{"targets: [0.2]\n    rows:\n      - {name: ours,", "targets: [0.1, 0.15]\n    rows:\n      - {name: ours, one-run: true,", "ours: --write-at 0.1: no shot on the way to --target 0.15 ends there; they end at 0.075"},
 		{"windows: 6", "windows: -1", "--batch is 0 and --windows is -1"},
+		{"eval: {text: [text.txt]", "eval: {text: [a=text.txt, b=text.txt]", "eval has the texts a and b; a table is one of perplexities on one"},
 		{tinyTable, "", "table.yaml has no tables"},
 	} {
 		writeFile(t, "table.yaml", strings.Replace(tinyTable, test.old, test.new, 1))
