@@ -148,7 +148,7 @@ func (c *tableCommand) run(s *session, dev device.Device, x tableRun, eval engin
 		if err != nil {
 			return err
 		}
-		done := report.Cell{Table: x.table, Row: x.row, Target: cell.target, Arguments: cell.arguments, Evaluation: *placeless(e.Texts[0], x.row),
+		done := report.Cell{Table: x.table, Row: x.row, Target: cell.target, OnWay: cell.target != x.options.Target, Arguments: cell.arguments, Evaluation: *placeless(e.Texts[0], x.row),
 			Sparsity: r.Final.Sparsity, Reduction: r.Final.Reduction, PeakBytes: r.PeakResidentBytes, Program: r.Program, Device: r.Machine.Device}
 		for _, shot := range r.Shots {
 			done.Seconds += shotTime(shot).Seconds()

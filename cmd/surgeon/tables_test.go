@@ -118,6 +118,9 @@ func TestTableOneRun(t *testing.T) {
 			t.Errorf("the cell %+v, by hand the loss is %v", got, e.Loss)
 		}
 	}
+	if !all.Cells[0].OnWay || all.Cells[1].OnWay || !(all.Cells[0].Seconds < all.Cells[1].Seconds) {
+		t.Errorf("the cells on the way and at its end take %v and %v s: %+v", all.Cells[0].Seconds, all.Cells[1].Seconds, all.Cells)
+	}
 
 	// Stopped after the first of its cells: the run is there, and so is the model that was not measured.
 	if code, _, stderr = invoke("table", "table.yaml", "--results", "results", "--only", "Rows", "--keep"); code != 0 || strings.Contains(stderr, "shot") {

@@ -28,6 +28,7 @@ type Cell struct {
 	Sparsity   float64    `json:"sparsity"`
 	Reduction  float64    `json:"whole_model_reduction"`
 	Seconds    float64    `json:"seconds"`             // of all shots
+	OnWay      bool       `json:"on_way,omitempty"`    // to a higher target, whose shots are these and more
 	PeakBytes  int64      `json:"peak_resident_bytes"` // of the process up to here
 	Program    Program    `json:"program"`
 	Device     string     `json:"device"`
@@ -136,7 +137,9 @@ func (c *Comparison) table(b *bytes.Buffer, table string) {
 				b.WriteString(" – |")
 				continue
 			}
-			seconds += x.Seconds
+			if !x.OnWay {
+				seconds += x.Seconds
+			}
 			if x == c.best(table, t) {
 				fmt.Fprintf(b, " **%.2f** |", x.Evaluation.Perplexity)
 			} else {
