@@ -153,26 +153,29 @@ func (d *Device) ints(op string, at unsafe.Pointer, n int) []int32 {
 
 // CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹. A few systems, and those of several right sides, go to cuBLAS one after the
 // other; many of one right side, which is the same on either side, are solved side by side by a kernel of our own, solve.cu.
+// The pairs of one call have one type.
 func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	device.CheckCholeskySolve(side, ls, bs)
 	var single []C.surgeon_system
 	for i, b := range bs {
-		lt, bt := (*C.double)(d.at(ls[i])), (*C.double)(d.at(b))
+		lt, bt := d.at(ls[i]), d.at(b)
 		n, others := C.int64_t(ls[i].Rows), C.int64_t(b.Cols)
 		if side == device.Right {
 			others = C.int64_t(b.Rows)
 		}
-		if len(bs) >= smallEnough && others == 1 {
+		if others == 1 && (len(bs) >= smallEnough || b.Type == device.F32) {
 			single = append(single, C.surgeon_system{n: n, l: lt, b: bt})
 			continue
 		}
 		d.run("CholeskySolve", func() C.int {
-			return C.surgeon_cholesky_solve(d.library.handle, flag(side == device.Right), n, others, lt, bt)
+			return C.surgeon_cholesky_solve(d.library.handle, flag(side == device.Right), n, others, (*C.double)(lt), (*C.double)(bt))
 		})
 	}
 	if len(single) > 0 {
 		list := (*C.surgeon_system)(d.list("CholeskySolve", words(single)))
-		d.run("CholeskySolve", func() C.int { return C.surgeon_cholesky_solve_many(C.int64_t(len(single)), list, d.queue()) })
+		d.run("CholeskySolve", func() C.int {
+			return C.surgeon_cholesky_solve_many(C.int(bs[0].Type), C.int64_t(len(single)), list, d.queue())
+		})
 	}
 }
 

@@ -34,7 +34,8 @@ type Options struct {
 	Scope      prune.Scope     `name:"scope" yaml:"scope" json:"scope" help:"Among what single weights are compared: model, layer, row." enum:"model,layer,row" default:"model" group:"pruning"`
 	Cost       prune.Cost      `name:"cost" yaml:"cost" json:"cost" help:"Cost of a structure: obs (the rest is re-fitted), obd (it is not)." enum:"obs,obd" default:"obs" group:"pruning"`
 	Update     prune.Update    `name:"update" yaml:"update" json:"update" help:"How the weights that stay are re-fitted: joint, sum (rows and columns only), none." enum:"joint,sum,none" default:"joint" group:"pruning"`
-	Group      int             `name:"group" yaml:"group" json:"group" help:"Most single weights that are re-fitted for together; whole rows, a longer row alone." default:"2000" placeholder:"WEIGHTS" group:"pruning"`
+	Group      int             `name:"group" yaml:"group" json:"group" help:"Most single weights that are re-fitted for together; whole rows, a longer row alone; 0 = all of a matrix, or as many rows as 1.5 GiB hold." default:"0" placeholder:"WEIGHTS" group:"pruning"`
+	Tolerance  float64         `name:"tolerance" yaml:"tolerance" json:"tolerance" help:"Residual at which the re-fit for a group of single weights has converged, as a share of its right side's; 0 = what rounding allows." default:"0.01" placeholder:"SHARE" group:"pruning"`
 	Sequential bool            `name:"sequential" yaml:"sequential" json:"sequential" help:"Each group of single weights sees the update of those before it." group:"pruning"`
 	DampG      *float64        `name:"damp-g" yaml:"damp-g" json:"damp-g" help:"Damping of the gradient factors, as a share of their mean diagonal (default 0.01, for single weights and N:M 0.1)." placeholder:"SHARE" group:"pruning"`
 	DampA      *float64        `name:"damp-a" yaml:"damp-a" json:"damp-a" help:"Damping of the input factors, as a share of their mean diagonal (default 0.01)." placeholder:"SHARE" group:"pruning"`
@@ -138,8 +139,10 @@ func (o *Options) check() error {
 		return refuse("--update sum adds a step for rows and one for columns; with --structure %v it is joint or none", o.Structure)
 	case o.Structure != prune.Element && o.Scope != prune.InModel:
 		return refuse("--scope %v is about single weights; with --structure %v it is model", o.Scope, o.Structure)
-	case o.Structure != prune.RowCol && o.Group < 1:
-		return refuse("--group is %d; at least 1 weight is re-fitted for at a time", o.Group)
+	case o.Group < 0:
+		return refuse("--group is %d; it is the number of weights that are re-fitted for together, and 0 leaves it open", o.Group)
+	case !(o.Tolerance >= 0 && o.Tolerance < 1):
+		return refuse("--tolerance is %v; it must lie between 0 and 1", o.Tolerance)
 	case !(o.MaxLoss >= 0):
 		return refuse("--max-loss is %v; it cannot be negative", o.MaxLoss)
 	case o.Batch < 0:

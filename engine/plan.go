@@ -347,7 +347,10 @@ func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
 // timeWeights times the update of single weights on as many rows as make one group, and a look at their costs.
 func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) error {
 	cols := min(cfg.Inner, largestMeasured)
-	rows := max(1, min(cfg.Width, int(float64(o.Group)/(o.Target*float64(cols)))))
+	rows := min(cfg.Width, largestMeasured)
+	if o.Group > 0 {
+		rows = max(1, min(rows, int(float64(o.Group)/(o.Target*float64(cols)))))
+	}
 	l := randomLayer(dev, rows, cols)
 	defer dev.Free(l.W, l.A.Packed, l.G.Packed)
 	rng := rand.New(rand.NewPCG(5, 0))
@@ -362,7 +365,7 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 	r.weights, r.threshold = math.Inf(1), math.Inf(1)
 	for range 2 {
 		start := time.Now()
-		result, err := prune.ApplyElements(dev, l, alive, gone, prune.Joint, measuredDamping, prune.Grouping{Limit: o.Group})
+		result, err := prune.ApplyElements(dev, l, alive, gone, prune.Joint, measuredDamping, o.grouping())
 		if err != nil {
 			return err
 		}

@@ -66,6 +66,10 @@ func (t *turn) weightThreshold(ctx context.Context, costs []prune.ElementCosts, 
 	return s, nil
 }
 
+func (o *Options) grouping() prune.Grouping {
+	return prune.Grouping{Limit: o.Group, Sequential: o.Sequential, Tolerance: o.Tolerance}
+}
+
 // weightUpdate removes and re-fits, layer by layer. What is dead in a layer goes too.
 func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, costs []prune.ElementCosts, s prune.WeightSelection, o *Outcome) error {
 	defer t.time("update")()
@@ -76,7 +80,7 @@ func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, cos
 		if err != nil {
 			return err
 		}
-		result, err := prune.ApplyElements(t.dev, l, costs[i].Alive, gone, t.options.Update, t.damping(), prune.Grouping{Limit: t.options.Group, Sequential: t.options.Sequential})
+		result, err := prune.ApplyElements(t.dev, l, costs[i].Alive, gone, t.options.Update, t.damping(), t.options.grouping())
 		if err != nil {
 			return err
 		}

@@ -153,13 +153,13 @@ int surgeon_identity(int64_t m, int64_t w, double *x, void *stream);
 int64_t surgeon_squares_partials(int64_t m, int64_t w);
 int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, double *d, void *stream);
 
-/* solve.cu: b ← (l·lᵀ)⁻¹·b, float64, for count systems of one right side; the list is on the device. */
+/* solve.cu: b ← (l·lᵀ)⁻¹·b, float32 or float64, for count systems of one right side; the list is on the device. */
 typedef struct {
 	int64_t n; /* order */
-	const double *l;
-	double *b;
+	const void *l;
+	void *b;
 } surgeon_system;
-int surgeon_cholesky_solve_many(int64_t count, const surgeon_system *systems, void *stream);
+int surgeon_cholesky_solve_many(int type, int64_t count, const surgeon_system *systems, void *stream);
 
 /* eigh.cu: float64. a = V·diag(w)·Vᵀ; the order of the calls is begin, rotate where warm, check, then sweep and check until no
  * status is "running", end. */

@@ -1,6 +1,6 @@
 // Triangular solves of single right sides, many at once.
 //
-//	b ← (l·lᵀ)⁻¹·b:   y_i = (b_i − Σ_k<i l_ik·y_k) / l_ii,   then   x_k = (y_k − Σ_i>k l_ik·x_i) / l_kk        float64, order n
+//	b ← (l·lᵀ)⁻¹·b:   y_i = (b_i − Σ_k<i l_ik·y_k) / l_ii,   then   x_k = (y_k − Σ_i>k l_ik·x_i) / l_kk        order n, float32 or float64
 //
 // 2·n² FLOP and n² numbers read: each of both halves reads the triangle once, and there is nothing else to do. cuBLAS solves one
 // system at a time and makes one column wait for the other; here every system has a block of threads, and what waits is the
@@ -19,77 +19,78 @@ const int width = 32;    // of a panel: a row of the block on the diagonal for e
 const int threads = 512; // as many systems as multiprocessors are usual, so a block should fill one with loads
 const int warps = threads / 32;
 
-struct Panel {
-	double l[width][width + 1];
-	double v[width];            // what the panel's rows have of the sums
-	double sums[warps][width];  // what each warp has of the panel's columns
+template <class T> struct Panel {
+	T l[width][width + 1];
+	T v[width];           // what the panel's rows have of the sums
+	T sums[warps][width]; // what each warp has of the panel's columns
 };
 
 // diagonal brings the block on the diagonal at k0, of order w, to shared memory.
-__device__ void diagonal(Panel &s, const surgeon_system &m, int64_t k0, int w, int warp, int lane) {
+template <class T> __device__ void diagonal(Panel<T> &s, int64_t n, const T *l, int64_t k0, int w, int warp, int lane) {
 	for (int r = warp; r < w; r += warps)
 		if (lane <= r)
-			s.l[r][lane] = m.l[(k0 + r) * m.n + k0 + lane];
+			s.l[r][lane] = l[(k0 + r) * n + k0 + lane];
 }
 
 // solve: block b solves system b.
-__global__ void __launch_bounds__(threads) solve(const surgeon_system *systems) {
-	auto &s = shared<Panel>();
-	const surgeon_system m = systems[blockIdx.x];
-	const int64_t n = m.n;
+template <class T> __global__ void __launch_bounds__(threads) solve(const surgeon_system *systems) {
+	auto &s = shared<Panel<T>>();
+	const int64_t n = systems[blockIdx.x].n;
+	const T *l = (const T *)systems[blockIdx.x].l;
+	T *b = (T *)systems[blockIdx.x].b;
 	const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	for (int64_t k0 = 0; k0 < n; k0 += width) {
 		int w = n - k0 < width ? (int)(n - k0) : width;
-		diagonal(s, m, k0, w, warp, lane);
+		diagonal(s, n, l, k0, w, warp, lane);
 		for (int r = warp; r < w; r += warps) {
-			const double *row = m.l + (k0 + r) * n;
-			double sum = 0;
+			const T *row = l + (k0 + r) * n;
+			T sum = 0;
 #pragma unroll 4
 			for (int64_t k = lane; k < k0; k += 32)
-				sum += row[k] * m.b[k];
+				sum += row[k] * b[k];
 			sum = warpSum(sum);
 			if (lane == 0)
-				s.v[r] = m.b[k0 + r] - sum;
+				s.v[r] = b[k0 + r] - sum;
 		}
 		__syncthreads(); // the panel is there
 		if (warp == 0) {
-			double v = lane < w ? s.v[lane] : 0, inverse = lane < w ? 1 / s.l[lane][lane] : 0;
+			T v = lane < w ? s.v[lane] : 0, inverse = lane < w ? 1 / s.l[lane][lane] : 0;
 #pragma unroll 1
 			for (int j = 0; j < w; j++) {
-				double y = __shfl_sync(allLanes, v, j) * __shfl_sync(allLanes, inverse, j);
+				T y = __shfl_sync(allLanes, v, j) * __shfl_sync(allLanes, inverse, j);
 				if (lane == j)
 					v = y;
 				else if (lane > j && lane < w)
 					v -= s.l[lane][j] * y;
 			}
 			if (lane < w)
-				m.b[k0 + lane] = v;
+				b[k0 + lane] = v;
 		}
 		__syncthreads(); // y is there, the panel was read
 	}
 	for (int64_t k0 = (n - 1) / width * width; k0 >= 0; k0 -= width) {
 		int w = n - k0 < width ? (int)(n - k0) : width;
-		diagonal(s, m, k0, w, warp, lane);
-		double sum = 0;
+		diagonal(s, n, l, k0, w, warp, lane);
+		T sum = 0;
 #pragma unroll 4
 		for (int64_t i = k0 + w + warp; i < n; i += warps)
-			sum += lane < w ? m.l[i * n + k0 + lane] * m.b[i] : 0;
+			sum += lane < w ? l[i * n + k0 + lane] * b[i] : 0;
 		s.sums[warp][lane] = sum;
 		__syncthreads(); // the sums are there
 		if (warp == 0) {
-			double v = lane < w ? m.b[k0 + lane] : 0, inverse = lane < w ? 1 / s.l[lane][lane] : 0;
+			T v = lane < w ? b[k0 + lane] : 0, inverse = lane < w ? 1 / s.l[lane][lane] : 0;
 			for (int u = 0; u < warps; u++)
 				v -= s.sums[u][lane];
 #pragma unroll 1
 			for (int j = w - 1; j >= 0; j--) {
-				double x = __shfl_sync(allLanes, v, j) * __shfl_sync(allLanes, inverse, j);
+				T x = __shfl_sync(allLanes, v, j) * __shfl_sync(allLanes, inverse, j);
 				if (lane == j)
 					v = x;
 				else if (lane < j)
 					v -= s.l[j][lane] * x;
 			}
 			if (lane < w)
-				m.b[k0 + lane] = v;
+				b[k0 + lane] = v;
 		}
 		__syncthreads(); // x is there, the sums were read
 	}
@@ -97,6 +98,8 @@ __global__ void __launch_bounds__(threads) solve(const surgeon_system *systems) 
 
 } // namespace
 
-extern "C" int surgeon_cholesky_solve_many(int64_t count, const surgeon_system *systems, void *stream) {
-	return launch(solve, dim3((unsigned)count), threads, sizeof(Panel), stream, systems);
+extern "C" int surgeon_cholesky_solve_many(int type, int64_t count, const surgeon_system *systems, void *stream) {
+	if (type == SURGEON_F32)
+		return launch(solve<float>, dim3((unsigned)count), threads, sizeof(Panel<float>), stream, systems);
+	return launch(solve<double>, dim3((unsigned)count), threads, sizeof(Panel<double>), stream, systems);
 }

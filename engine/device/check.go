@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Misuse is what a device panics with when a call breaks the contract of its operation: a bug in the caller.
@@ -317,18 +318,51 @@ func CheckCholeskySolve(side Side, ls, bs []Tensor) {
 		b := bs[i]
 		al, ab := arg{fmt.Sprintf("l[%d]", i), l}, arg{fmt.Sprintf("b[%d]", i), b}
 		o.square(al)
-		o.is(al, l.Rows, l.Rows, F64)
+		o.typed(arg{"l[0]", ls[0]}, al)
+		if l.Type == F32 {
+			o.need(b.Len() == l.Rows, ab, al, "float32 is for single right sides")
+		} else {
+			o.is(al, l.Rows, l.Rows, F64)
+		}
 		o.typed(al, ab)
 		if side == Left {
 			o.need(b.Rows == l.Rows, ab, al, "b must have as many rows as l")
 		} else {
 			o.need(b.Cols == l.Rows, ab, al, "b must have as many columns as l")
 		}
-		for j := range ls {
-			if overlap(b, ls[j]) { // names are made only where they are needed: lists are long, and this is done for every call
-				o.apart(ab, arg{fmt.Sprintf("l[%d]", j), ls[j]})
+	}
+	// Lists are long, and looked at in every call: in the order of where they lie, what overlaps an output is its neighbour.
+	type place struct {
+		arg
+		out bool
+	}
+	at := map[any][]place{}
+	for i := range ls {
+		at[ls[i].Handle] = append(at[ls[i].Handle], place{arg{"", ls[i]}, false})
+		at[bs[i].Handle] = append(at[bs[i].Handle], place{arg{"", bs[i]}, true})
+	}
+	for _, places := range at {
+		slices.SortStableFunc(places, func(a, b place) int { return a.Offset - b.Offset })
+		for i, p := range places {
+			for _, q := range places[i+1:] {
+				if q.Offset >= p.Offset+p.Len() {
+					break
+				}
+				if (p.out || q.out) && overlap(p.Tensor, q.Tensor) {
+					o.named(ls, bs)
+				}
 			}
-			if j < i && overlap(b, bs[j]) {
+		}
+	}
+}
+
+// named complains about the first output of bs that overlaps a factor of ls or an output before it.
+func (o op) named(ls, bs []Tensor) {
+	for i, b := range bs {
+		ab := arg{fmt.Sprintf("b[%d]", i), b}
+		for j := range ls {
+			o.apart(ab, arg{fmt.Sprintf("l[%d]", j), ls[j]})
+			if j < i {
 				o.apart(ab, arg{fmt.Sprintf("b[%d]", j), bs[j]})
 			}
 		}

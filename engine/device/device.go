@@ -94,8 +94,8 @@ type Algebra interface {
 	// lower triangle is read and written; the content above the diagonal is undefined afterwards. ok is false for a matrix
 	// that is not positive definite or not finite; its content is then undefined. n³/3 FLOP each.
 	Cholesky(a ...Tensor) (ok []bool)
-	// CholeskySolve solves in place for each pair, with the l of Cholesky: Left b ← (l·lᵀ)⁻¹·b, Right b ← b·(l·lᵀ)⁻¹. b is F64.
-	// 2·n² FLOP per column, or row, of b.
+	// CholeskySolve solves in place for each pair, with the l of Cholesky: Left b ← (l·lᵀ)⁻¹·b, Right b ← b·(l·lᵀ)⁻¹. b has the
+	// type of l, F64, or F32 where every b is a single right side: enough to precondition with. 2·n² FLOP per column, or row, of b.
 	CholeskySolve(side Side, l, b []Tensor)
 	// CholeskyInverseDiag is d_i ← [(l·lᵀ)⁻¹]_ii for each pair; d is 1×n F64. n³/3 FLOP each.
 	CholeskyInverseDiag(l, d []Tensor)

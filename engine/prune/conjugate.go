@@ -21,6 +21,7 @@ const (
 type conjugate struct {
 	dev          device.Device
 	most         int                      // iterations before it is given up
+	limit        float64                  // of the residual, as a share of the right side's, where it has converged
 	apply        func(x, y device.Tensor) // y ← M x
 	precondition func(r, z device.Tensor) // z ← P r
 }
@@ -45,7 +46,7 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 	d.Copy(b, r)
 	c.precondition(r, z)
 	rho := dot(r, z)
-	limit := residualLimit * residualLimit * rho
+	limit := c.limit * c.limit * rho
 	if !(rho >= 0) || math.IsInf(rho, 0) { // P is not positive definite, or b is not finite
 		return 0, false, d.Sync()
 	}
@@ -56,7 +57,7 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 				return iterations, false, err
 			}
 			return iterations, false, fmt.Errorf("the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
-				"wanted %g; it needs a higher damping, or more calibration text", iterations, residualLimit*math.Sqrt(rho/limit), residualLimit)
+				"wanted %g; it needs a higher damping, or more calibration text", iterations, c.limit*math.Sqrt(rho/limit), c.limit)
 		}
 		if restart {
 			d.Copy(z, p)

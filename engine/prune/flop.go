@@ -39,9 +39,13 @@ const iterationsExpected = 12
 func ApplyElementsFLOP(limit, rows, cols int, gone float64) float64 {
 	r, c := float64(rows), float64(cols)
 	n := gone * c
+	together := float64(limit) / n // rows of a group
+	if limit == 0 {
+		together = max(1, groupBytes/(4*n*n))
+	}
 	flop := 7*(r*r*r+c*c*c)/3 + r*n*n*n/3 + 2*(2*r*r*c+2*r*c*c)
-	if 2*n <= float64(limit) {
-		flop += iterationsExpected * (2*r*c*c + r*2*n*n)
+	if together >= 2 {
+		flop += iterationsExpected * (2*r*c*c + 2*r*min(r, together)*c + r*2*n*n)
 	}
 	return flop
 }

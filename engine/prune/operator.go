@@ -106,7 +106,7 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 	restricted(x, y)
 	d.Zero(b)
 	d.Axpy(-1, y, b)
-	c := conjugate{dev: d, most: o.most, apply: restricted, precondition: precondition}
+	c := conjugate{dev: d, most: o.most, limit: residualLimit, apply: restricted, precondition: precondition}
 	iterations, ok, err := c.solve(b, y)
 	if err == nil && !ok {
 		err = fmt.Errorf("the curvature is not positive definite over the weights that stay, or not finite; it needs a higher damping, or fewer products")

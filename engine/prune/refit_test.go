@@ -305,7 +305,7 @@ func TestConjugateGradientsLookAgain(t *testing.T) {
 	o := newOperator(dev, newProducts(dev, p.layer, p.alive, Damping{G: 0.1, A: 0.1}), 0)
 	b, x := device.NewFrom(dev, p.w.RawMatrix().Data, 20, 24, device.F64), dev.Alloc(20, 24, device.F64)
 	steps := 0
-	c := conjugate{dev: dev, most: maxIterations, apply: o.apply, precondition: func(r, z device.Tensor) {
+	c := conjugate{dev: dev, limit: residualLimit, most: maxIterations, apply: o.apply, precondition: func(r, z device.Tensor) {
 		if steps++; steps == 2 {
 			dev.Axpy(1e-3, r, x)
 		}

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas32"
 	"gonum.org/v1/gonum/blas/blas64"
 	"gonum.org/v1/gonum/lapack/lapack64"
 
@@ -86,6 +87,15 @@ func subtractSquare(a, c matrix) {
 func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	device.CheckCholeskySolve(side, ls, bs)
 	parallel(len(ls), 1, func(_, i, _ int) {
+		if ls[i].Type == device.F32 {
+			l, b := whole[float32](d, ls[i]), elements[float32](d, bs[i])
+			x, triangle := blas32.Vector{N: l.rows, Inc: 1, Data: b}, blas32.Triangular{N: l.rows, Stride: l.stride, Data: l.data, Uplo: blas.Lower, Diag: blas.NonUnit}
+			if l.rows > 0 {
+				blas32.Trsv(blas.NoTrans, triangle, x)
+				blas32.Trsv(blas.Trans, triangle, x)
+			}
+			return
+		}
 		l, b := whole[float64](d, ls[i]), whole[float64](d, bs[i])
 		switch {
 		case l.rows == 0:

@@ -67,6 +67,7 @@ func TestMisuse(t *testing.T) {
 		{func() { d.Cholesky(l, l) }, "Cholesky: output a[1] (4×4 float64) overlaps a[0]"},
 		{func() { d.CholeskySolve(device.Right, list(l), list(rhs)) }, "b must have as many columns as l"},
 		{func() { d.CholeskySolve(device.Left, list(l), list(f64(3, 4))) }, "b must have as many rows as l"},
+		{func() { d.CholeskySolve(device.Left, list(sq), list(mk(4, 2))) }, "b[0] (4×2 float32) and l[0] (4×4 float32): float32 is for single right sides"},
 		{func() { d.CholeskySolve(7, list(l), list(rhs)) }, "side is 7"},
 		{func() { d.CholeskySolve(device.Left, list(l), nil) }, "CholeskySolve: 1 factors and 0 right sides"},
 		{func() { d.CholeskySolve(device.Left, list(l), list(l)) }, "CholeskySolve: output b[0] (4×4 float64) overlaps l[0]"},

@@ -109,7 +109,7 @@ var timed = []struct {
 	{op: "Cholesky of many", in: float64s, shapes: []Shape{{M: 200}, {M: 1000}}}, // groups of elements
 	{op: "CholeskyInverseDiag", in: float64s, shapes: []Shape{{M: 1536, N: 1}, {M: 4096, N: 1}, {M: 11008, N: 1}}},
 	// As many right sides as a shot removes of a row or column: a twentieth of them. One for each row of single weights.
-	{op: "CholeskySolve left of many", in: float64s, shapes: []Shape{{M: 288, N: 1}, {M: 2048, N: 1}}},
+	{op: "CholeskySolve left of many", in: acc, shapes: []Shape{{M: 288, N: 1}, {M: 2048, N: 1}}},
 	{op: "CholeskySolve left", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
 	{op: "CholeskySolve right", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
 	{op: "Eigh", in: float64s, shapes: []Shape{{M: 576, N: 32}}},

@@ -25,9 +25,11 @@ func factorisations() []Op {
 	for _, s := range orders[:len(orders)-1] {
 		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
 	}
-	several := []Shape{{M: 0, N: 1}, {M: 1, N: 1}, {M: 1, N: 3}, {M: 30, N: 1}, {M: 64, N: 1}, {M: 64, N: 5}, {M: 150, N: 1}}
+	single := []Shape{{M: 0, N: 1}, {M: 1, N: 1}, {M: 30, N: 1}, {M: 64, N: 1}, {M: 150, N: 1}}
+	several := []Shape{{M: 0, N: 3}, {M: 1, N: 3}, {M: 64, N: 5}}
 	for _, side := range []device.Side{device.Left, device.Right} {
-		ops = append(ops, solve(side, "", []int{0}, shapes), solve(side, " of many", []int{0, 3, 1, 70, 2}, several))
+		ops = append(ops, solve(side, "", double, []int{0}, shapes), solve(side, " of many", sums, []int{0, 3, 1, 70, 2}, single),
+			solve(side, " of many, several right sides", double, []int{0, 3, 1, 70, 2}, several))
 	}
 	return ops
 }
@@ -145,9 +147,9 @@ func notDefinite() Op {
 
 // solve: for each of extras an l of order M + extra, b with N right sides, in one call. A device may have one way for one large
 // matrix and another for many small ones.
-func solve(side device.Side, name string, extras []int, shapes []Shape) Op {
+func solve(side device.Side, name string, types []device.Type, extras []int, shapes []Shape) Op {
 	name = map[device.Side]string{device.Left: "CholeskySolve left", device.Right: "CholeskySolve right"}[side] + name
-	return Op{Name: name, Types: double, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: name, Types: types, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
 		c := Case{}
 		var systems []system
 		for i, extra := range extras {

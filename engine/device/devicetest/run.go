@@ -94,8 +94,8 @@ func (u *run) shape(t *testing.T, op Op, typ device.Type, s Shape) {
 			fail(pass, "returned %s", differing(host, host2, "then"))
 		}
 		if c.Residual != nil {
-			if e := c.Residual(x, got); !(e <= c.limit(device.F64)) {
-				fail(pass, "residual %.3g, at most %.3g is allowed", e, c.limit(device.F64))
+			if e := c.Residual(x, got); !(e <= c.limit(typ)) {
+				fail(pass, "residual %.3g, at most %.3g is allowed", e, c.limit(typ))
 			}
 		}
 		for i, o := range c.Operands {
