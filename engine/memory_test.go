@@ -70,6 +70,7 @@ func TestPlannedDevicePeak(t *testing.T) {
 		{"only weights that stay", pruning, func(o *Options) { o.Batch, o.Length, o.Update = 1, 4, prune.None }},
 		{"single weights", pruning, func(o *Options) { o.Batch, o.Length, o.Structure, o.Group = 1, 4, prune.Element, 200 }},
 		{"single weights, large groups", pruning, func(o *Options) { o.Batch, o.Length, o.Structure, o.Group = 1, 4, prune.Element, 2000 }},
+		{"single weights, whole matrices", pruning, func(o *Options) { o.Batch, o.Length, o.Structure, o.Tolerance = 1, 4, prune.Element, 0.01 }},
 		{"2:4", pruning, func(o *Options) {
 			o.Batch, o.Length, o.Structure, o.Group, o.Target = 1, 4, prune.Structure{N: 2, M: 4}, 500, 0.5
 		}},

@@ -57,7 +57,7 @@ func WeightCostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
 				for _, u := range []struct {
 					name     string
 					grouping prune.Grouping
-				}{{"W_all", prune.Grouping{Limit: everything}}, {"W_64", prune.Grouping{Limit: 64}}, {"W_64_sequential", prune.Grouping{Limit: 64, Sequential: true}}} {
+				}{{"W_all", prune.Grouping{Limit: everything}}, {"W_all", prune.Grouping{}}, {"W_64", prune.Grouping{Limit: 64}}, {"W_64_sequential", prune.Grouping{Limit: 64, Sequential: true}}} {
 					if array := "unstructured/" + l.Name + "/" + u.name; arrays.Has(array) {
 						compared++
 						weightUpdate(t, dev, l, costs[i], s, i, u.grouping, arrays, "unstructured/"+l.Name, array)

@@ -1,6 +1,8 @@
 package prune
 
 import (
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"surgeon/engine/device"
@@ -52,5 +54,61 @@ func TestElementsOfDeadLayers(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// What would be caught: a limit that is passed, a row that is left out or cut in two, one too long that takes others along,
+// memory that is passed where the limit is left open.
+func TestGroups(t *testing.T) {
+	cut := func(limit int, rows ...int) []group {
+		r := removal{start: []int{0}}
+		for _, n := range rows {
+			r.start = append(r.start, r.start[len(r.start)-1]+n)
+		}
+		return r.groups(limit)
+	}
+	const n = 6000 // 4·n² bytes: eleven of them fit into groupBytes
+	for _, test := range []struct {
+		got, want []group
+	}{
+		{cut(5, 0, 2, 3, 1, 0, 4, 9, 1), []group{{1, 3}, {3, 6}, {6, 7}, {7, 8}}},
+		{cut(1, 1, 1, 0), []group{{0, 1}, {1, 2}}},
+		{cut(0, 0, 2, 3, 0, 4), []group{{1, 5}}},
+		{cut(0, slices.Repeat([]int{n}, 13)...), []group{{0, 11}, {11, 13}}},
+		{cut(0, 1, 30000, 1, 2), []group{{0, 1}, {1, 2}, {2, 4}}}, // one alone is too large
+		{cut(0, 0, 0), nil},
+	} {
+		if !slices.Equal(test.got, test.want) {
+			t.Errorf("got %v, want %v", test.got, test.want)
+		}
+	}
+}
+
+// What would be caught: a tolerance that costs more than it is said to, or that changes nothing; groups that are as good as all
+// rows together, which would mean that rows do not know of one another.
+func TestTolerance(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	rng := rand.New(rand.NewPCG(61, 0))
+	p := layerWithSpectrum(dev, rng, 40, 48, 1)
+	gone := make([]bool, 40*48)
+	for i := range gone {
+		gone[i] = rng.IntN(2) == 0
+	}
+	apply := func(g Grouping) Result {
+		t.Helper()
+		r, err := ApplyElements(dev, p.layer, p.alive, gone, Joint, Damping{G: 0.1, A: 0.01}, g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	exact, near, groups := apply(Grouping{}), apply(Grouping{Tolerance: 0.01}), apply(Grouping{Limit: 100})
+	t.Logf("predicted %.6g exactly in %d steps, %.6g within a hundredth in %d, %.6g in groups", exact.Predicted, exact.Iterations, near.Predicted, near.Iterations, groups.Predicted)
+	if near.Iterations >= exact.Iterations || near.Predicted == exact.Predicted || near.Predicted > 1.01*exact.Predicted || near.Predicted < 0.99*exact.Predicted {
+		t.Errorf("a tolerance of 0.01 gives %v in %d steps, 0 gives %v in %d", near.Predicted, near.Iterations, exact.Predicted, exact.Iterations)
+	}
+	if groups.Predicted < 1.1*exact.Predicted {
+		t.Errorf("groups give %v, all rows together %v", groups.Predicted, exact.Predicted)
 	}
 }
