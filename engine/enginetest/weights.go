@@ -11,9 +11,6 @@ import (
 	"surgeon/engine/prune"
 )
 
-// everything is a grouping in which all weights of a layer are one group.
-const everything = 1 << 30
-
 // WeightCostsAndUpdates compares one shot of single weights, and one of 2:4, from golden's own factors, so to 1e-9. It would
 // catch: any error in costs, in the selection, in groups or their updates, sequential ones included.
 func WeightCostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
@@ -57,7 +54,7 @@ func WeightCostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
 				for _, u := range []struct {
 					name     string
 					grouping prune.Grouping
-				}{{"W_all", prune.Grouping{Limit: everything}}, {"W_all", prune.Grouping{}}, {"W_64", prune.Grouping{Limit: 64}}, {"W_64_sequential", prune.Grouping{Limit: 64, Sequential: true}}} {
+				}{{"W_all", prune.Grouping{}}, {"W_64", prune.Grouping{Limit: 64}}, {"W_64_sequential", prune.Grouping{Limit: 64, Sequential: true}}} {
 					if array := "unstructured/" + l.Name + "/" + u.name; arrays.Has(array) {
 						compared++
 						weightUpdate(t, dev, l, costs[i], s, i, u.grouping, arrays, "unstructured/"+l.Name, array)
