@@ -20,7 +20,7 @@ const batchBytes = 128 << 20
 
 // groupBytes is the most memory that the factored rows of a group take where Grouping.Limit leaves that open. The same on every
 // device, for what a group holds shows in the result.
-const groupBytes = 3 << 29
+const groupBytes = 3 << 28
 
 // batchRows is the most rows that are solved for side by side: the product with G'⁻¹, of which only what lies within groups is
 // not zero, then is small beside that with A'⁻¹.
