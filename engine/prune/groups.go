@@ -309,15 +309,15 @@ func (u *elementUpdate) solveBatch(groups []group, sequential bool) (ok bool, er
 }
 
 // factorRows are the Cholesky factors of rows from to to−1 by themselves, of type t, all in one tensor that the caller frees:
-// their sizes differ, and a device that keeps memory for the next of one size would keep none of theirs. For the same reason a
-// group that may be as large as groupBytes gets the room it would have if all of its rows went. ok is false where there is none.
+// their sizes differ, and a device that keeps memory for the next of one size would keep none of theirs. ok is false where
+// there is none.
 func (u *elementUpdate) factorRows(from, to int, t device.Type) (all []device.Tensor, room device.Tensor, ok bool) {
 	d, total := u.d, 0
 	for i := from; i < to; i++ {
 		total += u.square(i)
 	}
 	if c := u.w.Cols; t != device.F64 && u.open {
-		total = max(total, min(groupBytes/4, (to-from)*c*c))
+		total = max(total, openRoom(to-from, c))
 	}
 	room = d.Alloc(total, 1, t)
 	work := room
@@ -353,6 +353,16 @@ func (u *elementUpdate) factorRows(from, to int, t device.Type) (all []device.Te
 		all = append(all, rows...)
 	}
 	return all, room, true
+}
+
+// openRoom is the room of a group whose size was left open, in elements of 4 bytes: what it takes if all of its rows go, and
+// all of groupBytes where that is a good part of it, so that large layers of all shapes share one piece of memory.
+func openRoom(rows, cols int) int {
+	n := rows * cols * cols
+	if n >= groupBytes/4/4 {
+		n = groupBytes / 4
+	}
+	return n
 }
 
 // square is how many elements the system of row i has.
@@ -418,7 +428,10 @@ func BatchElements(limit, rows, cols int) int64 {
 		together = min(r, max(1, groupBytes/(4*c*c)))
 	}
 	numbers := min(max(batchBytes/8, c*c), r*c*c)
-	if together > 1 {
+	switch {
+	case limit == 0:
+		numbers += max(together*c*c, int64(openRoom(rows, cols))) / 2
+	case together > 1:
 		numbers += together * c * c / 2
 	}
 	batch := min(r, max(together, batchRows))
