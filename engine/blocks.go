@@ -27,14 +27,14 @@ func (r *run) checkBlocks() error {
 				all++
 				if count(marks[at:at+s.M]) >= s.N {
 					sparse++
-				} else if r.options.Target == share(s) {
+				} else if r.options.Target == s.Share() {
 					return fmt.Errorf("block %d, layer %s, row %d: the %d inputs from %d on have %d zeros, and %v needs %d; this is a bug",
 						l.Block, l.Name, row, s.M, from, count(marks[at:at+s.M]), s, s.N)
 				}
 			}
 		}
 	}
-	if want := int(r.options.Target / share(s) * float64(all)); sparse < want {
+	if want := s.Taken(r.options.Target, all); sparse < want {
 		return fmt.Errorf("%d of %d blocks have the zeros of %v, and %d were selected; this is a bug", sparse, all, s, want)
 	}
 	return nil

@@ -107,8 +107,8 @@ func TestCurvatureRequests(t *testing.T) {
 		{"identity with an update", "--update none", func(o *Options) { o.Curvature = curvature.Identity }},
 		{"no tokens drawn", "at least 1 sample", func(o *Options) { o.Fisher = curvature.Sampled }},
 		{"tokens drawn for nothing", "takes none", func(o *Options) { o.Curvature, o.Fisher, o.FisherSamples = curvature.Activations, curvature.Sampled, 1 }},
-		{"groups in a sum", "--sequential is about groups", func(o *Options) {
-			o.Structure, o.Group, o.Sequential, o.Damping = prune.Element, 10, true, jointDamping
+		{"groups in a sum", "--sequential would do nothing", func(o *Options) {
+			o.Structure, o.Sequential, o.Damping, o.Given = prune.Element, true, jointDamping, []string{"sequential"}
 		}},
 	} {
 		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
@@ -123,7 +123,7 @@ func TestCurvatureRequests(t *testing.T) {
 func TestFisherSeedIsTold(t *testing.T) {
 	dir, text := tiny(t, "tiny-llama")
 	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-	o.Shots, o.Fisher, o.FisherSamples = 1, curvature.Sampled, 1
+	o.Target, o.Shots, o.Fisher, o.FisherSamples = 0.3, 1, curvature.Sampled, 1
 	w := &silent{}
 	r, err := pruneTiny(t, context.Background(), o, w)
 	if err != nil {
@@ -143,7 +143,7 @@ func TestFisherSeedIsTold(t *testing.T) {
 func TestPresets(t *testing.T) {
 	with := func(preset string, change func(*Options), given ...string) (Options, error) {
 		o := tinyOptions("model", "text", "out")
-		o.Group, o.PowerSteps, o.Preset, o.Given = 2000, 6, preset, given
+		o.Target, o.Group, o.PowerSteps, o.Preset, o.Given = 0.3, 2000, 6, preset, given
 		if change != nil {
 			change(&o)
 		}
@@ -155,7 +155,7 @@ func TestPresets(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", p.Name, err)
 		}
-		if o.Target != 0.4 && !o.Structure.Blocks() || o.Samples != 12 {
+		if o.Target != 0.3 && !o.Structure.Blocks() || o.Samples != 12 {
 			t.Errorf("%s changes the target to %v, samples to %d", p.Name, o.Target, o.Samples)
 		}
 	}

@@ -16,13 +16,16 @@ import (
 // stopped. The report is complete when err is nil; a cancelled ctx ends the run at the next micro-batch with the work
 // directory in good order, and err wraps ctx.Err().
 func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*report.Report, error) {
-	r, err := open(ctx, dev, o, w)
+	r, err := prepare(dev, o, w)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
 	if done, err := r.alreadyWritten(); done != nil || err != nil {
 		return done, err
+	}
+	if err := r.start(ctx); err != nil {
+		return nil, err
 	}
 	for r.next <= r.options.Shots && r.report.Final.StoppedEarly == "" {
 		if err := r.writeOnWay(ctx, r.next-1); err != nil {
@@ -53,6 +56,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 	s.Reached = float64(o.Removed) / float64(o.Total)
 	s.Reduction = float64(o.Removed) / float64(r.report.Model.Parameters)
 	s.DampingsRaised = r.raised(o.Raised)
+	r.warnIfShort(s, o)
 	if s.Lora, err = r.correctShot(ctx, number); err != nil {
 		return fmt.Errorf("lora: %w", err)
 	}
@@ -72,6 +76,18 @@ func (r *run) shot(ctx context.Context, number int) error {
 	return r.save(s)
 }
 
+// warnIfShort tells of a shot that could not remove what it should, for every matrix had lost what the step limit lets it lose.
+func (r *run) warnIfShort(s report.Shot, o Outcome) {
+	largest := 0 // of the rows and columns, in weights: the last one that was left may have been too large
+	for _, l := range r.model.Linears() {
+		largest = max(largest, l.Rows, l.Inputs())
+	}
+	if r.options.Structure == prune.RowCol && r.options.StepLimit < 1 && float64(o.Removed+largest) < s.Target*float64(o.Total) {
+		r.warn(fmt.Sprintf("shot %d: %.2f %% of the weights are gone and %.2f %% should be; --step-limit %v let no matrix lose more in one shot, so that it takes more --shots, or a higher limit",
+			s.Number, 100*s.Reached, 100*s.Target, r.options.StepLimit))
+	}
+}
+
 // shrink is one turn of the method's loop (The LLM Surgeon, algorithm 1): measure the curvature, cost every structure, find
 // one threshold for the whole model, remove what lies below it and re-fit the rest. Rows and columns are costed, selected and
 // removed here; single weights, and blocks of them, in weights.go.
@@ -80,6 +96,11 @@ func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	defer func() {
+		if t.warm != factors {
+			factors.Free()
+		}
+	}()
 	o := Outcome{Losses: losses}
 	if t.options.Structure == prune.RowCol {
 		err = t.shrinkRowCol(ctx, factors, target, &o)
@@ -92,8 +113,6 @@ func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
 	if t.options.curvature().Warm() {
 		factors.KeepWarm()
 		t.warm = factors
-	} else {
-		factors.Free()
 	}
 	if !t.options.predicts() {
 		o.Predicted = nil

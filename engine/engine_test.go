@@ -142,7 +142,7 @@ func TestDeadPropagationIsExact(t *testing.T) {
 			o.Precision, o.Target, o.StepLimit, o.Curvature, o.Update = "float64", 0.8, 1, curvature.Identity, prune.None
 			dev := cpu.Open()
 			defer dev.Close()
-			r, err := open(context.Background(), dev, o, &silent{})
+			r, err := begin(dev, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -237,6 +237,89 @@ func TestMaxLossBelowDense(t *testing.T) {
 	if _, err := os.Stat(o.Output + ".work"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the work directory is there: %v", err)
 	}
+	o.Work = t.TempDir() // the user's own
+	if _, err := pruneTiny(t, context.Background(), o, &silent{}); !errors.As(err, &request) {
+		t.Errorf("%v, want a refusal", err)
+	}
+	if _, err := os.Stat(o.Work); err != nil {
+		t.Errorf("the work directory that was named is gone: %v", err)
+	}
+}
+
+// What would be caught: a target that is missed in silence, since every matrix has lost what the step limit lets it lose; the
+// warning where only the last row was too large.
+func TestShortOfTarget(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	for target, want := range map[float64]bool{0.35: true, 0.1: false} { // 6 of 32 rows, of 64, or of 96 are less than a fifth
+		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+		o.Target, o.Shots = target, 1
+		r, err := pruneTiny(t, context.Background(), o, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if short := strings.Contains(strings.Join(r.Warnings, "\n"), "35.00 % should be; --step-limit 0.2"); short != want {
+			t.Errorf("target %v, %v reached, warnings %q", target, r.Shots[0].Reached, r.Warnings)
+		}
+	}
+}
+
+// What would be caught: a run that is complete, is given again, and measures before it sees that; a work directory that it
+// leaves then.
+func TestCompleteRunAgain(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.Eval = []string{text}
+	first, err := pruneTiny(t, context.Background(), o, &silent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, left := range []bool{false, true} {
+		if left {
+			if err := os.Mkdir(o.Output+".work", 0o755); err != nil { // stopped in cleaning up
+				t.Fatal(err)
+			}
+		}
+		w := &silent{onStage: func(name string) { t.Errorf("%s begins", name) }}
+		again, err := pruneTiny(t, context.Background(), o, w)
+		if err != nil || again.Run != first.Run || !strings.Contains(strings.Join(w.said, "\n"), "holds the result of this run already") {
+			t.Errorf("given again: %v, said %q", err, w.said)
+		}
+		if _, err := os.Stat(o.Output + ".work"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the work directory is there: %v", err)
+		}
+	}
+}
+
+// What would be caught: factors of a turn that fails, or is done, which stay on the caller's device.
+func TestTurnGivesBack(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	for _, kind := range []curvature.Kind{curvature.KFAC, curvature.Nearest} {
+		for _, stop := range []string{"costs", "update", ""} {
+			o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+			o.Curvature, o.PowerSteps = kind, 4
+			d := openSeparate(t, 1<<40)
+			r, err := begin(d, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			w := &silent{onStage: func(name string) {
+				if name == stop {
+					cancel()
+				}
+			}}
+			r.model.Release()
+			before := d.used
+			if _, err := Turn(ctx, r.model, r.calibration, 0.1, r.options, w); (err != nil) != (stop != "") {
+				t.Errorf("%v, stopped in %q: %v", kind, stop, err)
+			}
+			cancel()
+			if r.model.Release(); d.used != before {
+				t.Errorf("%v, stopped in %q: %d bytes stay on the device", kind, stop, d.used-before)
+			}
+			r.close()
+		}
+	}
 }
 
 // What would be caught: baselines that need curvature they do not use, or that change weights that stay.
@@ -314,6 +397,7 @@ func TestRequests(t *testing.T) {
 		{"target NaN", "between 0 and 1", func(o *Options) { o.Target = math.NaN() }},
 		{"no shots", "--shots is 0", func(o *Options) { o.Shots = 0 }},
 		{"step limit", "--step-limit", func(o *Options) { o.StepLimit = 0 }},
+		{"more than the limit lets go", "with --step-limit 0.2 and --shots 1 no more than 0.36 can go", func(o *Options) { o.Shots = 1 }},
 		{"no samples", "--samples", func(o *Options) { o.Samples = 0 }},
 		{"too many samples", "windows", func(o *Options) { o.Samples = 1000 }},
 		{"window of one token", "--length is 1", func(o *Options) { o.Length = 1 }},

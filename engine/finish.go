@@ -2,7 +2,10 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -30,12 +33,9 @@ func (r *run) finish(ctx context.Context) error {
 	return r.removeWork()
 }
 
-// write removes what computes nothing any more, rounds the model to the type it is written in, measures that, and writes it:
+// write rounds the model to the type it is written in, removes what computes nothing any more, measures that, and writes it:
 // the last loss is that of the file, not of a more exact model nobody gets.
 func (r *run) write(ctx context.Context) error {
-	if err := r.propagateDead(); err != nil {
-		return fmt.Errorf("dead propagation: %w", err)
-	}
 	source := r.inputs.model
 	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: r.changed}
 	err := r.model.Round(func(name string, values []float32) error {
@@ -51,6 +51,9 @@ func (r *run) write(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("rounding to the type of the file: %w", err)
+	}
+	if err := r.propagateDead(); err != nil { // after rounding, which makes zeros too
+		return fmt.Errorf("dead propagation: %w", err)
 	}
 	if err := r.checkBlocks(); err != nil {
 		return err
@@ -165,5 +168,11 @@ func (r *run) alreadyWritten() (*report.Report, error) {
 		return nil, nil
 	}
 	r.watcher.Say(fmt.Sprintf("%s holds the result of this run already", r.options.Output))
+	if _, err := os.Stat(r.options.Work); errors.Is(err, fs.ErrNotExist) {
+		return done, nil
+	}
+	if err := r.takeWork(); err != nil {
+		return nil, err
+	}
 	return done, r.removeWork()
 }

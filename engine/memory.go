@@ -116,8 +116,12 @@ func layerScratch(r, c int64, o Options) int64 {
 		return 8 * max(3*weights+2*square, // costs
 			6*weights+square) // update
 	}
+	groups := int64(0)
+	if o.Update != prune.None {
+		groups = prune.BatchElements(o.together(), int(r), int(c))
+	}
 	return 8 * max(2*weights+2*square, // costs: a factor on its way to the diagonal of its inverse; thresholds take less
-		4*weights+r*r+c*c+prune.BatchElements(o.Group, int(r), int(c)), // systems of groups
+		4*weights+r*r+c*c+groups,            // systems of groups
 		6*weights+r*r+c*c, 6*weights+square) // the products after them, and the prediction
 }
 

@@ -12,8 +12,15 @@ import (
 	"surgeon/engine/report"
 )
 
-// scheduled is the share of the weights that is gone after a shot.
-func (o *Options) scheduled(shot int) float64 { return o.Target * float64(shot) / float64(o.Shots) }
+// scheduled is the share of the weights that is gone after a shot: a third of 0.3 is the 0.1 that people write, and takes as many
+// weights, though their quotient as a float64 lies below.
+func (o *Options) scheduled(shot int) float64 {
+	if shot == o.Shots {
+		return o.Target
+	}
+	const places = 1e12
+	return math.Round(o.Target*float64(shot)/float64(o.Shots)*places) / places
+}
 
 // shotAt is the shot on the way after which this share is gone, or 0.
 func (o *Options) shotAt(share float64) int {

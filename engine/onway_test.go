@@ -70,6 +70,21 @@ func TestWriteAt(t *testing.T) {
 	}
 }
 
+// What would be caught: shots that end a rounding error away from the share that people write, so that one weight less goes, or
+// one block less than was promised.
+func TestScheduled(t *testing.T) {
+	for shots := 1; shots <= 40; shots++ {
+		for cents := 1; cents < 100; cents++ {
+			o := Options{Target: float64(cents) / 100, Shots: shots}
+			for shot := 1; shot <= shots; shot++ {
+				if got, want := o.scheduled(shot), float64(cents*shot/shots)/100; cents*shot%shots == 0 && got != want {
+					t.Fatalf("shot %d of %d to %v ends at %v, want %v", shot, shots, o.Target, got, want)
+				}
+			}
+		}
+	}
+}
+
 // What would be caught: a run that was stopped while it wrote on the way, or before, and forgets to; one that was stopped
 // afterwards, and does it again or refuses what lies there.
 func TestWriteAtResumes(t *testing.T) {
@@ -135,7 +150,7 @@ func TestWriteAtRefuses(t *testing.T) {
 	}{
 		{func(o *Options) { o.WriteAt = []float64{0.15} }, "--write-at 0.15: no shot on the way to --target 0.4 ends there; they end at 0.1, 0.2, 0.3"},
 		{func(o *Options) { o.WriteAt = []float64{0.2, 0.4} }, "--write-at 0.4: no shot on the way"},
-		{func(o *Options) { o.Shots = 1 }, "--write-at 0.2: with one shot there is nothing on the way to --target 0.4"},
+		{func(o *Options) { o.Shots, o.StepLimit = 1, 0.5 }, "--write-at 0.2: with one shot there is nothing on the way to --target 0.4"},
 		{func(o *Options) { o.Lora, o.LoraRank, o.LoraRate, o.LoraShare, o.LoraEpochs = true, 2, 1e-4, 0.5, 1 }, "--write-at with --lora-epochs 1"},
 		{func(o *Options) { o.Work = o.OutputAt(0.2) + "/work" }, "lie in one another"},
 		{func(o *Options) {

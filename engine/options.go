@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 
@@ -112,6 +113,9 @@ func (o *Options) check() error {
 	if err := o.checkLora(); err != nil {
 		return err
 	}
+	if err := o.checkIdle(); err != nil {
+		return err
+	}
 	switch {
 	case o.Model == "":
 		return refuse("no model is named; give a Hugging Face directory or a GGUF file")
@@ -119,12 +123,14 @@ func (o *Options) check() error {
 		return refuse("--target is 0, or not given; it is the share of weights to remove and must lie between 0 and 1, for example 0.3")
 	case !(o.Target > 0 && o.Target < 1) && !o.Structure.Blocks() || !(o.Target >= 0):
 		return refuse("--target is %v; it is the share of weights to remove and must lie between 0 and 1, for example 0.3", o.Target)
-	case o.Structure.Blocks() && o.Target > share(o.Structure):
-		return refuse("--target is %v; --structure %v removes %v of the weights at most", o.Target, o.Structure, share(o.Structure))
+	case o.Structure.Blocks() && o.Target > o.Structure.Share():
+		return refuse("--target is %v; --structure %v removes %v of the weights at most", o.Target, o.Structure, o.Structure.Share())
 	case o.Shots < 1:
 		return refuse("--shots is %d; at least 1 is needed", o.Shots)
 	case !(o.StepLimit > 0 && o.StepLimit <= 1):
 		return refuse("--step-limit is %v; it must lie above 0 and at most at 1", o.StepLimit)
+	case o.Structure == prune.RowCol && o.Target > o.most():
+		return refuse("--target is %v; with --step-limit %v and --shots %d no more than %.3g can go: take more shots, or a higher limit", o.Target, o.StepLimit, o.Shots, o.most())
 	case o.Samples < 1:
 		return refuse("--samples is %d; at least 1 is needed", o.Samples)
 	case o.HeldOut < 0:
@@ -168,6 +174,9 @@ func (o *Options) check() error {
 	return o.checkWriteAt()
 }
 
+// most is the share of a matrix that shots can remove when each takes as many rows and columns as the step limit lets it.
+func (o *Options) most() float64 { return 1 - math.Pow(1-o.StepLimit, 2*float64(o.Shots)) }
+
 // checkCurvature refuses curvatures, and what goes with them, that make no sense together.
 func (o *Options) checkCurvature() error {
 	kind, joint := o.Curvature, o.Damping == jointDamping
@@ -182,8 +191,6 @@ func (o *Options) checkCurvature() error {
 		return refuse("--damping joint with --curvature kron-sum: in a sum the factors of the first product are damped; leave --damping factored")
 	case joint && (kind == curvature.Identity || kind == curvature.Activations || kind == curvature.Diagonal):
 		return refuse("--damping joint is for curvatures of two factors; with --curvature %v it is factored", kind)
-	case o.Sequential && (kind == curvature.KronSum || joint):
-		return refuse("--sequential is about groups; with --curvature %v and --damping %s all weights that go are one", kind, o.Damping)
 	}
 	if err := o.curvature().Check(); err != nil {
 		return refuse("--power-steps, --rank, --fisher, --fisher-samples: %w", err)
@@ -226,7 +233,7 @@ const (
 // fill sets what is left open and depends on the structure.
 func (o *Options) fill() {
 	if o.Target == 0 {
-		o.Target = share(o.Structure)
+		o.Target = o.Structure.Share()
 	}
 	if o.DampG == nil {
 		d := dampDefault
@@ -240,9 +247,6 @@ func (o *Options) fill() {
 		o.DampA = &d
 	}
 }
-
-// share is the share of its weights that a block loses.
-func share(s prune.Structure) float64 { return float64(s.N) / float64(max(1, s.M)) }
 
 // inside tells whether path is dir or lies in it, by their names.
 func inside(path, dir string) bool {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"surgeon/engine/checkpoint"
@@ -64,7 +65,13 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	if err != nil {
 		return nil, err
 	}
-	p.planTime(in.model.Config, o, rates)
+	evaluated := 0
+	if r.evaluation != nil {
+		for _, t := range r.evaluation.texts {
+			evaluated += len(t.ids) / o.Length
+		}
+	}
+	p.planTime(in.model.Config, o, rates, evaluated)
 	return p, nil
 }
 
@@ -73,30 +80,47 @@ type rates struct {
 	curvature float64 // seconds for one window: forward, backward, factors
 	forward   float64 // seconds for one window forward
 	lora      float64 // seconds for one step of low-rank corrections; too many where a shorter window was measured, for its products of A and B do not grow with windows
-	costs     float64 // seconds per FLOP of costs
-	update    float64 // seconds per FLOP of updates
-	weights   float64 // seconds per FLOP of updates of single weights
+	costs     float64 // seconds per costWork
+	update    float64 // seconds per updateWork
 	threshold float64 // seconds per weight, for single weights
 	bytes     float64 // seconds per byte hashed; writing to disk is not measured, as nothing is written
 	load      float64 // seconds for loading the model's weights to the device
 }
 
-// planTime multiplies the rates with the work.
-func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
+// costWork is what the time that a layer's costs take grows with: FLOP, or numbers where little is computed of each.
+func (o *Options) costWork(rows, cols int) float64 {
+	switch {
+	case o.Cost == prune.OBD || o.Curvature == curvature.Identity:
+		return float64(rows) * float64(cols)
+	case o.Structure == prune.RowCol:
+		return prune.CostFLOP(rows, cols)
+	}
+	return prune.CostElementsFLOP(rows, cols)
+}
+
+// updateWork is what the time of a layer's update grows with, likewise, where a shot brings what is gone from before to after.
+func (o *Options) updateWork(rows, cols int, before, after float64) float64 {
+	r, c := float64(rows), float64(cols)
+	switch {
+	case o.Update == prune.None:
+		return r * c
+	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // an inverse, or bases, and two products for each step
+		return r*r*r + c*c*c + r*c*(r+c)
+	case o.Structure == prune.RowCol:
+		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2))
+	}
+	return prune.ApplyElementsFLOP(o.together(), rows, cols, after)
+}
+
+// planTime multiplies the rates with the work; so many windows of other text are evaluated.
+func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluated int) {
 	shots, onWay := float64(o.Shots), float64(len(o.WriteAt)) // after a model on the way all is loaded again
 	_, prunable := counts(cfg)
 	var costs, updates float64
 	for _, l := range linears(cfg) {
-		rows, cols := l.Rows, l.Inputs()
-		switch {
-		case o.Structure == prune.RowCol:
-			costs += shots * prune.CostFLOP(rows, cols) * r.costs
-			updates += shots * prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, o.Target/shots/2)) * r.update
-		default:
-			costs += shots * prune.CostElementsFLOP(rows, cols) * r.costs
-			for shot := range o.Shots {
-				updates += prune.ApplyElementsFLOP(o.Group, rows, cols, o.Target*float64(shot+1)/shots) * r.weights
-			}
+		costs += shots * o.costWork(l.Rows, l.Inputs()) * r.costs
+		for shot := range o.Shots {
+			updates += o.updateWork(l.Rows, l.Inputs(), o.scheduled(shot), o.scheduled(shot+1)) * r.update
 		}
 	}
 	add := func(name string, seconds float64) {
@@ -116,6 +140,9 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates) {
 		add("lora", float64(o.loraSteps())*r.lora)
 	}
 	add("checks", (shots+2+onWay+float64(o.loraChecks()))*float64(o.HeldOut)*r.forward)
+	if evaluated > 0 {
+		add("perplexity", (2+onWay)*float64(evaluated)*r.forward)
+	}
 	add("journal and output", (shots+1+onWay)*4*float64(prunable)*r.bytes)
 }
 
@@ -165,13 +192,12 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	if err := timeLoad(dev, in, o, &r); err != nil {
 		return r, err
 	}
-	if err := timePruning(dev, cfg, &r); err != nil {
-		return r, err
-	}
+	timePruning := timeRowCol
 	if o.Structure != prune.RowCol {
-		if err := timeWeights(dev, cfg, o, &r); err != nil {
-			return r, err
-		}
+		timePruning = timeWeights
+	}
+	if err := timePruning(dev, cfg, o, &r); err != nil {
+		return r, err
 	}
 	block := make([]byte, 4<<20)
 	start := time.Now()
@@ -292,8 +318,8 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 // products run at a few GFLOP/s.
 const largestMeasured = 640
 
-// randomLayer is a layer of random weights and random factors, of float32 sums.
-func randomLayer(dev device.Device, rows, cols int) prune.Layer {
+// randomLayer is a layer of random weights and a random curvature of the kind asked for, of float32 sums.
+func randomLayer(dev device.Device, rows, cols int, o Options) prune.Layer {
 	rng := rand.New(rand.NewPCG(3, 0))
 	random := func(r, c int, t device.Type) device.Tensor {
 		values := make([]float32, r*c)
@@ -309,18 +335,40 @@ func randomLayer(dev device.Device, rows, cols int) prune.Layer {
 		dev.Free(x)
 		return s
 	}
-	return prune.Layer{Name: "measured", W: random(rows, cols, device.F64), Term: prune.Term{A: factor(cols), G: factor(rows)}}
+	l := prune.Layer{Name: "measured", W: random(rows, cols, device.F64)}
+	if o.Curvature != curvature.Identity {
+		l.A = factor(cols)
+	}
+	if c := o.curvature(); o.Curvature != curvature.Identity && o.Curvature != curvature.Activations {
+		l.G = factor(rows)
+		for range c.Rank - 1 {
+			l.Rest = append(l.Rest, prune.Term{A: factor(cols), G: factor(rows)})
+		}
+	}
+	if o.Curvature == curvature.Diagonal {
+		l.Diagonal = device.NewFrom(dev, slices.Repeat([]float32{1. / 144}, rows*cols), rows, cols, device.F32) // the mean of its factors' product
+	}
+	return l
+}
+
+func freeLayer(dev device.Device, l prune.Layer) {
+	for _, t := range append(l.Rest, l.Term) {
+		dev.Free(t.A.Packed, t.G.Packed)
+	}
+	dev.Free(l.W, l.Diagonal)
 }
 
 // measuredDamping is enough for random factors.
-var measuredDamping = prune.Damping{G: 0.1, A: 0.1}
+func (o *Options) measuredDamping() prune.Damping {
+	return prune.Damping{G: 0.1, A: 0.1, Joint: o.Damping == jointDamping}
+}
 
-// timePruning times costs and update on a random layer with the proportions of down.
-func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
+// timeRowCol times costs and update on a random layer with the proportions of down.
+func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) error {
 	rows, cols := min(cfg.Width, largestMeasured), min(cfg.Inner, largestMeasured)
-	l := randomLayer(dev, rows, cols)
-	defer dev.Free(l.W, l.A.Packed, l.G.Packed)
-	damp := measuredDamping
+	l := randomLayer(dev, rows, cols, o)
+	defer freeLayer(dev, l)
+	damp := o.measuredDamping()
 	kept := keptAfterShot(rows, cols, 1./16)
 	r.costs, r.update = math.Inf(1), math.Inf(1)
 	for range 2 { // the first time memory is new
@@ -329,30 +377,30 @@ func timePruning(dev device.Device, cfg checkpoint.Config, r *rates) error {
 		if err != nil {
 			return err
 		}
-		if _, _, err := prune.Costs(dev, l, alive, prune.OBS, damp); err != nil {
+		if _, _, err := prune.Costs(dev, l, alive, o.Cost, damp); err != nil {
 			return err
 		}
-		r.costs = min(r.costs, time.Since(start).Seconds()/prune.CostFLOP(rows, cols))
+		r.costs = min(r.costs, time.Since(start).Seconds()/o.costWork(rows, cols))
 		start = time.Now()
-		result, err := prune.Apply(dev, l, alive, kept, prune.Joint, damp)
+		result, err := prune.Apply(dev, l, alive, kept, o.Update, damp)
 		if err != nil {
 			return err
 		}
 		dev.Free(result.W)
-		r.update = min(r.update, time.Since(start).Seconds()/prune.ApplyFLOP(rows, cols, kept))
+		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8))
 	}
 	return nil
 }
 
-// timeWeights times the update of single weights on as many rows as make one group, and a look at their costs.
+// timeWeights times costs and update of single weights on as many rows as make one group, and a look at the costs.
 func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) error {
 	cols := min(cfg.Inner, largestMeasured)
 	rows := min(cfg.Width, largestMeasured)
-	if o.Group > 0 {
-		rows = max(1, min(rows, int(float64(o.Group)/(o.Target*float64(cols)))))
+	if limit := o.together(); limit > 0 {
+		rows = max(1, min(rows, int(float64(limit)/(o.Target*float64(cols)))))
 	}
-	l := randomLayer(dev, rows, cols)
-	defer dev.Free(l.W, l.A.Packed, l.G.Packed)
+	l := randomLayer(dev, rows, cols, o)
+	defer freeLayer(dev, l)
 	rng := rand.New(rand.NewPCG(5, 0))
 	gone := make([]bool, rows*cols)
 	for i := range gone {
@@ -362,19 +410,22 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 	if err != nil {
 		return err
 	}
-	r.weights, r.threshold = math.Inf(1), math.Inf(1)
+	r.costs, r.update, r.threshold = math.Inf(1), math.Inf(1), math.Inf(1)
 	for range 2 {
 		start := time.Now()
-		result, err := prune.ApplyElements(dev, l, alive, gone, prune.Joint, measuredDamping, o.grouping())
+		result, err := prune.ApplyElements(dev, l, alive, gone, o.Update, o.measuredDamping(), o.grouping())
 		if err != nil {
 			return err
 		}
 		dev.Free(result.W)
-		r.weights = min(r.weights, time.Since(start).Seconds()/prune.ApplyElementsFLOP(o.Group, rows, cols, o.Target))
-		costs, _, err := prune.CostElements(dev, l, alive, prune.OBD, measuredDamping)
+		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, o.Target))
+		start = time.Now()
+		costs, _, err := prune.CostElements(dev, l, alive, o.Cost, o.measuredDamping())
 		if err != nil {
 			return err
 		}
+		dev.Sync()
+		r.costs = min(r.costs, time.Since(start).Seconds()/o.costWork(rows, cols))
 		w := prune.Weights{Structure: prune.Element, Layers: []prune.WeightsOf{{Name: l.Name, Rows: rows, Cols: cols}},
 			Costs: func(int) (device.Tensor, error) { return costs.Of(dev, l.W), nil }}
 		start = time.Now()
@@ -382,6 +433,7 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 			return err
 		}
 		r.threshold = min(r.threshold, time.Since(start).Seconds()/float64(rows*cols))
+		costs.Free(dev)
 	}
 	return nil
 }

@@ -246,7 +246,7 @@ func TestNaNInARun(t *testing.T) {
 	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
 	dev := cpu.Open()
 	defer dev.Close()
-	r, err := open(context.Background(), dev, o, &silent{})
+	r, err := begin(dev, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,19 +34,6 @@ type run struct {
 	started     time.Time
 }
 
-// open refuses what can be refused, takes the work directory, and brings the model to where the run goes on.
-func open(ctx context.Context, dev device.Device, o Options, w Watcher) (*run, error) {
-	r, err := prepare(dev, o, w)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.start(ctx); err != nil {
-		r.close()
-		return nil, err
-	}
-	return r, nil
-}
-
 // prepare opens model and text and refuses what can be refused. It writes nothing.
 func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.check(); err != nil {
@@ -109,18 +96,24 @@ func (r *run) read() error {
 	return nil
 }
 
-// start takes the work directory and loads the model.
+// takeWork takes the work directory.
+func (r *run) takeWork() (err error) {
+	r.journal, err = journal.Open(r.options.Work, r.identity(), journal.Settings{KeepShots: r.options.KeepShots, Hooks: r.options.hooks})
+	var refusal *journal.Refusal
+	if errors.As(err, &refusal) {
+		return &RequestError{err}
+	}
+	return err
+}
+
+// start takes the work directory, loads the model, and brings it to where the run goes on.
 func (r *run) start(ctx context.Context) error {
 	o := r.options
 	var err error
 	if r.model, err = loadModel(r.dev, r.inputs.model, o.Precision); err != nil {
 		return err
 	}
-	if r.journal, err = journal.Open(o.Work, r.identity(), journal.Settings{KeepShots: o.KeepShots, Hooks: o.hooks}); err != nil {
-		var refusal *journal.Refusal
-		if errors.As(err, &refusal) {
-			return &RequestError{err}
-		}
+	if err := r.takeWork(); err != nil {
 		return err
 	}
 	for _, s := range r.journal.Warnings() {
@@ -134,10 +127,9 @@ func (r *run) start(ctx context.Context) error {
 	}
 	r.heldOutLoss = r.report.Dense.HeldOutLoss
 	if o.MaxLoss > 0 && r.heldOutLoss > o.MaxLoss {
-		if err := r.journal.Remove(); err != nil {
+		if err := r.removeWork(); err != nil {
 			return err
 		}
-		r.journal = nil
 		return refuse("--max-loss is %v; the held-out loss of the dense model is %.4f nats already", o.MaxLoss, r.heldOutLoss)
 	}
 	return r.evaluate(ctx, "dense")

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
 	"surgeon/engine/internal/golden"
 	"surgeon/engine/report"
@@ -65,4 +66,17 @@ func weightsOf(t testing.TB, dir string) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// begin is a run that is about to make its next shot.
+func begin(dev device.Device, o Options) (*run, error) {
+	r, err := prepare(dev, o, &silent{})
+	if err != nil {
+		return nil, err
+	}
+	if err := r.start(context.Background()); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
 }

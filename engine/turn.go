@@ -42,6 +42,9 @@ func Turn(ctx context.Context, m *model.Model, calibration [][]int32, target flo
 	o.fill()
 	t := turn{options: o, dev: m.Device(), watcher: w, model: m, calibration: calibration, clock: map[string]float64{}}
 	outcome, err := t.shrink(ctx, target)
+	if t.warm != nil {
+		t.warm.Free()
+	}
 	outcome.Seconds = t.clock
 	return outcome, err
 }

@@ -70,6 +70,14 @@ func (o *Options) grouping() prune.Grouping {
 	return prune.Grouping{Limit: o.Group, Sequential: o.Sequential, Tolerance: o.Tolerance}
 }
 
+// together is Grouping.Limit as it is in force: without gradients rows know nothing of one another.
+func (o *Options) together() int {
+	if o.Curvature == curvature.Activations {
+		return 1
+	}
+	return o.Group
+}
+
 // weightUpdate removes and re-fits, layer by layer. What is dead in a layer goes too.
 func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, costs []prune.ElementCosts, s prune.WeightSelection, o *Outcome) error {
 	defer t.time("update")()
@@ -79,6 +87,9 @@ func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, cos
 		gone, err := s.Gone(t.dev, i)
 		if err != nil {
 			return err
+		}
+		for k, zero := range zeros(t.dev, l.W) { // not the cheapest of its row, or in a block that stays: it must not come back
+			gone[k] = gone[k] || zero
 		}
 		result, err := prune.ApplyElements(t.dev, l, costs[i].Alive, gone, t.options.Update, t.damping(), t.options.grouping())
 		if err != nil {

@@ -155,13 +155,17 @@ func (c *collection) run(first int, batch [][]int32, tap model.Tap) ([]float64, 
 	return c.m.ForwardBackward(batch, tap)
 }
 
+// drawStream keeps the generators of draws apart from the one that windows are drawn with, whose seed is the same where no
+// --fisher-seed is given.
+const drawStream = 1 << 62
+
 // uniform draws the numbers for each sample of a batch. A sample of a window has a generator of its own, so that it does not
 // matter how windows are put into batches, nor how many samples there are.
 func (o Options) uniform(first int, batch [][]int32) [][]float64 {
 	all := make([][]float64, o.Samples)
 	for k := range all {
 		for i, ids := range batch {
-			rng := rand.New(rand.NewPCG(o.Seed, uint64(first+i)<<32|uint64(k)))
+			rng := rand.New(rand.NewPCG(o.Seed, drawStream|uint64(first+i)<<32|uint64(k)))
 			for range ids {
 				all[k] = append(all[k], rng.Float64())
 			}

@@ -12,7 +12,6 @@ import (
 // fit, the first ones of the first layers. Which ones these are is asked layer by layer, while the layer still is as it was.
 type WeightSelection struct {
 	Threshold *float64 // τ: the largest cost that was taken; nil where weights are not compared over the whole model
-	Removed   int      // weights that are gone after the shot
 	Total     int      // weights of all layers
 
 	weights Weights
@@ -37,46 +36,39 @@ func SelectWeights(d device.Device, w Weights, scope Scope, target float64) (Wei
 	if !(target > 0 && target < 1) {
 		return s, fmt.Errorf("the target sparsity is %v; it must lie between 0 and 1", target)
 	}
-	share := target
-	if w.Structure.Blocks() {
-		share = target * float64(w.Structure.M) / float64(w.Structure.N)
-		if share > 1 {
-			return s, fmt.Errorf("the target sparsity is %v; %v takes away %v at most", target, w.Structure, float64(w.Structure.N)/float64(w.Structure.M))
-		}
+	if w.Structure.Blocks() && target > w.Structure.Share() {
+		return s, fmt.Errorf("the target sparsity is %v; %v takes away %v at most", target, w.Structure, w.Structure.Share())
 	}
-	all := make([]int, len(w.Layers))
+	all, ranked := make([]int, len(w.Layers)), 0
 	for i := range all {
 		all[i] = i
+		ranked += w.ranked(i)
+	}
+	if scope == InRow || w.Structure.Blocks() { // there not every cost is ranked
+		if err := w.checkFinite(d, all); err != nil {
+			return s, err
+		}
 	}
 	switch scope {
 	case InRow:
 		s.perRow = make([]int, len(w.Layers))
 		for i, l := range w.Layers {
-			s.perRow[i] = int(share * float64(l.Cols))
-			s.Removed += l.Rows * s.perRow[i]
+			s.perRow[i] = w.Structure.Taken(target, l.Cols)
 		}
 		return s, nil
 	case InLayer:
 		for i := range w.Layers {
-			n := int(share * float64(w.ranked(i)))
-			cuts, err := w.cheapest(d, []int{i}, n)
+			cuts, err := w.cheapest(d, []int{i}, w.Structure.Taken(target, w.ranked(i)))
 			if err != nil {
 				return s, err
 			}
 			s.cuts = append(s.cuts, cuts...)
-			s.Removed += n * w.Structure.N
 		}
 		return s, nil
 	}
-	ranked := 0
-	for i := range w.Layers {
-		ranked += w.ranked(i)
-	}
-	n := int(share * float64(ranked))
+	n := w.Structure.Taken(target, ranked)
 	var err error
-	s.cuts, err = w.cheapest(d, all, n)
-	s.Removed = n * w.Structure.N
-	if n > 0 && err == nil {
+	if s.cuts, err = w.cheapest(d, all, n); n > 0 && err == nil {
 		s.Threshold = &s.cuts[0].limit
 	}
 	return s, err
@@ -102,7 +94,11 @@ func (w Weights) cheapest(d device.Device, layers []int, n int) ([]cut, error) {
 		perLayer := make([][]int64, len(layers))
 		sum := make([]int64, 1<<digit)
 		for k, layer := range layers {
-			counts, err := w.histogram(d, layer, prefix, read, digit)
+			values, err := w.values(d, layer)
+			if err != nil {
+				return nil, err
+			}
+			counts, err := w.histogram(d, layer, values, prefix, read, digit)
 			if err != nil {
 				return nil, err
 			}
@@ -129,12 +125,8 @@ func (w Weights) cheapest(d device.Device, layers []int, n int) ([]cut, error) {
 	return cuts, nil
 }
 
-// histogram counts a digit of a layer's values.
-func (w Weights) histogram(d device.Device, layer int, prefix uint64, read, digit int) ([]int64, error) {
-	values, err := w.values(d, layer)
-	if err != nil {
-		return nil, err
-	}
+// histogram counts a digit of a layer's values, and frees them.
+func (w Weights) histogram(d device.Device, layer int, values device.Tensor, prefix uint64, read, digit int) ([]int64, error) {
 	counts := make([]int64, 1<<digit)
 	d.Histogram(values, prefix, read, counts)
 	d.Free(values)
@@ -147,9 +139,14 @@ func (w Weights) histogram(d device.Device, layer int, prefix uint64, read, digi
 	return counts, nil
 }
 
+// checkFinite looks at every cost, ranked or not.
 func (w Weights) checkFinite(d device.Device, layers []int) error {
 	for _, layer := range layers {
-		if _, err := w.histogram(d, layer, 0, 0, digits[0]); err != nil {
+		costs, err := w.Costs(layer)
+		if err != nil {
+			return err
+		}
+		if _, err := w.histogram(d, layer, costs, 0, 0, digits[0]); err != nil {
 			return err
 		}
 	}

@@ -100,8 +100,8 @@ func TestSelectWeightsAgainstSorting(t *testing.T) {
 				largest = max(largest, v)
 			}
 		}
-		if (s.Threshold == nil) != (largest < 0) || s.Threshold != nil && *s.Threshold != largest || s.Removed != count(want) || s.Total != len(all) {
-			t.Fatalf("trial %d: threshold %v, %d of %d go; want %v, %d", trial, s.Threshold, s.Removed, s.Total, largest, count(want))
+		if (s.Threshold == nil) != (largest < 0) || s.Threshold != nil && *s.Threshold != largest || s.Total != len(all) {
+			t.Fatalf("trial %d: threshold %v among %d; want %v among %d", trial, s.Threshold, s.Total, largest, len(all))
 		}
 		for i, c := range costs {
 			same("model", i, gone(s, i), want[at:at+len(c)])
@@ -149,6 +149,23 @@ func TestSelectWeightsAgainstSorting(t *testing.T) {
 	}
 }
 
+// What would be caught: a block that stays because N/M times M/N is less than 1 in float64.
+func TestTaken(t *testing.T) {
+	for m := 2; m <= largestBlock; m++ {
+		for n := 1; n < m; n++ {
+			if s := (Structure{n, m}); s.Taken(float64(n)/float64(m), 1e9) != 1e9 {
+				t.Fatalf("%v takes %d of 1e9 blocks at its highest", s, s.Taken(s.Share(), 1e9))
+			}
+		}
+	}
+	if n := Element.Taken(0.5, 7); n != 3 {
+		t.Errorf("half of 7 weights is %d", n)
+	}
+	if n := (Structure{2, 4}).Taken(0.1, 26542080); n != 5308416 {
+		t.Errorf("a tenth, 2 of every 4, is %d blocks", n)
+	}
+}
+
 // What would be caught: a cost that is no cost and becomes one, or an error without the layer; targets and blocks that make
 // no sense.
 func TestSelectWeightsRefuses(t *testing.T) {
@@ -165,18 +182,18 @@ func TestSelectWeightsRefuses(t *testing.T) {
 		{math.Inf(1), Element, 0.5, "layer b: the cost"},
 		{-1e-300, Element, 1e-9, "layer b: the cost"},
 		{math.NaN(), Structure{1, 4}, 0.25, "layer b: the cost"},
+		{math.Inf(1), Structure{2, 4}, 0.5, "layer b: the cost"},
 		{1, Element, 1, "must lie between 0 and 1"},
 		{1, Element, math.NaN(), "must lie between 0 and 1"},
 		{1, Structure{1, 4}, 0.3, "1:4 takes away 0.25 at most"},
 	} {
 		costs := [][]float64{slices.Repeat([]float64{1}, 8), slices.Repeat([]float64{2}, 24)}
 		costs[1][17] = test.value
-		if test.structure.Blocks() { // all of the block, so that it shows in the sum of the smallest
-			copy(costs[1][16:20], slices.Repeat([]float64{test.value}, 4))
-		}
-		_, err := SelectWeights(dev, weightsOf(dev, test.structure, shapes, costs), InModel, test.target)
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%v of %v: %v, want %q", test.structure, test.value, err, test.want)
+		for _, scope := range []Scope{InModel, InLayer, InRow} {
+			_, err := SelectWeights(dev, weightsOf(dev, test.structure, shapes, costs), scope, test.target)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v of %v in a %v: %v, want %q", test.structure, test.value, scope, err, test.want)
+			}
 		}
 	}
 	for _, text := range []string{"4:4", "5:4", "0:4", "2:1", "1:257", "2:x", "row", "2:4:8", ""} {

@@ -27,7 +27,7 @@ type conjugate struct {
 }
 
 // solve is x ← M⁻¹ b by preconditioned conjugate gradients (Hestenes and Stiefel 1952; Golub and Van Loan, Matrix Computations,
-// 11.5): M and P once per iteration. It ends where rᵀ P r ≤ residualLimit² · bᵀ P b for the residual r = b − M x made anew from
+// 11.5): M and P once per iteration. It ends where rᵀ P r ≤ limit² · bᵀ P b for the residual r = b − M x made anew from
 // x: the one that is carried along drifts away from it, and where they disagree the iteration starts again from where it is.
 // ok is false for a system that is not positive definite.
 func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error) {

@@ -2,6 +2,7 @@ package prune
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"surgeon/engine/device"
@@ -12,8 +13,13 @@ type Grouping struct {
 	Limit      int  // most weights of a group; a row that alone has more is a group by itself. 0: as many rows as groupBytes hold
 	Sequential bool // each group sees what the update of those before it made of its weights
 
-	Tolerance float64 // residual of a group's solution, as a share of the right side's; 0 = exact but for rounding
+	// Tolerance is the residual of a solution, as a share of the right side's; 0 = exact but for rounding. Groups that are solved
+	// side by side are one system to it, and so are all weights of a curvature that takes no groups.
+	Tolerance float64
 }
+
+// limit is the residual where a solution has converged.
+func (g Grouping) limit() float64 { return max(residualLimit, g.Tolerance) }
 
 // batchBytes is about how much memory rows take that are factored side by side.
 const batchBytes = 128 << 20
@@ -49,7 +55,7 @@ const batchRows = 128
 // without both there is nothing to re-fit.
 func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update, damp Damping, grouping Grouping) (Result, error) {
 	if how != None && (!l.factored(damp) || l.A.N == 0 && l.G.N > 0) { // without A there are no rows to be solved by themselves
-		return refitMasked(d, l, alive, gone, damp)
+		return refitMasked(d, l, alive, gone, damp, grouping.limit())
 	}
 	p := newPartition(alive, alive)
 	places := placesOf(p, l.W.Cols, gone)
@@ -155,7 +161,7 @@ func refitElements(d device.Device, l Layer, alive Kept, places removal, damp Da
 		grouping.Limit = 1
 	}
 	for raises := 0; ; raises++ {
-		u := elementUpdate{d: d, places: places, groups: places.groups(grouping.Limit), w: w, open: grouping.Limit == 0, limit: max(residualLimit, grouping.Tolerance)}
+		u := elementUpdate{d: d, places: places, groups: places.groups(grouping.Limit), w: w, open: grouping.Limit == 0, limit: grouping.limit()}
 		if err := u.invert(g, a); err != nil {
 			u.free()
 			return Result{}, err
@@ -419,20 +425,21 @@ func span(i, j int) []int32 {
 
 // BatchElements is how many float64 numbers a batch of groups takes at most at one time: rows on their way to be factored,
 // those of a large group, factored in float32, three matrices of the batch's rows, the vectors of conjugate gradients, and
-// what rows have to do with one another.
+// what rows have to do with one another. A group has the most rows where little of each goes, and the largest factors where much
+// does.
 func BatchElements(limit, rows, cols int) int64 {
 	r, c := int64(rows), int64(cols)
-	together := min(r, max(1, int64(limit)/c)) // rows of a group, when all of each go
-	if limit == 0 {
-		together = min(r, max(1, groupBytes/(4*c*c)))
-	}
-	numbers := min(max(batchBytes/8, c*c), r*c*c)
+	all := r * c * c
+	factored := min(max(batchBytes/8, c*c), all)
+	var kept, most int64 // float32 numbers, and rows
 	switch {
 	case limit == 0:
-		numbers += max(together*c*c, int64(openRoom(rows, cols))) / 2
-	case together > 1:
-		numbers += together * c * c / 2
+		kept, most = max(min(groupBytes/4, all), int64(openRoom(rows, cols))), r
+	case limit > 1:
+		kept, most = min(max(batchBytes/8, int64(limit)*c), all), min(r, max(int64(limit), batchRows))
+	default: // single rows, factored in float64
+		most = min(r, batchRows)
 	}
-	batch := min(r, max(together, batchRows))
-	return numbers + 10*batch*c + batch*batch
+	removed := min(most*c, max(batchRows*c, int64(limit), int64(math.Sqrt(float64(r)*groupBytes/4)))) // n of each of r rows, where r·n² is what a group keeps
+	return factored + kept/2 + 3*most*c + 7*removed + most*most
 }

@@ -14,6 +14,7 @@ type operator struct {
 	lambda float64
 	z      device.Tensor // R×C, to work in
 	most   int           // steps of conjugate gradients
+	limit  float64       // of their residual
 }
 
 // product is one Kronecker product of a curvature, as the factors that make it.
@@ -38,8 +39,8 @@ func newProducts(d device.Device, l Layer, alive Kept, damp Damping) []product {
 }
 
 // newOperator makes the matrices of the products, with the damping that is in force by now.
-func newOperator(d device.Device, products []product, lambda float64) operator {
-	o := operator{dev: d, lambda: lambda, most: maxIterations, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
+func newOperator(d device.Device, products []product, lambda, limit float64) operator {
+	o := operator{dev: d, lambda: lambda, most: maxIterations, limit: limit, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
 	for _, p := range products {
 		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d, p.g.index), p.a.damped(d, p.a.index)})
 	}
@@ -106,7 +107,7 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 	restricted(x, y)
 	d.Zero(b)
 	d.Axpy(-1, y, b)
-	c := conjugate{dev: d, most: o.most, limit: residualLimit, apply: restricted, precondition: precondition}
+	c := conjugate{dev: d, most: o.most, limit: o.limit, apply: restricted, precondition: precondition}
 	iterations, ok, err := c.solve(b, y)
 	if err == nil && !ok {
 		err = fmt.Errorf("the curvature is not positive definite over the weights that stay, or not finite; it needs a higher damping, or fewer products")

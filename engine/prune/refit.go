@@ -20,7 +20,7 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 		part := fill(d, len(rows), len(cols), 1)
 		d.Scatter(part, rows, cols, keeps)
 		d.Free(part)
-		delta, more, n, err := change(d, l, alive, damp, w, keeps, rows, cols)
+		delta, more, n, err := change(d, l, alive, damp, residualLimit, w, keeps, rows, cols)
 		d.Free(keeps)
 		if err != nil {
 			return err
@@ -45,9 +45,9 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 }
 
 // refitMasked removes single weights, marked in removed by their row-major place in the full R×C matrix, and re-fits all
-// others at once: with D = new − old W, ½ vec(D)ᵀF'vec(D) is least subject to D = −W on what is removed. It takes every curvature
-// and damping. Predicted is as in Apply.
-func refitMasked(d device.Device, l Layer, alive Kept, removed []bool, damp Damping) (Result, error) {
+// others at once: with D = new − old W, ½ vec(D)ᵀF'vec(D) is least subject to D = −W on what is removed, up to a residual of limit.
+// It takes every curvature and damping. Predicted is as in Apply.
+func refitMasked(d device.Device, l Layer, alive Kept, removed []bool, damp Damping, limit float64) (Result, error) {
 	if len(removed) != l.W.Len() {
 		return Result{}, fmt.Errorf("layer %s: %d marks for %d weights", l.Name, len(removed), l.W.Len())
 	}
@@ -68,7 +68,7 @@ func refitMasked(d device.Device, l Layer, alive Kept, removed []bool, damp Damp
 	keeps := device.NewFrom(d, marks, len(p.rows), len(p.cols), device.F64)
 	w := gather(d, l.W, p.rows, p.cols)
 	defer d.Free(keeps, w)
-	delta, raised, iterations, err := change(d, l, alive, damp, w, keeps, span(0, len(p.rows)), span(0, len(p.cols)))
+	delta, raised, iterations, err := change(d, l, alive, damp, limit, w, keeps, span(0, len(p.rows)), span(0, len(p.cols)))
 	if err != nil {
 		return Result{}, err
 	}
@@ -91,13 +91,13 @@ func refitMasked(d device.Device, l Layer, alive Kept, removed []bool, damp Damp
 // Where all of rows × cols are, and F' has an exact inverse, it is the solution already: one step, and a second one where
 // rounding asks for it. Where single weights are removed it differs from the inverse of F'_KK by a matrix whose rank is no
 // more than their number, and never is smaller.
-func change(d device.Device, l Layer, alive Kept, damp Damping, w, keeps device.Tensor, rows, cols []int32) (delta device.Tensor, raised []Raised, iterations int, err error) {
+func change(d device.Device, l Layer, alive Kept, damp Damping, limit float64, w, keeps device.Tensor, rows, cols []int32) (delta device.Tensor, raised []Raised, iterations int, err error) {
 	products := newProducts(d, l, alive, damp)
 	v, err := newInverse(d, l, products, at(products[0].g.index, rows), at(products[0].a.index, cols), damp)
 	if err != nil {
 		return device.Tensor{}, nil, 0, err
 	}
-	o := newOperator(d, products, v.lambda) // after the inverse, which may have raised a damping
+	o := newOperator(d, products, v.lambda, limit) // after the inverse, which may have raised a damping
 	part := d.Alloc(len(rows), len(cols), device.F64)
 	defer func() { d.Free(part); o.free(); v.free() }()
 

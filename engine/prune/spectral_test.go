@@ -101,7 +101,7 @@ func TestIllConditionedFactors(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
-			masked, err := refitMasked(dev, l, all, removed, test.damp)
+			masked, err := refitMasked(dev, l, all, removed, test.damp, residualLimit)
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
@@ -187,7 +187,7 @@ func TestSumsThatFail(t *testing.T) {
 			matches("update", err, test.update)
 			dev.Free(result.W)
 		}
-		masked, _ := refitMasked(dev, test.layer, all, make([]bool, 16), test.damp)
+		masked, _ := refitMasked(dev, test.layer, all, make([]bool, 16), test.damp, residualLimit)
 		elements.Free(dev)
 		dev.Free(masked.W)
 		if now := dev.Memory().Used; now != used {

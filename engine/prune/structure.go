@@ -23,6 +23,15 @@ const largestBlock = 256
 // Blocks says that N of every M inputs go.
 func (s Structure) Blocks() bool { return s.M > 1 }
 
+// Share is the share of its weights that a block loses.
+func (s Structure) Share() float64 { return float64(s.N) / float64(max(1, s.M)) }
+
+// Taken is how many of all blocks, or single weights, are removed for this share of the weights; all of them at the highest
+// share, which divided by itself is 1, where N/M times M/N need not be.
+func (s Structure) Taken(target float64, all int) int {
+	return int(target / s.Share() * float64(all))
+}
+
 func (s Structure) String() string {
 	switch s {
 	case RowCol:

@@ -25,8 +25,10 @@ func (s *store) get(size int) unsafe.Pointer {
 	s.peak = max(s.peak, s.used)
 	if l := s.spare[size]; len(l) > 0 {
 		s.kept -= size
+		data := l[len(l)-1].data
+		l[len(l)-1] = spare{} // what is not in the list must not be held by the array behind it
 		s.spare[size] = l[:len(l)-1]
-		return l[len(l)-1].data
+		return data
 	}
 	for s.used+s.kept > s.peak {
 		s.dropOldest()
@@ -56,5 +58,9 @@ func (s *store) dropOldest() {
 		}
 	}
 	s.kept -= size
-	s.spare[size] = s.spare[size][1:]
+	l := s.spare[size]
+	l[0] = spare{}
+	if s.spare[size] = l[1:]; len(l) == 1 {
+		delete(s.spare, size)
+	}
 }

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"testing"
 	"unsafe"
 )
@@ -36,4 +37,31 @@ func TestStoreKeepsNoMoreThanThePeak(t *testing.T) {
 			t.Fatalf("used %d, kept %d, peak %d; want %d, %d and no more than the peak", s.used, s.kept, s.peak, used, kept)
 		}
 	}
+}
+
+// What would be caught: memory that was dropped, and stays reachable from the array behind a list.
+func TestDroppedMemoryIsCollected(t *testing.T) {
+	const size = 1 << 20
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	s := &store{spare: map[int][]spare{}}
+	var all []unsafe.Pointer
+	for range 31 {
+		all = append(all, s.get(size))
+	}
+	for _, data := range all {
+		s.put(data, size)
+	}
+	full := heap()
+	clear(all)
+	one := s.get(29 * size) // leaves room for two of them
+	if freed := full + 29*size - heap(); freed < 28*size {
+		t.Errorf("%d bytes were freed of the %d that were dropped", freed, 29*size)
+	}
+	s.put(one, 29*size)
+	runtime.KeepAlive(s)
 }

@@ -1,0 +1,40 @@
+package engine
+
+import (
+	"slices"
+
+	"surgeon/engine/curvature"
+	"surgeon/engine/prune"
+)
+
+// purpose is when options do anything.
+type purpose struct {
+	names []string
+	when  func(o *Options) bool
+	needs string // in words
+}
+
+var purposes = []purpose{
+	{[]string{"step-limit", "rank-by"}, func(o *Options) bool { return o.Structure == prune.RowCol }, "--structure rowcol"},
+	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Structure != prune.RowCol }, "--structure element, or N:M"},
+	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Update != prune.None }, "--update joint"},
+	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Damping != jointDamping }, "--damping factored: with joint all weights that go are one group"},
+	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Curvature != curvature.KronSum }, "another --curvature: with kron-sum all weights that go are one group"},
+	{[]string{"power-steps"}, func(o *Options) bool { return o.Curvature == curvature.Nearest || o.Curvature == curvature.KronSum }, "--curvature nearest or kron-sum"},
+	{[]string{"rank"}, func(o *Options) bool { return o.Curvature == curvature.KronSum }, "--curvature kron-sum"},
+	{[]string{"fisher-samples", "fisher-seed"}, func(o *Options) bool { return o.Fisher == curvature.Sampled }, "--fisher sampled"},
+	{[]string{"damp-a", "damp-g"}, func(o *Options) bool { return o.Curvature != curvature.Identity }, "a curvature; identity has no factors"},
+	{[]string{"damp-g"}, func(o *Options) bool { return o.Curvature != curvature.Activations }, "a curvature of gradients; activations takes none"},
+}
+
+// checkIdle refuses options that were asked for and would do nothing beside the others: who gives one expects something of it.
+func (o *Options) checkIdle() error {
+	for _, p := range purposes {
+		for _, name := range p.names {
+			if slices.Contains(o.Given, name) && !p.when(o) {
+				return refuse("--%s would do nothing: it needs %s", name, p.needs)
+			}
+		}
+	}
+	return nil
+}
