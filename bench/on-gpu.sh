@@ -16,6 +16,7 @@ out=$1
 shift
 mkdir -p "$out"
 export REQUIRE_CUDA=1
+export LD_LIBRARY_PATH="$PWD/.cuda/nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" # where there is no CUDA 13 in /usr/local
 tests=$PWD/build/cuda/cuda.test
 failed=0
 step() { # step NAME COMMAND…
@@ -32,7 +33,7 @@ step() { # step NAME COMMAND…
   fi
   tail -n "${TAIL:-12}" "$out/$name.txt"
 }
-sanitizer() { compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" -test.run "${OPERATIONS:-TestParity}" -test.timeout 9m; }
+sanitizer() { SURGEON_CUDA_EXACT=1 compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" -test.run "${OPERATIONS:-TestParity}" -test.timeout 9m; }
 for s in "$@"; do
   case $s in
   parity) step parity "$tests" -test.v -test.timeout 9m -test.skip SmolLM2 ;;

@@ -31,6 +31,7 @@ type Device struct {
 	watched   block // the smallest tag that WatchFinite remembers
 	library   library
 
+	longestList int    // of the places that are brought to the device at one time
 	jacobiOrder int    // the largest order of matrices that Eigh gives to its own kernels
 	timer       *timer // nil without SURGEON_CUDA_SYNC
 }
@@ -40,8 +41,9 @@ var _ device.Device = (*Device)(nil)
 // Name is "cuda:0 NVIDIA H100 80GB HBM3".
 func (d *Device) Name() string { return fmt.Sprintf("%s %s", d.id(), d.name) }
 
-// Bits is "cuda NVIDIA H100 80GB HBM3": the libraries choose their algorithms by the kind of GPU.
-func (d *Device) Bits() string { return "cuda " + d.name }
+// Bits is "cuda NVIDIA H100 80GB HBM3, cuBLAS 130100, cuSOLVER 12004": the libraries, which are found when the program starts,
+// choose their algorithms by the kind of GPU.
+func (d *Device) Bits() string { return "cuda " + d.name + ", " + d.library.versions }
 
 func (d *Device) id() string { return fmt.Sprintf("cuda:%d", d.ordinal) }
 

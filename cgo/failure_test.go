@@ -31,6 +31,7 @@ func TestUnavailable(t *testing.T) {
 	}{
 		{"SURGEON_EMU_DEVICES", "0", 0, 0, "no GPU"},
 		{"SURGEON_EMU_CAPABILITY", "75", 0, 0, "compute capability 7.5"},
+		{"SURGEON_EMU_CAPABILITY", "89", 0, 0, "99 KiB of shared memory for a block of threads; 163 are needed"},
 		{"SURGEON_EMU_DRIVER", "12040", 0, 0, "driver is for CUDA 12.4"},
 		{"SURGEON_EMU_DEVICES", "1", 7, 0, "no cuda:7"},
 		{"SURGEON_EMU_MEMORY", "8000000", 0, 1 << 40, "--gpu-memory asks for 1024.00 GiB"},

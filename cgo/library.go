@@ -6,6 +6,7 @@ package cuda
 import "C"
 
 import (
+	"fmt"
 	"unsafe"
 
 	"surgeon/engine/device"
@@ -19,6 +20,7 @@ const workspaceBytes = 32 << 20
 type library struct {
 	handle    unsafe.Pointer
 	workspace block
+	versions  string
 }
 
 func (d *Device) startLibrary() error {
@@ -30,6 +32,11 @@ func (d *Device) startLibrary() error {
 	d.run("cuBLAS and cuSOLVER", func() C.int {
 		return C.surgeon_library_open(d.queue(), address(w.at), workspaceBytes, &d.library.handle)
 	})
+	if d.err == nil {
+		var blas, solver C.int
+		C.surgeon_library_versions(d.library.handle, &blas, &solver)
+		d.library.versions = fmt.Sprintf("cuBLAS %d, cuSOLVER %d", blas, solver)
+	}
 	return d.err
 }
 
@@ -172,9 +179,13 @@ func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 		})
 	}
 	if len(single) > 0 {
+		largest := C.int64_t(0)
+		for _, s := range single {
+			largest = max(largest, s.n)
+		}
 		list := (*C.surgeon_system)(d.list("CholeskySolve", words(single)))
 		d.run("CholeskySolve", func() C.int {
-			return C.surgeon_cholesky_solve_many(C.int(bs[0].Type), C.int64_t(len(single)), list, d.queue())
+			return C.surgeon_cholesky_solve_many(C.int(bs[0].Type), C.int64_t(len(single)), list, largest, d.queue())
 		})
 	}
 }

@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"unsafe"
 
@@ -24,6 +25,7 @@ type pool struct {
 	spare            []block // by size, then by age
 	clock            int
 	granularity      int64
+	keepsNone        bool  // what comes back goes to the driver
 	slack            int64 // a block may be larger than what is asked for by a slack-th of it; 0: exactly as large
 }
 
@@ -51,6 +53,9 @@ func (d *Device) startMemory(limit int64) error {
 	*m = pool{limit: free - reserved, granularity: granularity, slack: slack}
 	if isEmulated() { // so that AddressSanitizer sees the end of every tensor
 		m.limit, m.granularity, m.slack = free, 1, 0
+	}
+	if os.Getenv("SURGEON_CUDA_EXACT") != "" { // so that compute-sanitizer does, and what is read after it was freed
+		m.granularity, m.slack, m.keepsNone = 1, 0, true
 	}
 	if limit > 0 && limit > m.limit {
 		return &Unavailable{fmt.Sprintf("--gpu-memory asks for %s; %s are free", gibibytes(limit), gibibytes(m.limit))}
@@ -138,6 +143,9 @@ func (d *Device) give(b block) {
 		return 1
 	})
 	m.spare = slices.Insert(m.spare, i, b)
+	if m.keepsNone {
+		d.dropOldest()
+	}
 }
 
 func (d *Device) dropOldest() {

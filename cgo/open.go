@@ -21,6 +21,9 @@ const Built = true
 const (
 	oldestCapability = 80    // bfloat16 tensor cores and asynchronous copies
 	oldestDriver     = 13000 // the CUDA that the kernels are built with
+
+	sharedMemoryOfBlock = cu.DeviceAttribute(97) // CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, for which gorgonia.org/cu has no name
+	leastShared         = 163 << 10              // bytes: what an A100 has, and kernels are written for
 )
 
 // isEmulated says whether kernels run on the CPU (kernels/emu).
@@ -83,8 +86,14 @@ func describe(ordinal int) (cu.Device, Info, error) {
 	if err != nil {
 		return dev, info, err
 	}
+	shared, err := dev.Attribute(sharedMemoryOfBlock)
+	if err != nil {
+		return dev, info, err
+	}
 	if info.Capability = 10*major + minor; info.Capability < oldestCapability {
 		info.Problem = fmt.Sprintf("compute capability %d.%d; at least %d.%d is needed (A100 or newer)", major, minor, oldestCapability/10, oldestCapability%10)
+	} else if shared < leastShared {
+		info.Problem = fmt.Sprintf("%d KiB of shared memory for a block of threads; %d are needed (A100, H100 or newer; GPUs for workstations have less)", shared>>10, leastShared>>10)
 	}
 	var place [3]int
 	for i, a := range []cu.DeviceAttribute{cu.PciDomainID, cu.PciBusID, cu.PciDeviceID} {
@@ -132,7 +141,7 @@ func open(ordinal int, o Options) (*Device, error) {
 	if info.Problem != "" {
 		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has %s", ordinal, info.Name, info.Problem)}
 	}
-	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), jacobiOrder: defaultJacobiOrder}
+	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder} // half of an arena, so that one waits while the other is read
 	if err := d.start(o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)

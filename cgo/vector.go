@@ -22,8 +22,10 @@ func (d *Device) Axpy(alpha float64, x, y device.Tensor) {
 func (d *Device) RowDot(x, y, dot device.Tensor) {
 	device.CheckRowDot(x, y, dot)
 	ax, ay, ad := d.at(x), d.at(y), d.at(dot)
+	scratch, free := d.scratch(int64(C.surgeon_row_dot_scratch(C.int64_t(x.Rows), C.int64_t(x.Cols))))
+	defer free()
 	d.run("RowDot", func() C.int {
-		return C.surgeon_row_dot(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), ax, ay, ad, d.queue())
+		return C.surgeon_row_dot(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), ax, ay, ad, scratch, d.queue())
 	})
 }
 

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 5
+#define SURGEON_INTERFACE 6
 
 #ifdef __cplusplus
 extern "C" {
@@ -38,7 +38,8 @@ int surgeon_convert(int from, int to, int64_t n, const void *x, void *y, void *s
 
 /* vector.cu: sums and maxima of rows and columns */
 int surgeon_axpy(int type, int64_t n, double alpha, const void *x, void *y, void *stream);
-int surgeon_row_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *stream); /* d acc */
+int surgeon_row_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *scratch, void *stream); /* d acc */
+int64_t surgeon_row_dot_scratch(int64_t rows, int64_t cols); /* bytes */
 int surgeon_col_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *scratch, void *stream); /* d acc */
 int64_t surgeon_col_dot_scratch(int64_t rows, int64_t cols); /* bytes */
 int surgeon_max_abs(int type, int64_t rows, int64_t cols, const void *x, void *r, void *c, void *scratch, void *stream);
@@ -120,6 +121,7 @@ int surgeon_attention_backward(int type, surgeon_heads h, const void *q, const v
 /* library.cpp: cuBLAS and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
 int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library);
 int surgeon_library_close(void *library);
+void surgeon_library_versions(void *library, int *blas, int *solver); /* 130100 is 13.1.0 */
 /* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size; cType is type, or float32 where type is bfloat16. */
 int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int64_t m, int64_t n, int64_t k, double alpha, const void *a, const void *b,
                  double beta, void *c, void *stream);
@@ -159,7 +161,7 @@ typedef struct {
 	const void *l;
 	void *b;
 } surgeon_system;
-int surgeon_cholesky_solve_many(int type, int64_t count, const surgeon_system *systems, void *stream);
+int surgeon_cholesky_solve_many(int type, int64_t count, const surgeon_system *systems, int64_t largest, void *stream); /* none of a larger order */
 
 /* eigh.cu: float64. a = V·diag(w)·Vᵀ; the order of the calls is begin, rotate where warm, check, then sweep and check until no
  * status is "running", end. */

@@ -53,10 +53,10 @@ build/cuda/libcuda.a: build/cuda/trampolines.o build/cuda/driver.o build/cuda/li
 
 # What cgo needs to compile and link with either.
 CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations -I$(CURDIR)/kernels/driver -I$(CUDA_HOME)/include"
-# The libraries are looked for in the toolkit of this checkout, for those who have no other, then where CUDA is usually. lazy:
+# The libraries are looked for in the toolkit of this checkout, from bin and from build/cuda, then where CUDA is usually. lazy:
 # NVML's functions are bound when they are called, after it was found; some compilers bind everything at the start. Symbols
 # of the archives stay inside the program: its stand-ins for the driver are not for the driver's own libraries.
-LINK_CUDA = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/cuda -L$(CUDA_LIB) -Wl,-z,lazy -Wl,--exclude-libs,ALL -Wl,-rpath,\$$ORIGIN/../$(TOOLKIT)/lib -Wl,-rpath,/usr/local/cuda/lib64 \
+LINK_CUDA = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/cuda -L$(CUDA_LIB) -Wl,-z,lazy -Wl,--exclude-libs,ALL -Wl,-rpath,\$$ORIGIN/../$(TOOLKIT)/lib -Wl,-rpath,\$$ORIGIN/../../$(TOOLKIT)/lib -Wl,-rpath,/usr/local/cuda/lib64 \
   -lsurgeon_kernels $(CUDA_LIB)/libcudart_static.a -l:libcublas.so.13 -l:libcusolver.so.12 -Wl,-rpath-link,$(CUDA_LIB) -lstdc++ -lrt -lpthread -ldl -lm"
 
 # go-nvml makes the linker accept what is undefined, so that must be looked for afterwards. Names without a version (@) are in

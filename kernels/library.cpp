@@ -73,6 +73,12 @@ extern "C" int surgeon_library_open(void *stream, void *workspace, int64_t bytes
 	return 0;
 }
 
+extern "C" void surgeon_library_versions(void *library, int *blas, int *solver) {
+	*blas = *solver = 0;
+	cublasGetVersion(((Library *)library)->blas, blas);
+	cusolverGetVersion(solver);
+}
+
 extern "C" int surgeon_library_close(void *library) {
 	Library *l = (Library *)library;
 	int code = 0;

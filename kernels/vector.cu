@@ -18,6 +18,8 @@
 //	        │  ⋮          │        │  ⋮            │ ──► d
 //	slice 1 └ …           ┘        └───────────────┘
 //
+// A few long rows are cut into slices too, of columns.
+//
 // The cut depends on the shape alone, so that bits do not depend on the device, nor on V.
 #include "rows.cuh"
 
@@ -48,25 +50,37 @@ template <int V, int K, class T> __device__ __forceinline__ void dotPack(double 
 		sum[k % K] += (double)a[k] * (double)b[k];
 }
 
-template <class T, int V>
-__global__ void __launch_bounds__(rowThreads) rowDot(int64_t rows, int64_t cols, int group, const T *x, const T *y, Acc<T> *d) {
+// Every row in count slices of so many columns; d: count × rows.
+template <class T, int V, class A>
+__global__ void __launch_bounds__(rowThreads) rowDot(int64_t rows, int64_t cols, int64_t count, int64_t colsOfSlice, int group, const T *x, const T *y, A *d) {
 	auto &s = shared<Partial<double, 1>>();
 	int lane = threadIdx.x % group, perBlock = blockDim.x / group;
-	for (int64_t base = (int64_t)blockIdx.x * perBlock; base < rows; base += (int64_t)gridDim.x * perBlock) {
-		int64_t row = base + threadIdx.x / group;
+	for (int64_t base = (int64_t)blockIdx.x * perBlock; base < rows * count; base += (int64_t)gridDim.x * perBlock) {
+		int64_t i = base + threadIdx.x / group, row = i % rows, from = i / rows * colsOfSlice;
 		double sum[1] = {0};
-		if (row < rows) {
+		if (i < rows * count) {
 			const T *a = x + row * cols, *b = y + row * cols;
+			int64_t to = from + colsOfSlice < cols ? from + colsOfSlice : cols;
 #pragma unroll 4
-			for (int64_t j = (int64_t)lane * V; j < cols; j += group * V)
+			for (int64_t j = from + (int64_t)lane * V; j < to; j += group * V)
 				dotPack<V, 1>(sum, a + j, b + j);
 		}
 		groupSum(sum, group, s);
-		if (lane == 0 && row < rows)
-			d[row] = (Acc<T>)sum[0];
+		if (lane == 0 && i < rows * count)
+			d[i] = (A)sum[0];
 		if (group > 32)
 			__syncthreads();
 	}
+}
+
+const int64_t colsOfSlice = 1 << 14; // at least: enough for a block's way through scratch memory
+const int64_t rowsEnough = 256;      // keep a GPU busy with a block for each
+
+// slicesOfRow is into how many pieces long rows are cut, where there are few of them.
+int64_t slicesOfRow(int64_t rows, int64_t cols) {
+	int64_t n = rows < rowsEnough ? cols / colsOfSlice : 1;
+	n = n < rowsEnough ? n : rowsEnough;
+	return n > 1 ? n : 1;
 }
 
 const int warps = 8;              // of the blocks that go down columns
@@ -207,15 +221,26 @@ extern "C" int surgeon_axpy(int type, int64_t n, double alpha, const void *x, vo
 	});
 }
 
-extern "C" int surgeon_row_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *stream) {
+extern "C" int64_t surgeon_row_dot_scratch(int64_t rows, int64_t cols) {
+	int64_t count = slicesOfRow(rows, cols);
+	return count > 1 ? count * rows * (int64_t)sizeof(double) : 0;
+}
+
+extern "C" int surgeon_row_dot(int type, int64_t rows, int64_t cols, const void *x, const void *y, void *d, void *scratch, void *stream) {
 	return dispatch(type, [&](auto t) {
 		typedef decltype(t) T;
-		return byWidth<T>(wideRows<T>(cols, x, y), [&](auto v) {
+		int64_t count = slicesOfRow(rows, cols), each = count > 1 ? ceilDiv(ceilDiv(cols, count), 32) * 32 : cols; // slices begin where packs may
+		int code = byWidth<T>(wideRows<T>(cols, x, y), [&](auto v) {
 			constexpr int V = decltype(v)::value;
-			int64_t pieces = ceilDiv(cols, V);
-			RowGroups g = pieces <= 128 ? narrowRows(rows, pieces) : blockRows(rows); // up to four packs a lane
-			return launch(rowDot<T, V>, g.grid, g.block, sizeof(Partial<double, 1>), stream, rows, cols, g.group, (const T *)x, (const T *)y, (Acc<T> *)d);
+			int64_t pieces = ceilDiv(each, V);
+			RowGroups g = pieces <= 128 ? narrowRows(rows, pieces) : blockRows(rows * count); // up to four packs a lane
+			if (count == 1)
+				return launch(rowDot<T, V, Acc<T>>, g.grid, g.block, sizeof(Partial<double, 1>), stream, rows, cols, count, each, g.group, (const T *)x, (const T *)y, (Acc<T> *)d);
+			return launch(rowDot<T, V, double>, g.grid, g.block, sizeof(Partial<double, 1>), stream, rows, cols, count, each, g.group, (const T *)x, (const T *)y, (double *)scratch);
 		});
+		if (code != 0 || count == 1)
+			return code;
+		return launch(addSlices<Acc<T>>, elementGrid(rows), elementThreads, 0, stream, count, rows, (const double *)scratch, (Acc<T> *)d);
 	});
 }
 

@@ -33,7 +33,12 @@ CUresult name(char *s, int n, CUdevice) { snprintf(s, n, "emulated"); return CUD
 CUresult totalMemory(size_t *bytes, CUdevice) { *bytes = total(); return CUDA_SUCCESS; }
 CUresult attribute(int *v, CUdevice_attribute a, CUdevice) {
 	int capability = (int)number("SURGEON_EMU_CAPABILITY", 90);
-	*v = a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? capability / 10 : a == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? capability % 10 : 0;
+	switch (a) {
+	case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *v = capability / 10; break;
+	case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *v = capability % 10; break;
+	case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *v = capability % 10 ? 99 << 10 : 163 << 10; break; // emu.cpp holds launches to it
+	default: *v = 0;
+	}
 	return CUDA_SUCCESS;
 }
 CUresult retainContext(CUcontext *c, CUdevice) { *c = (CUcontext)&used; return CUDA_SUCCESS; }

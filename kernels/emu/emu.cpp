@@ -214,7 +214,7 @@ static bool lost() {
 int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body) {
 	if (lost())
 		return 719; // cudaErrorLaunchFailure
-	if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > 227 << 10)
+	if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > 163 << 10)
 		return 9; // cudaErrorInvalidConfiguration
 	if (!B.seeded) {
 		const char *seed = getenv("SURGEON_EMU_SEED");

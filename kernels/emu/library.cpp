@@ -150,6 +150,8 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
 	return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasSetStream_v2(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasGetVersion_v2(cublasHandle_t, int *v) { return *v = 0, CUBLAS_STATUS_SUCCESS; }
+cusolverStatus_t cusolverGetVersion(int *v) { return *v = 0, CUSOLVER_STATUS_SUCCESS; }
 cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t, void *workspace, size_t bytes) {
 	look("cuBLAS's workspace", workspace, bytes, 1, bytes, 1);

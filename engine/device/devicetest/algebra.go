@@ -230,7 +230,8 @@ func gram(ones int, beta float64) Op {
 }
 
 func dot(name string, size func(Shape) int, index func(i, j int) int, call func(d device.Device, x, y, z device.Tensor)) Op {
-	return Op{Name: name, Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+	shapes := append(slices.Clone(bands), Shape{M: 1, N: 33001}, Shape{M: 3, N: 40000}) // long rows, which may be cut
+	return Op{Name: name, Shapes: shapes, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 		return Case{
 			Operands: []Operand{in("x", s.M, s.N), in("y", s.M, s.N), out("d", 1, size(s)).as(acc)},
 			FLOPs:    2 * float64(s.M) * float64(s.N), Terms: s.M + s.N,

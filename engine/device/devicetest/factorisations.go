@@ -25,7 +25,7 @@ func factorisations() []Op {
 	for _, s := range orders[:len(orders)-1] {
 		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
 	}
-	single := []Shape{{M: 0, N: 1}, {M: 1, N: 1}, {M: 30, N: 1}, {M: 64, N: 1}, {M: 150, N: 1}}
+	single := []Shape{{M: 0, N: 1}, {M: 1, N: 1}, {M: 30, N: 1}, {M: 64, N: 1}, {M: 150, N: 1}, {M: 500, N: 1}}
 	several := []Shape{{M: 0, N: 3}, {M: 1, N: 3}, {M: 64, N: 5}}
 	for _, side := range []device.Side{device.Left, device.Right} {
 		ops = append(ops, solve(side, "", double, []int{0}, shapes), solve(side, " of many", sums, []int{0, 3, 1, 70, 2}, single),
