@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"surgeon/engine/device"
 	"surgeon/engine/model"
@@ -52,7 +53,7 @@ type Evaluation struct {
 // same file an evaluation that was stopped goes on and ends with the same bits.
 func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) (Evaluation, error) {
 	var e Evaluation
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return e, err
 	}
 	in, err := openModel(o.Model)
@@ -91,8 +92,26 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 	return e, err
 }
 
-// check refuses what is wrong whatever the model and the files are.
-func (o *EvalOptions) check() error {
+// TextIdentity tells the texts that values of an option name from others: the SHA-256 of all of each, behind its name where it
+// has one.
+func TextIdentity(option string, values []string) (string, error) {
+	named, err := splitNames(option, values)
+	if err != nil {
+		return "", err
+	}
+	var in inputs
+	for _, n := range named {
+		corpus, err := text.ReadCorpus(n.files)
+		if err != nil {
+			return "", &RequestError{err}
+		}
+		in.texts = append(in.texts, namedText{name: n.name, corpus: corpus})
+	}
+	return in.identity(), nil
+}
+
+// Check refuses what is wrong whatever the model and the files are.
+func (o *EvalOptions) Check() error {
 	if _, err := o.Names(); err != nil {
 		return err
 	}
@@ -149,7 +168,7 @@ func (in *inputs) perplexity(ctx context.Context, m *model.Model, t *namedText, 
 		return report.Evaluation{}, err
 	}
 	e := report.NewEvaluation(name, t.files(), false, in.length, len(windows), mean(losses))
-	e.Name = t.name
+	e.Name, e.TextSHA256 = t.name, t.corpus.SHA256
 	return e, nil
 }
 
@@ -182,8 +201,15 @@ func (r *run) evaluate(ctx context.Context, name string) error {
 		if err != nil {
 			return fmt.Errorf("perplexity of the %s model: %w", name, err)
 		}
-		e.Calibration = slices.ContainsFunc(r.inputs.texts, func(c namedText) bool { return c.corpus.SHA256 == t.corpus.SHA256 })
+		e.Calibration = slices.ContainsFunc(r.inputs.texts, func(c namedText) bool { return common(c.corpus, t.corpus) })
 		r.report.Evaluations = append(r.report.Evaluations, e)
 	}
 	return nil
+}
+
+// common tells whether a whole text holds some of the one that the calibration windows were drawn from, which may have been
+// cut: both were read from a file of the same content, or one lies in the other, however it was packed. Of several calibration
+// files a corpus does not tell which of them a cut has left out; one that it has counts all the same.
+func common(calibration, whole *text.Corpus) bool {
+	return shared(calibration, whole) != "" || strings.Contains(whole.Text, calibration.Text) || strings.Contains(calibration.Text, whole.Text)
 }

@@ -27,7 +27,7 @@ func (r *run) finish(ctx context.Context) error {
 	if err := r.write(ctx); err != nil {
 		return err
 	}
-	if err := r.journal.Finish(nil); err != nil {
+	if err := r.journal.Event("finished", map[string]int{"after_shot": len(r.report.Shots)}); err != nil {
 		return err
 	}
 	return r.removeWork()
@@ -142,7 +142,10 @@ func (r *run) prunes(name string) bool {
 	})
 }
 
-// files go beside the weights: the report, the model card, and a tokenizer.json where the input had none.
+// cardName is the file of the model card, beside reportName.
+const cardName = "README.md"
+
+// files go beside the weights: the report, the model card, and the tokenizer's files where the input had none.
 func (r *run) files() (map[string][]byte, error) {
 	r.report.PeakResidentBytes, r.report.PeakDeviceBytes = report.PeakResident(), r.dev.Memory().Peak
 	r.report.PlannedDeviceBytes, _ = peak(runParts(r.inputs.model.Config, r.options))
@@ -154,11 +157,12 @@ func (r *run) files() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{reportName: doc, "README.md": r.report.Card()}
+	files := map[string][]byte{reportName: doc, cardName: r.report.Card()}
 	if r.inputs.model.Format == checkpoint.GGUF {
 		files["tokenizer.json"] = r.inputs.json
+		files["tokenizer_config.json"], err = r.inputs.model.TokenizerConfigJSON()
 	}
-	return files, nil
+	return files, err
 }
 
 // alreadyWritten is the report of an output that this very run wrote before it was stopped in cleaning up, or nil.

@@ -60,7 +60,7 @@ type Options struct {
 	WriteAt   []float64 `name:"write-at" yaml:"write-at" json:"write-at" help:"Shares on the way to the target at which the model is written too, as OUTPUT-SHARE; a shot has to end there." placeholder:"SHARE" group:"output"`
 	DType     string    `name:"dtype" yaml:"dtype" json:"dtype" help:"Type of the written weights: F32, F16, BF16; empty = that of the input (F32 for a quantised GGUF)." enum:",F32,F16,BF16" default:"" placeholder:"TYPE" group:"output"`
 	Force     bool      `name:"force" yaml:"force" json:"force" help:"Replace an output directory that is there." group:"output"`
-	Work      string    `name:"work" yaml:"work" json:"work" help:"Directory that makes a stopped run go on; default OUTPUT.work, removed when the run is complete." placeholder:"DIR" group:"output"`
+	Work      string    `name:"work" yaml:"work" json:"work" help:"Directory that makes a stopped run go on; one that is named stays, the default, OUTPUT.work, is removed when the run is complete." placeholder:"DIR" group:"output"`
 	KeepShots bool      `name:"keep-shots" yaml:"keep-shots" json:"keep-shots" help:"Keep the work directory with the weights after every shot." group:"output"`
 
 	Batch     int    `name:"batch" yaml:"batch" json:"batch" help:"Windows that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"WINDOWS" group:"device"`

@@ -194,6 +194,69 @@ func TestOtherRun(t *testing.T) {
 	}
 }
 
+// What would be caught: a run that goes on, or counts as complete, with another tokenizer, which makes other windows of the text.
+func TestOtherTokenizer(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	path := filepath.Join(dir, "tokenizer.json")
+	first, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := bytes.Replace(bytes.Replace(first, []byte(`"a":66`), []byte(`"a":67`), 1), []byte(`"b":67`), []byte(`"b":66`), 1)
+	if bytes.Equal(first, other) {
+		t.Fatal("the tokenizer is another than this test changes")
+	}
+	set := func(content []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(want string) {
+		t.Helper()
+		_, err := pruneTiny(t, context.Background(), o, &silent{})
+		var request *RequestError
+		if !errors.As(err, &request) || !strings.Contains(err.Error(), want) {
+			t.Errorf("with another tokenizer: %v, want %q", err, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := pruneTiny(t, ctx, o, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	set(other)
+	refused("tokenizer sha256: ")
+	set(first)
+	if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+		t.Errorf("the first run cannot go on any more: %v", err)
+	}
+	set(other)
+	refused("is there already")
+}
+
+// What would be caught: a file of the model that cannot be carried over, found out after all shots.
+func TestUnreadableBesideTheModel(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	if err := os.Symlink("nowhere", filepath.Join(dir, "notes.md")); err != nil {
+		t.Fatal(err)
+	}
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	dev := cpu.Open()
+	defer dev.Close()
+	_, pruned := Prune(context.Background(), dev, o, &silent{})
+	_, planned := Plan(context.Background(), dev, o, &silent{})
+	for what, err := range map[string]error{"Prune": pruned, "Plan": planned} {
+		var request *RequestError
+		if !errors.As(err, &request) || !strings.Contains(err.Error(), "notes.md is to be carried over") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := os.Stat(o.Output + ".work"); !os.IsNotExist(err) {
+		t.Errorf("there is a work directory: %v", err)
+	}
+}
+
 // stubborn is a device on which no matrix is positive definite once so many were factored.
 type stubborn struct {
 	device.Device

@@ -46,6 +46,10 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := in.model.MayCarry(reportName, cardName); err != nil { // what files gives for a directory
+		in.Close()
+		return nil, refuse("the model %s: %w", o.Model, err)
+	}
 	r := &run{turn: turn{options: o, dev: dev, watcher: w, clock: map[string]float64{}}, inputs: in, next: 1, started: time.Now()}
 	if err := r.read(); err != nil {
 		r.close()
@@ -138,12 +142,13 @@ func (r *run) start(ctx context.Context) error {
 // identity is what the bits of the result depend on. A work directory belongs to one identity.
 func (r *run) identity() map[string]any {
 	o, evaluated := r.options, ""
+	tokenizer := sha256.Sum256(r.inputs.json) // it makes the windows, and is no part of the model's hash
 	if r.evaluation != nil {
 		evaluated = r.evaluation.identity()
 	}
 	identity := map[string]any{
 		"--eval sha256": evaluated,
-		"model sha256":  r.report.Model.SHA256, "text sha256": r.inputs.identity(), "program": r.report.Program.Version, "device": r.dev.Bits(),
+		"model sha256":  r.report.Model.SHA256, "tokenizer sha256": hex.EncodeToString(tokenizer[:]), "text sha256": r.inputs.identity(), "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank-by": o.RankBy, "--cost": o.Cost, "--update": o.Update,
 		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--tolerance": o.Tolerance, "--sequential": o.Sequential,

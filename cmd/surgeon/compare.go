@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"surgeon/engine/compare"
+	"surgeon/engine/report"
 )
 
 type compareCommand struct {
@@ -84,7 +85,7 @@ func figure(kind compare.Kind, v *float64) string {
 	case v == nil:
 		return "–"
 	case kind == compare.Share:
-		return percent(*v)
+		return report.Percent(*v)
 	case kind == compare.Loss:
 		return fmt.Sprintf("%.4f", *v)
 	case kind == compare.Perplexity:

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"surgeon/engine/report"
 )
 
 type completionCommand struct {
@@ -181,7 +183,7 @@ func zshCompletion(commands []completedCommand) string {
 	var b strings.Builder
 	b.WriteString("#compdef surgeon\n_surgeon() {\n    local -a commands=(\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "        %s\n", quote(c.name+":"+c.help))
+		fmt.Fprintf(&b, "        %s\n", report.ShellQuote(c.name+":"+c.help))
 	}
 	b.WriteString(`    )
     if (( CURRENT == 2 )); then
@@ -206,9 +208,9 @@ func zshCompletion(commands []completedCommand) string {
 				star = "*"
 			}
 			if f.short != "" {
-				fmt.Fprintf(&b, " \\\n            %s{-%s%s,--%s%s}%s", quote(fmt.Sprintf("(-%s --%s)", f.short, f.long)), f.short, plus, f.long, equals, quote(spec))
+				fmt.Fprintf(&b, " \\\n            %s{-%s%s,--%s%s}%s", report.ShellQuote(fmt.Sprintf("(-%s --%s)", f.short, f.long)), f.short, plus, f.long, equals, report.ShellQuote(spec))
 			} else {
-				fmt.Fprintf(&b, " \\\n            %s", quote(star+"--"+f.long+equals+spec))
+				fmt.Fprintf(&b, " \\\n            %s", report.ShellQuote(star+"--"+f.long+equals+spec))
 			}
 		}
 		if c.argument != nil {
@@ -216,7 +218,7 @@ func zshCompletion(commands []completedCommand) string {
 			if c.argument.repeated {
 				which = "*"
 			}
-			fmt.Fprintf(&b, " \\\n            %s", quote(which+zshAction(*c.argument)))
+			fmt.Fprintf(&b, " \\\n            %s", report.ShellQuote(which+zshAction(*c.argument)))
 		}
 		b.WriteString(" ;;\n")
 	}
@@ -286,9 +288,6 @@ func fishAction(c completed) string {
 	}
 	return " -x"
 }
-
-// quote is a word in single quotes for bash and zsh.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // fishQuote is a word in single quotes for fish, which knows escapes inside them.
 func fishQuote(s string) string {

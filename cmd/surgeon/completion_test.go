@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"surgeon/engine/report"
 )
 
 func testParser(t *testing.T) *kong.Kong {
@@ -151,7 +153,7 @@ func TestCompletionInFish(t *testing.T) {
 // What would be caught: a command to go on with that a shell reads as other words, and completion texts that end early.
 func TestQuote(t *testing.T) {
 	words := []string{"plain", "", "a b", "it's", `back\slash`, "$HOME", "*", "'", `\'`, "new\nline", "ä"}
-	for shell, f := range map[string]func(string) string{"bash": quote, "zsh": quote, "fish": fishQuote} {
+	for shell, f := range map[string]func(string) string{"bash": report.ShellQuote, "zsh": report.ShellQuote, "fish": fishQuote} {
 		if _, err := exec.LookPath(shell); err != nil {
 			t.Logf("not tried: %s is not installed", shell)
 			continue
@@ -163,7 +165,7 @@ func TestQuote(t *testing.T) {
 			}
 		}
 	}
-	if got, want := shellWords(words[:4]), "plain '' 'a b' 'it'\\''s'"; got != want {
+	if got, want := report.ShellWords(words[:4]), "plain '' 'a b' 'it'\\''s'"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }

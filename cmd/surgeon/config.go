@@ -16,8 +16,6 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
-
-	"surgeon/engine"
 )
 
 // configBytesMax is far above any sensible run file, and keeps a wrong file name from reading a model.
@@ -26,13 +24,6 @@ const configBytesMax = 1 << 20
 // configFile is the value of --config. When the parser meets it, the values in the file become the defaults of the other
 // flags.
 type configFile string
-
-// runFile is what a YAML file may hold: the names of the flags, with the types of their options.
-type runFile struct {
-	engine.Options
-	Device  string `yaml:"device"`
-	Threads int    `yaml:"threads"`
-}
 
 // configValues are the values in a YAML file, by the names of the flags, as the parser of the command line takes them.
 type configValues map[string]any
@@ -119,7 +110,7 @@ func parseConfig(data []byte) (values configValues, err error) {
 		}
 		return nil, &configError{"lines of the form \"name: value\" are expected", bodies[0].Body.GetToken()}
 	}
-	fields := configFields(reflect.TypeFor[runFile]())
+	fields := configFields(reflect.TypeFor[runFlags]())
 	values = configValues{}
 	for _, entry := range mapping.Values {
 		key := entry.Key.GetToken()
@@ -134,7 +125,7 @@ func parseConfig(data []byte) (values configValues, err error) {
 	return values, nil
 }
 
-// configFields are the fields of a struct, embedded ones included, by their names in YAML.
+// configFields are the fields of a struct, embedded ones included, by their names in YAML, which are those of their flags.
 func configFields(t reflect.Type) map[string]reflect.StructField {
 	fields := map[string]reflect.StructField{}
 	for _, f := range reflect.VisibleFields(t) {

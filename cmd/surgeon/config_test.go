@@ -115,7 +115,7 @@ func TestConfigKnowsEveryOption(t *testing.T) {
 			}
 		}
 	}
-	fields := configFields(reflect.TypeFor[runFile]())
+	fields := configFields(reflect.TypeFor[runFlags]())
 	for name := range fields {
 		if !flags[name] && name != "model" {
 			t.Errorf("%s may stand in a file, and there is no such flag", name)
@@ -125,6 +125,36 @@ func TestConfigKnowsEveryOption(t *testing.T) {
 		if name := f.Tag.Get("name"); name != "" && fields[name].Name != f.Name {
 			t.Errorf("--%s cannot stand in a file", name)
 		}
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[runFlags]()) {
+		name := f.Tag.Get("yaml")
+		if name == "" || name == "-" {
+			continue
+		}
+		if fields[name].Name != f.Name {
+			t.Errorf("--%s cannot stand in a file", name)
+		}
+		value := map[string]string{"bool": "true", "int": "1", "int64": "1", "uint64": "1", "float64": "0.5", "string": "word", "[]string": "[a]", "[]float64": "[0.5]"}[f.Type.String()]
+		if value == "" || f.Tag.Get("enum") != "" { // one of several words, as the type or the tag says
+			continue
+		}
+		if values, err := parseConfig([]byte(name + ": " + value)); err != nil || values[name] == nil {
+			t.Errorf("%s: %s in a file is %v (%v)", name, value, values[name], err)
+		}
+	}
+	for _, name := range []string{"device", "threads", "gpu-memory"} { // that the engine knows nothing of
+		if _, ok := fields[name]; !ok {
+			t.Errorf("--%s cannot stand in a file", name)
+		}
+	}
+}
+
+// What would be caught: an option of the program, not of the engine, that is read from a file and then forgotten.
+func TestConfigGPUMemory(t *testing.T) {
+	tiny(t)
+	writeFile(t, "run.yaml", "gpu-memory: 40G\n")
+	if code, _, stderr := invoke(pruneArgs("--config", "run.yaml")...); code != exitRequest || !strings.Contains(stderr, `--gpu-memory is "40G"; the unit g is none of`) {
+		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
 

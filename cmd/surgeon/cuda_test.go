@@ -86,7 +86,7 @@ func TestCUDAProgramOnAnEmulatedGPU(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		{with("SURGEON_EMU_DEVICES", "1"), []string{"info"}, 0, "device         cuda:0 emulated, 4.0 GiB, compute capability 9.0", ""},
+		{with("SURGEON_EMU_DEVICES", "1"), []string{"info"}, 0, "device         cuda:0 emulated, 4.00 GiB, compute capability 9.0", ""},
 		{with("SURGEON_EMU_DEVICES", "1"), on("cuda:7"), exitRequest, "", "surgeon: --device is cuda:7; there is no cuda:7; this machine has one GPU, cuda:0\n"},
 		{with("SURGEON_EMU_DEVICES", "3"), on("cuda:3"), exitRequest, "", "surgeon: --device is cuda:3; there is no cuda:3; this machine has 3 GPUs, cuda:0 to cuda:2\n"},
 		{with("SURGEON_EMU_DEVICES", "2"), on("auto"), 0, "Perplexity", "device: cuda:0 emulated; chosen because it is the first GPU that can be used"},

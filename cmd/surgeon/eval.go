@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -46,8 +44,11 @@ func (c *evalCommand) Run(s *session) error {
 	o := c.EvalOptions
 	o.Version = programVersion()
 	figures, err := engine.Evaluate(s.ctx, dev, o, clock)
+	if err != nil && c.Results != "" { // a file to go on with
+		return s.goesOn(err, "with the questions that "+c.Results+" has no results of")
+	}
 	if err != nil {
-		return c.stopped(s, err)
+		return err
 	}
 	clock.stop()
 	e := evaluation{Texts: figures.Texts, Tasks: figures.Tasks}
@@ -84,16 +85,6 @@ func (c *evalCommand) Run(s *session) error {
 		b.WriteString(taskTable(e.Tasks))
 	}
 	return s.print(b.String())
-}
-
-// stopped adds to the end of an evaluation that a signal asked for how to go on, where there is a file of results to go on
-// with.
-func (c *evalCommand) stopped(s *session, err error) error {
-	stop, ok := errors.AsType[*stopError](context.Cause(s.ctx))
-	if !ok || !errors.Is(err, context.Canceled) || c.Results == "" {
-		return err
-	}
-	return &stopError{signal: stop.signal, after: "with the questions that " + c.Results + " has no results of", resume: s.command()}
 }
 
 // perplexityText is a perplexity with all that it depends on.

@@ -12,6 +12,7 @@ import (
 
 	"surgeon/cgo"
 	"surgeon/engine"
+	"surgeon/engine/report"
 )
 
 // stopError is the end of a run that a signal asked for. It is what the context of the run is cancelled with.
@@ -25,7 +26,16 @@ func (e *stopError) Error() string {
 	if e.resume == nil {
 		return "stopped by " + e.signal
 	}
-	return fmt.Sprintf("stopped by %s; the same command goes on %s:\n\n    %s", e.signal, e.after, shellWords(e.resume))
+	return fmt.Sprintf("stopped by %s; the same command goes on %s:\n\n    %s", e.signal, e.after, report.ShellWords(e.resume))
+}
+
+// goesOn adds to the end of a run that a signal asked for where the same command goes on.
+func (s *session) goesOn(err error, after string) error {
+	stop, ok := errors.AsType[*stopError](context.Cause(s.ctx))
+	if !ok || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &stopError{signal: stop.signal, after: after, resume: s.command()}
 }
 
 // bugError is a panic: of the device, which is told so about shapes that do not fit, or of anything else.
@@ -113,19 +123,4 @@ func writeJSON(w io.Writer, v any) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
-}
-
-// shellWords writes a command such that a shell reads the same words.
-func shellWords(words []string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		quoted[i] = w
-		plain := func(r rune) bool {
-			return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./=:,+@%", r)
-		}
-		if w == "" || strings.IndexFunc(w, func(r rune) bool { return !plain(r) }) >= 0 {
-			quoted[i] = quote(w)
-		}
-	}
-	return strings.Join(quoted, " ")
 }

@@ -124,7 +124,7 @@ func (c *infoCommand) Run(s *session) error {
 	}
 	line("Go", "%s, %s%s", f.Program.Go, f.Machine.OS, tags)
 	line("processor", "%s, %d cores", known(f.Machine.CPU), f.Machine.Cores)
-	line("memory", "%s", gibibytes(f.Machine.MemoryBytes))
+	line("memory", "%s", knownBytes(f.Machine.MemoryBytes))
 	for _, d := range f.Devices {
 		d.print(line)
 	}
@@ -146,7 +146,7 @@ func (d deviceFacts) print(line func(name, format string, args ...any)) {
 		line("device", "%s", d.Name)
 		return
 	}
-	line("device", "%s, %s, compute capability %s", d.Name, gibibytes(d.MemoryBytes), d.Capability)
+	line("device", "%s, %s, compute capability %s", d.Name, knownBytes(d.MemoryBytes), d.Capability)
 	if d.Problem != "" {
 		line("", "cannot be used: %s", d.Problem)
 	}
@@ -159,6 +159,7 @@ func (d deviceFacts) print(line func(name, format string, args ...any)) {
 var formats = []string{
 	"Hugging Face directories: config.json, tokenizer.json, safetensors (one file or shards; F32, F16, BF16)",
 	"GGUF files: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0",
+	"texts: .txt, .jsonl (field text), .parquet (column text), also .gz and .zst, up to 4 GiB",
 }
 
 func known(s string) string {
@@ -168,9 +169,9 @@ func known(s string) string {
 	return s
 }
 
-func gibibytes(n int64) string {
+func knownBytes(n int64) string {
 	if n <= 0 {
 		return "unknown"
 	}
-	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	return report.Gibibytes(n)
 }

@@ -307,6 +307,16 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// What would be caught: a format that can be read and that info, to which the README sends for it, does not name.
+func TestInfoFormats(t *testing.T) {
+	_, stdout, stderr := invoke("info")
+	for _, want := range []string{"safetensors", "GGUF", "Q8_0", ".txt", ".jsonl", ".parquet", ".gz", ".zst", "llama"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %s in\n%s%s", want, stdout, stderr)
+		}
+	}
+}
+
 // What would be caught: a dry run that writes, or that finds less wrong than the run.
 func TestDryRun(t *testing.T) {
 	dir := tiny(t)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -22,8 +24,8 @@ func (*planCommand) Help() string {
 
 func (c *planCommand) Run(s *session) error {
 	o := c.options(s)
-	if o.Output == "" { // a plan may be asked for before there is a name
-		o.Output = strings.TrimSuffix(filepath.Clean(o.Model), ".gguf") + "-pruned"
+	if o.Output == "" { // a plan may be asked for before there is a name; this one has so many digits that it is free
+		o.Output = filepath.Join(os.TempDir(), fmt.Sprintf("surgeon-plan-%016x", rand.Uint64()))
 	}
 	return plan(s, c.runFlags, o, false)
 }
@@ -39,6 +41,9 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 	if err != nil {
 		return err
 	}
+	if o, err = o.Checked(); err != nil { // for what a preset, and the name of the output, stand for
+		return err
+	}
 	var b strings.Builder
 	if flags.JSON {
 		if err := writeJSON(&b, p); err != nil {
@@ -48,11 +53,7 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 	}
 	planText(&b, p, dev.Memory(), report.ThisMachine("").MemoryBytes, o.Shots)
 	if dry {
-		work := o.Work
-		if work == "" {
-			work = o.Output + ".work"
-		}
-		fmt.Fprintf(&b, "\nEverything is in order, and nothing was written. The run would write %s, and keep its shots in %s until it is done.\n", strings.Join(o.Outputs(), ", "), work)
+		fmt.Fprintf(&b, "\nEverything is in order, and nothing was written. The run would write %s, and keep its shots in %s until it is done.\n", strings.Join(o.Outputs(), ", "), o.Work)
 	}
 	return s.print(b.String())
 }
@@ -82,7 +83,7 @@ func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, machine
 		memoryText(b, "main memory", places[engine.OnHost], p.PeakHostBytes)
 	}
 	if machine > 0 && p.PeakHostBytes > machine {
-		fmt.Fprintf(b, "  This is more than the %s of this machine.\n", gibibytes(machine))
+		fmt.Fprintf(b, "  This is more than the %s of this machine.\n", report.Gibibytes(machine))
 	}
 	fmt.Fprintf(b, "\n%-52s%12s\n", "time", "")
 	for _, stage := range p.Stages {

@@ -52,9 +52,7 @@ type schedule struct {
 }
 
 func (p *schedule) shot(s report.Shot, now time.Time) {
-	for _, seconds := range s.Seconds {
-		p.seconds += seconds
-	}
+	p.seconds += s.TotalSeconds()
 	p.made++
 	p.last, p.since = s.Number, now
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -48,7 +46,7 @@ func (c *pruneCommand) Run(s *session) error {
 	o.GPU = s.telemetry()
 	result, err := engine.Prune(s.ctx, dev, o, s.watcher)
 	if err != nil {
-		return s.stopped(err, result)
+		return s.goesOn(err, lastShot(result))
 	}
 	if c.JSON {
 		doc, err := result.JSON()
@@ -71,24 +69,19 @@ func (c *runFlags) options(s *session) engine.Options {
 	return o
 }
 
-// stopped adds to the end of a run that a signal asked for how to go on.
-func (s *session) stopped(err error, r *report.Report) error {
-	stop, ok := errors.AsType[*stopError](context.Cause(s.ctx))
-	if !ok || !errors.Is(err, context.Canceled) {
-		return err
+// lastShot is where a run goes on that was stopped with such a report.
+func lastShot(r *report.Report) string {
+	if r == nil || len(r.Shots) == 0 {
+		return "from the beginning, because no shot was complete"
 	}
-	after := "from the beginning, because no shot was complete"
-	if r != nil && len(r.Shots) > 0 {
-		after = fmt.Sprintf("after shot %d", r.Shots[len(r.Shots)-1].Number)
-	}
-	return &stopError{signal: stop.signal, after: after, resume: s.command()}
+	return fmt.Sprintf("after shot %d", r.Shots[len(r.Shots)-1].Number)
 }
 
 // summary is what came out of a run.
 func summary(r *report.Report, output string) string {
 	var b strings.Builder
 	f := r.Final
-	fmt.Fprintf(&b, "%s written: %s of the weights in the blocks' linear layers removed (zeros in place), %s of the whole model.\n", output, percent(f.Sparsity), percent(f.Reduction))
+	fmt.Fprintf(&b, "%s written: %s of the weights in the blocks' linear layers removed (zeros in place), %s of the whole model.\n", output, report.Percent(f.Sparsity), report.Percent(f.Reduction))
 	if f.StoppedEarly != "" {
 		fmt.Fprintf(&b, "Stopped early: %s.\n", f.StoppedEarly)
 	}
@@ -106,7 +99,7 @@ func summary(r *report.Report, output string) string {
 		fmt.Fprintf(&b, "%s: %s\n", of, perplexityText(e))
 	}
 	if len(r.Evaluations) == 0 {
-		fmt.Fprintf(&b, "These windows are of the calibration text; measure on another with: surgeon eval %s --text FILE\n", shellWords([]string{output}))
+		fmt.Fprintf(&b, "These windows are of the calibration text; measure on another with: surgeon eval %s --text FILE\n", report.ShellWords([]string{output}))
 	}
 	return b.String()
 }

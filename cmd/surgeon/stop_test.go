@@ -26,6 +26,38 @@ func stopAndGoOn(t *testing.T, sig syscall.Signal) {
 	if code, _, stderr := invoke(append(args, "-o", "whole")...); code != 0 {
 		t.Fatal(stderr)
 	}
+	self, stderr := stoppedBy(t, sig, `msg=begin stage="shot 3 of 6: curvature"`, args...)
+	for _, want := range []string{"surgeon: stopped by " + signalName(sig) + "; the same command goes on after shot 2:\n", "\n    " + self + " prune model --text text.txt"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in\n%s", want, stderr)
+		}
+	}
+	if _, err := os.Stat("out"); err == nil {
+		t.Errorf("a stopped run has written a model")
+	}
+
+	words := strings.Fields(lastLine(stderr))
+	if sig == syscall.SIGTERM { // the bits do not depend on the threads, so a run may go on with fewer or more
+		words = append(words, "--threads", strconv.Itoa(runtime.GOMAXPROCS(0)+1))
+	}
+	code, _, again := invoke(words[1:]...)
+	if code != 0 || !strings.Contains(again, "going on after shot 2 of 6") {
+		t.Fatalf("exit code %d:\n%s\nafter\n%s", code, again, stderr)
+	}
+	for _, name := range []string{"model.safetensors", "config.json", "tokenizer.json"} {
+		if readFile(t, "out/"+name) != readFile(t, "whole/"+name) {
+			t.Errorf("%s differs from that of a run that was not stopped", name)
+		}
+	}
+	if _, err := os.Stat("out.work"); err == nil {
+		t.Errorf("the work directory of a complete run is still there")
+	}
+}
+
+// stoppedBy runs the program in a process of its own, sends it a signal at the first line that holds some words, and is the
+// program's name and what it told.
+func stoppedBy(t *testing.T, sig syscall.Signal, at string, args ...string) (self, stderr string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -39,40 +71,39 @@ func stopAndGoOn(t *testing.T, sig syscall.Signal) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var stderr bytes.Buffer
+	var told bytes.Buffer
+	sent := false
 	for lines := bufio.NewScanner(pipe); lines.Scan(); {
-		stderr.WriteString(lines.Text() + "\n")
-		if strings.Contains(lines.Text(), `msg=begin stage="shot 3 of 6: curvature"`) {
+		told.WriteString(lines.Text() + "\n")
+		if !sent && strings.Contains(lines.Text(), at) {
 			cmd.Process.Signal(sig)
+			sent = true
 		}
 	}
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != exitStopped {
-		t.Fatalf("exit code %d, want %d:\n%s", code, exitStopped, &stderr)
+		t.Fatalf("exit code %d, want %d:\n%s", code, exitStopped, &told)
 	}
-	for _, want := range []string{"surgeon: stopped by " + signalName(sig) + "; the same command goes on after shot 2:\n", "\n    " + self + " prune model --text text.txt"} {
-		if !strings.Contains(stderr.String(), want) {
-			t.Errorf("no %q in\n%s", want, &stderr)
-		}
-	}
-	if _, err := os.Stat("out"); err == nil {
-		t.Errorf("a stopped run has written a model")
-	}
+	return self, told.String()
+}
 
-	words := strings.Fields(lastLine(stderr.String()))
-	if sig == syscall.SIGTERM { // the bits do not depend on the threads, so a run may go on with fewer or more
-		words = append(words, "--threads", strconv.Itoa(runtime.GOMAXPROCS(0)+1))
+// What would be caught: a stopped table that does not say how to go on, one that begins its run again, and one that is refused
+// in its middle because a row was changed meanwhile.
+func TestTableStopAndGoOn(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", strings.NewReplacer("samples: 8", "samples: 60", "preset: magnitude", "shots: 6", "structure: element", "structure: rowcol").Replace(oneRow))
+	self, stderr := stoppedBy(t, syscall.SIGINT, `msg=begin stage="shot 3 of 6: curvature"`, "table", "table.yaml", "--results", "results")
+	if want := "surgeon: stopped by SIGINT; the same command goes on with what results does not hold yet:\n\n    " + self + " table table.yaml --results results\n"; !strings.HasSuffix(stderr, want) {
+		t.Errorf("no %q at the end of\n%s", want, stderr)
 	}
-	code, _, again := invoke(words[1:]...)
-	if code != 0 || !strings.Contains(again, "going on after shot 2 of 6") {
-		t.Fatalf("exit code %d:\n%s\nafter\n%s", code, again, &stderr)
+	whole := readFile(t, "table.yaml")
+	writeFile(t, "table.yaml", strings.Replace(whole, "shots: 6", "shots: 2", 1))
+	madeTable(t)
+	writeFile(t, "table.yaml", whole)
+	if code, _, again := invoke("table", "table.yaml", "--results", "results"); code != 0 || !strings.Contains(again, "going on after shot 2 of 6") {
+		t.Errorf("exit code %d:\n%s", code, again)
 	}
-	for _, name := range []string{"model.safetensors", "config.json", "tokenizer.json"} {
-		if readFile(t, "out/"+name) != readFile(t, "whole/"+name) {
-			t.Errorf("%s differs from that of a run that was not stopped", name)
-		}
-	}
-	if _, err := os.Stat("out.work"); err == nil {
-		t.Errorf("the work directory of a complete run is still there")
+	if got := directories(t); len(got) != 0 {
+		t.Errorf("there are still %q", got)
 	}
 }

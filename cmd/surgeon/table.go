@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"charm.land/lipgloss/v2"
 
@@ -19,8 +18,8 @@ var shotColumns = []struct {
 	cell  func(s report.Shot, shots int) string
 }{
 	{"shot", 7, func(s report.Shot, shots int) string { return fmt.Sprintf("%d/%d", s.Number, shots) }},
-	{"target", 9, func(s report.Shot, _ int) string { return percent(s.Target) }},
-	{"removed", 9, func(s report.Shot, _ int) string { return percent(s.Reached) }},
+	{"target", 9, func(s report.Shot, _ int) string { return report.Percent(s.Target) }},
+	{"removed", 9, func(s report.Shot, _ int) string { return report.Percent(s.Reached) }},
 	{"loss before", 13, func(s report.Shot, _ int) string { return fmt.Sprintf("%.4f", s.LossBefore) }},
 	{"after", 9, func(s report.Shot, _ int) string { return fmt.Sprintf("%.4f", s.LossAfter) }},
 	{"increase", 10, func(s report.Shot, _ int) string { return fmt.Sprintf("%+.4f", s.LossAfter-s.LossBefore) }},
@@ -30,7 +29,7 @@ var shotColumns = []struct {
 		}
 		return fmt.Sprintf("%+.4f", *s.PredictedIncrease)
 	}},
-	{"time", 12, func(s report.Shot, _ int) string { return spell(shotTime(s)) }},
+	{"time", 12, func(s report.Shot, _ int) string { return spell(seconds(s.TotalSeconds())) }},
 }
 
 // shotHeader is the first line of the table. Losses are means on the held-out windows, in nats per token.
@@ -77,16 +76,6 @@ func lossesLine(s report.Shot) string {
 	return line
 }
 
-func shotTime(s report.Shot) time.Duration {
-	var seconds float64
-	for _, x := range s.Seconds {
-		seconds += x
-	}
-	return time.Duration(seconds * float64(time.Second))
-}
-
-func percent(share float64) string { return fmt.Sprintf("%.2f %%", 100*share) }
-
 // taskTable is a row per task: accuracies in percent, ± their standard errors.
 func taskTable(scores []report.TaskScore) string {
 	name := len("task")
@@ -95,7 +84,7 @@ func taskTable(scores []report.TaskScore) string {
 	}
 	accuracy := func(share float64, stderr *float64) string {
 		if stderr == nil {
-			return fmt.Sprintf("%.2f %%", 100*share)
+			return report.Percent(share)
 		}
 		return fmt.Sprintf("%.2f ± %.2f %%", 100*share, 100**stderr)
 	}

@@ -144,27 +144,189 @@ func TestTableOneRun(t *testing.T) {
 	}
 }
 
-// What would be caught: a table that runs for hours before it finds that its last row makes no sense.
+// What would be caught: a table that runs for hours before it finds that its last row makes no sense, and an option that is taken
+// and has no effect.
 func TestTableRefuses(t *testing.T) {
 	tiny(t)
-	for _, test := range []struct{ old, new, want string }{
+	type refusal struct{ old, new, want string }
+	tests := []refusal{
 		{"preset: magnitude", "preset: magnitud", "table.yaml: Single weights, magnitude: --preset"},
 		{"group: 100", "group: many", "table.yaml: Single weights, ours: --group"},
 		{"group: 100", "grope: 100", "table.yaml: Single weights, ours: unknown flag --grope"},
 		{"preset: magnitude", "preset: magnitude, update: joint", "table.yaml: Single weights, magnitude: --preset magnitude stands for --update none"},
 		{"group: 100", "output: x", "table.yaml: Single weights, ours: output is not an option of a row"},
+		{"group: 100", "config: x", "table.yaml: Single weights, ours: config is not an option of a row"},
+		{"group: 100", "model: x", "table.yaml: Single weights, ours: model is not an option of a row: a table is one of methods, on the model"},
+		{"structure: element", "structure: element, text: [x]", "table.yaml: Single weights, magnitude: text is not an option of a row: a table is one of methods, on the model"},
 		{"title: Rows and columns", "titel: Rows and columns", `unknown field "titel"`},
+		{"title: Rows and columns", "title: Single weights", "two tables have the title Single weights"},
+		{"{name: ours, options: {group: 100}}", "{name: magnitude}", "Single weights: two rows have the name magnitude"},
 		{"targets: [0.2]", "targets: []", "a table needs title, targets and rows"},
+		{"targets: [0.2]", "targets: [0.2, 0.1, 0.2]", "Rows and columns: a target stands twice in [0.2 0.1 0.2]"},
 		{"name: ours, options: {shots: 2}", "name: ours, one-run: true, options: {write-at: [0.1]}", "write-at is not an option of a row"},
 		{"targets: [0.2]\n    rows:\n      - {name: ours,", "targets: [0.1, 0.15]\n    rows:\n      - {name: ours, one-run: true,", "ours: --write-at 0.1: no shot on the way to --target 0.15 ends there; they end at 0.075"},
-		{"windows: 6", "windows: -1", "--batch is 0 and --windows is -1"},
-		{"eval: {text: [text.txt]", "eval: {text: [a=text.txt, b=text.txt]", "eval has the texts a and b; a table is one of perplexities on one"},
+		{"windows: 6", "windows: -1", "table.yaml: eval: --batch is 0 and --windows is -1"},
+		{"eval: {text: [text.txt]", "eval: {text: [nowhere.txt]", "table.yaml: eval: corpus: stat nowhere.txt: no such file"},
+		{"eval: {text: [text.txt],", "eval: {", "table.yaml: eval: there is nothing to measure"},
+		{"eval: {text: [text.txt]", "eval: {text: [a=text.txt, b=text.txt]", "table.yaml: eval: the texts are a and b; a table is one of perplexities on one"},
+		{"windows: 6", "model: x", "table.yaml: eval: model is not an option of the measurement"},
+		{"windows: 6", "tasks: [x]", "table.yaml: eval: tasks is not an option of the measurement"},
+		{"windows: 6", "results: x", "table.yaml: eval: results is not an option of the measurement"},
 		{tinyTable, "", "table.yaml has no tables"},
-	} {
+		{tinyTable, strings.Repeat("#", configBytesMax+1), "table.yaml is longer than 1048576 bytes; a YAML file with tables is expected"},
+	}
+	for _, option := range []string{"device: cpu", "gpu-memory: 1GiB", "threads: 1", "quiet: true", "verbose: true", "log-format: json", "cpuprofile: x", "json: true"} {
+		name, _, _ := strings.Cut(option, ":")
+		tests = append(tests, refusal{"group: 100", option, "table.yaml: Single weights, ours: " + name + " is not an option of a row"},
+			refusal{"samples: 8", option, "table.yaml: Single weights, magnitude: " + name + " is not an option of a row"},
+			refusal{"windows: 6", option, "table.yaml: eval: " + name + " is not an option of the measurement"})
+	}
+	tests = append(tests, refusal{"group: 100", "dry-run: true", "table.yaml: Single weights, ours: dry-run is not an option of a row"})
+	for _, test := range tests {
 		writeFile(t, "table.yaml", strings.Replace(tinyTable, test.old, test.new, 1))
 		code, _, stderr := invoke("table", "table.yaml", "--results", "results")
-		if code != exitRequest || !strings.Contains(stderr, test.want) {
-			t.Errorf("%s: exit %d, %s\nwant %q", test.new, code, stderr, test.want)
+		if code != exitRequest || !strings.Contains(stderr, test.want) || strings.Contains(stderr, "<nil>") {
+			t.Errorf("%.40s: exit %d, %s\nwant %q", test.new, code, stderr, test.want)
 		}
+		if _, err := os.Stat("results"); err == nil {
+			t.Fatalf("%.40s: something was written", test.new)
+		}
+	}
+}
+
+// oneRow is a table of one run.
+const oneRow = `
+options: {model: model, text: [text.txt], samples: 8, length: 32}
+eval: {text: [text.txt], length: 32, windows: 6}
+tables:
+  - {title: t, targets: [0.3], options: {structure: element}, rows: [{name: a, options: {preset: magnitude}}]}
+`
+
+// madeTable runs the table in table.yaml, which must not fail, and is what it prints.
+func madeTable(t *testing.T, more ...string) (stdout string) {
+	t.Helper()
+	code, stdout, stderr := invoke(append([]string{"table", "table.yaml", "--results", "results"}, more...)...)
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	if md := readFile(t, "results/results.md"); md != stdout {
+		t.Errorf("results.md is not what was printed but\n%s", md)
+	}
+	return stdout
+}
+
+// What would be caught: figures of one model, text or measurement that pass for those of another; results that are refused
+// because the model lies elsewhere.
+func TestTableOfSomethingElse(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", oneRow)
+	want := madeTable(t)
+	before := readFile(t, "results/results.json")
+	weights := readFile(t, "model/model.safetensors")
+	for _, name := range []string{"other", "moved"} {
+		writeFile(t, name+"/config.json", readFile(t, "model/config.json"))
+		writeFile(t, name+"/tokenizer.json", readFile(t, "model/tokenizer.json"))
+	}
+	writeFile(t, "moved/model.safetensors", weights)
+	writeFile(t, "other/model.safetensors", weights[:len(weights)-4]+"\x00\x00\x80\x3f")
+	writeFile(t, "other.txt", tinyText(3000))
+	for _, test := range []struct {
+		old, new string
+		args     []string
+		want     []string
+	}{
+		{"", "", []string{"--model", "other"}, []string{"model: SHA-256 "}},
+		{"", "", []string{"--text", "other.txt"}, []string{"calibration text: SHA-256 ", "; evaluation text: SHA-256 "}},
+		{"eval: {text: [text.txt]", "eval: {text: [other.txt]", nil, []string{"(evaluation text: SHA-256 "}},
+		{"options: {model: model, text: [text.txt]", "options: {model: model, text: [n=text.txt]", nil, []string{"(calibration text: SHA-256 "}},
+		{"length: 32, windows: 6", "length: 16", nil, []string{"(evaluation arguments: --length=32 --windows=6 there, --length=16 here)"}},
+	} {
+		writeFile(t, "table.yaml", strings.Replace(oneRow, test.old, test.new, 1))
+		code, stdout, stderr := invoke(append([]string{"table", "table.yaml", "--results", "results"}, test.args...)...)
+		if code != exitRequest || stdout != "" || !strings.Contains(stderr, "surgeon: the results in results/results.json are of something else (") {
+			t.Errorf("%s%q: exit %d, %s%s", test.new, test.args, code, stdout, stderr)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(stderr, want) {
+				t.Errorf("%s%q: no %q in %s", test.new, test.args, want, stderr)
+			}
+		}
+		if readFile(t, "results/results.json") != before {
+			t.Fatalf("%s%q: the results were changed", test.new, test.args)
+		}
+	}
+	writeFile(t, "table.yaml", oneRow)
+	if got := madeTable(t, "--model", "moved"); got != want || readFile(t, "results/results.json") != before {
+		t.Errorf("the same model elsewhere:\n%s\nwant\n%s", got, want)
+	}
+}
+
+// What would be caught: a row that shows the figures of the options it had in between, rows that the file has no more, a table
+// that stays as it was when the file asks for another order.
+func TestTableAsTheFileIs(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", oneRow)
+	first := madeTable(t)
+	writeFile(t, "table.yaml", strings.NewReplacer("preset: magnitude", "preset: wanda", "[{name: a", "[{name: b, options: {shots: 1}}, {name: a").Replace(oneRow))
+	second := madeTable(t)
+	if second == first || strings.Index(second, "| b |") > strings.Index(second, "| a |") {
+		t.Errorf("other rows give\n%s", second)
+	}
+	if len(readResults(t).Cells) != 3 {
+		t.Error("the results do not hold all three runs")
+	}
+	writeFile(t, "table.yaml", oneRow)
+	writeFile(t, "results/results.md", "torn")
+	if third := madeTable(t); third != first {
+		t.Errorf("the first rows again:\n%s\nwant\n%s", third, first)
+	}
+	code, stdout, stderr := invoke("table", "table.yaml", "--results", "results", "--json")
+	var doc report.Comparison
+	if err := json.Unmarshal([]byte(stdout), &doc); code != 0 || err != nil || len(doc.Cells) != 1 {
+		t.Errorf("--json: %d cells, %v, %s", len(doc.Cells), err, stderr)
+	}
+}
+
+// directories are those in the directory of results.
+func directories(t *testing.T) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir("results")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// What would be caught: two rows that share a directory, a row that cannot be run with other options while a model of it is
+// kept, a model that a killed process left for ever, a kept one that goes.
+func TestTableDirectories(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", strings.Replace(oneRow, "rows: [", "rows: [{name: L-OBD, options: {preset: l-obd}}, {name: L OBD, options: {preset: wanda}}, ", 1))
+	madeTable(t, "--keep", "--only", "OBD")
+	kept := directories(t)
+	if len(kept) != 2 || kept[0][:len("t-l-obd-0.3-")] != "t-l-obd-0.3-" || kept[1][:len("t-l-obd-0.3-")] != "t-l-obd-0.3-" {
+		t.Fatalf("two models are kept in %q", kept)
+	}
+	writeFile(t, "table.yaml", strings.Replace(readFile(t, "table.yaml"), "preset: l-obd", "preset: l-obd, shots: 2", 1))
+	madeTable(t)
+	if got := directories(t); !slices.Equal(got, kept) {
+		t.Errorf("a row has other options now, and one was not kept: %q, want %q", got, kept)
+	}
+
+	// Killed between the results and the end of the model: what is to be kept is not known to be.
+	all := readResults(t)
+	all.Kept = all.Kept[1:]
+	if err := all.Write("results/results.json"); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, "table.yaml", strings.Replace(readFile(t, "table.yaml"), "preset: l-obd, shots: 2", "preset: l-obd", 1))
+	madeTable(t)
+	if got := directories(t); !slices.Equal(got, all.Kept) {
+		t.Errorf("after that the models are %q, want %q", got, all.Kept)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,19 +54,38 @@ func MayWrite(dir, source string, force bool) error {
 	return nil
 }
 
-// mayMake refuses a directory that cannot be made: where the path to it ends for now, this user must be allowed to write. A read-only disk says so here too; a full one does not.
+// mayMake refuses a directory that cannot be made: where the path to it ends for now, this user must be allowed to write. A
+// read-only disk says so here too; a full one does not.
 func mayMake(dir string) error {
 	for at := filepath.Dir(dir); ; at = filepath.Dir(at) {
-		if _, err := os.Stat(at); errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+		if _, err := os.Lstat(at); errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
 			continue
 		} else if err != nil {
 			return err
+		}
+		if _, err := os.Stat(at); err != nil {
+			return fmt.Errorf("nothing can be made in %s, a link that leads nowhere: %w; give another name", at, err)
 		}
 		if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
 			return fmt.Errorf("nothing can be written in %s: %w; give another name", at, err)
 		}
 		return nil
 	}
+}
+
+// makeParent makes the directories above dir that are missing, each so that its name lasts through a power cut.
+func makeParent(dir string) error {
+	parent := filepath.Dir(dir)
+	if _, err := os.Stat(parent); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeParent(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(parent, 0o777); err != nil && !errors.Is(err, fs.ErrExist) { // another process may be as far
+		return err
+	}
+	return syncDir(filepath.Dir(parent))
 }
 
 // sibling makes a new directory beside dir, so that a rename between them stays on one file system. The mode is that of any
@@ -77,6 +98,55 @@ func sibling(dir, what string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no name is free for a temporary directory beside %s", dir)
+}
+
+// hold tells other processes that path is being written, for as long as the file is open and its process lives.
+func hold(path string) (*os.File, error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// removeLeft removes what sibling made for processes that were killed while they wrote dir, each a copy of the model. Their
+// number must be that of no other process, and nobody may hold the directory: in another container or on another machine a
+// process with a number that is free here may be writing to the same disk. What the killed process had moved out of the way
+// stays, and so does what it was about to put in its place.
+//
+// Nothing comes of an error: what cannot be removed hinders nobody.
+func removeLeft(dir string) {
+	parent := filepath.Dir(dir)
+	list, err := os.ReadDir(parent)
+	if err != nil {
+		return
+	}
+	left := regexp.MustCompile(`^\.` + regexp.QuoteMeta(filepath.Base(dir)) + `\.(new|old)\.(\d+)\.\d+$`)
+	unfinished, replacing := map[string]string{}, map[string]bool{} // by the process' number
+	for _, entry := range list {
+		switch m := left.FindStringSubmatch(entry.Name()); {
+		case m == nil || !entry.IsDir():
+		case m[1] == "old":
+			replacing[m[2]] = true
+		default:
+			unfinished[entry.Name()] = m[2]
+		}
+	}
+	for name, number := range unfinished {
+		process, err := strconv.Atoi(number)
+		if err != nil || replacing[number] || process != os.Getpid() && !errors.Is(unix.Kill(process, 0), unix.ESRCH) {
+			continue
+		}
+		path := filepath.Join(parent, name)
+		if d, err := hold(path); err == nil {
+			os.RemoveAll(path)
+			d.Close()
+		}
+	}
 }
 
 // replace renames temporary to dir and makes the rename last. A directory that stands there is moved into a fresh one

@@ -1,12 +1,15 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 )
+
+const tokenizerConfigName = "tokenizer_config.json"
 
 // SpecialTokens are the tokens that begin and end a text, spelled as in the vocabulary, "" where the model names none. In a
 // directory they are bos_token and eos_token of tokenizer_config.json, or of special_tokens_map.json where the first has no
@@ -26,7 +29,7 @@ func (c *Checkpoint) SpecialTokens() (begin, end string, err error) {
 		return spell(v.BOS), spell(v.EOS), nil
 	}
 	fields := map[string]json.RawMessage{}
-	for _, name := range []string{"special_tokens_map.json", "tokenizer_config.json"} { // the second stands before the first
+	for _, name := range []string{"special_tokens_map.json", tokenizerConfigName} { // the second stands before the first
 		text, err := os.ReadFile(filepath.Join(c.Path, name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -42,6 +45,34 @@ func (c *Checkpoint) SpecialTokens() (begin, end string, err error) {
 		end, err = specialToken(fields, "eos_token")
 	}
 	return begin, end, err
+}
+
+// TokenizerConfigJSON is the tokenizer_config.json that goes beside a tokenizer.json made from the vocabulary of a GGUF file:
+// which of its tokens begin and end a text, which transformers and SpecialTokens read there. Which of them a text gets stands
+// in tokenizer.json.
+func (c *Checkpoint) TokenizerConfigJSON() ([]byte, error) {
+	v, err := c.Vocabulary()
+	if err != nil {
+		return nil, err
+	}
+	config := map[string]any{
+		"tokenizer_class":              "PreTrainedTokenizerFast", // of transformers: all is as tokenizer.json says
+		"model_max_length":             c.Config.MaxPositions,
+		"clean_up_tokenization_spaces": false, // decoding gives back the text as it was
+	}
+	for key, id := range map[string]int{"bos_token": v.BOS, "eos_token": v.EOS, "unk_token": v.Unknown, "pad_token": v.Padding} {
+		if config[key] = nil; id >= 0 {
+			config[key] = v.Tokens[id]
+		}
+	}
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false) // <s> can be read
+	e.SetIndent("", "  ")
+	if err := e.Encode(config); err != nil {
+		return nil, err
+	}
+	return text.Bytes(), nil
 }
 
 // specialToken reads a token that is written as a text, as an object with the text as its content, or null.

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,5 +37,50 @@ func TestSpecialTokens(t *testing.T) {
 		if begin != c.begin || end != c.end || (err == nil) != (c.err == "") || err != nil && !strings.HasPrefix(err.Error(), c.err) {
 			t.Errorf("%s, %s: %q, %q, %v", c.config, c.specials, begin, end, err)
 		}
+	}
+}
+
+// What would be caught: a token that a GGUF file names and the directory made from it does not, or names though there is none.
+func TestTokenizerConfigJSON(t *testing.T) {
+	for name, change := range map[string]func(id int) any{
+		"both":    func(id int) any { return uint32(id) },
+		"neither": func(int) any { return int32(-1) },
+	} {
+		f := toGGUF(t, "tiny-llama", 0)
+		for i, e := range f.Metadata {
+			switch e.Key {
+			case "tokenizer.ggml.bos_token_id":
+				f.Metadata[i].Value = change(1)
+			case "tokenizer.ggml.eos_token_id":
+				f.Metadata[i].Value = change(2)
+			}
+		}
+		c := open(t, saveGGUF(t, f))
+		text, err := c.TokenizerConfigJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join(t.TempDir(), "out")
+		if err := Write(out, c, WriteOptions{Files: map[string][]byte{tokenizerConfigName: text}}); err != nil {
+			t.Fatal(err)
+		}
+		wantBegin, wantEnd, err := c.SpecialTokens()
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin, end, err := open(t, out).SpecialTokens()
+		if err != nil || begin != wantBegin || end != wantEnd || (begin == "<s>") != (name == "both") {
+			t.Errorf("%s: %q and %q (%v), want %q and %q, of\n%s", name, begin, end, err, wantBegin, wantEnd, text)
+		}
+		var config map[string]any
+		if err := json.Unmarshal(text, &config); err != nil {
+			t.Fatal(err)
+		}
+		if config["tokenizer_class"] != "PreTrainedTokenizerFast" || config["model_max_length"] != float64(c.Config.MaxPositions) || config["unk_token"] != "<unk>" || config["pad_token"] != nil {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	if _, err := open(t, tiny("tiny-llama")).TokenizerConfigJSON(); err == nil {
+		t.Error("a directory has a vocabulary")
 	}
 }

@@ -63,6 +63,8 @@ func (c *Checkpoint) OutputDType(name string, o WriteOptions) safetensors.DType 
 // Everything is written to a new directory beside dir, synced to disk and then renamed, so dir is complete or not there. An
 // existing dir is an error; with Force it is renamed away, replaced and then removed, if it is empty or holds a config.json.
 // The directory of the source itself is never replaced. After an error dir is what it was, and nothing is left beside it.
+// Directories above dir that are missing are made, and stay. What a process that was killed in writing dir left beside it is
+// removed.
 //
 // Errors: values that are not finite or not any more in the output type (they name the tensor), a Changed of the wrong
 // length, one of its errors, a disk that is full, names in Files that are not plain file names or belong to the model.
@@ -86,6 +88,10 @@ func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 	if err := MayWrite(dir, src.Path, o.Force); err != nil {
 		return err
 	}
+	if err := makeParent(dir); err != nil {
+		return err
+	}
+	removeLeft(dir)
 	temporary, err := sibling(dir, "new")
 	if err != nil {
 		return err
@@ -95,6 +101,9 @@ func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 			err = errors.Join(err, os.RemoveAll(temporary))
 		}
 	}()
+	if held, err := hold(temporary); err == nil { // on a file system without locks nobody removes it either
+		defer held.Close()
+	}
 	w := &writer{dir: temporary, src: src, options: o}
 	if err := w.writeAll(); err != nil {
 		return err
@@ -280,30 +289,62 @@ func writeValues(to io.Writer, t safetensors.DType, values []float32, start int)
 	return nil
 }
 
-// carry copies the files of a source directory that are neither written by now nor weights.
-func (w *writer) carry() error {
-	if w.src.Format != HuggingFace {
-		return nil
-	}
-	list, err := os.ReadDir(w.src.Path)
+// MayCarry refuses a source directory with a file that Write would copy and that cannot be read, before any work is done;
+// files are the names of WriteOptions.Files, which stand before those of the source.
+func (c *Checkpoint) MayCarry(files ...string) error {
+	names, err := c.carried(func(name string) bool { return slices.Contains(files, name) })
 	if err != nil {
 		return err
 	}
+	for _, name := range names {
+		f, err := os.Open(filepath.Join(c.Path, name))
+		if err != nil {
+			return cannotCarry(name, err)
+		}
+		f.Close()
+	}
+	return nil
+}
+
+// carried are the names of the files that are copied from a source directory: those that are not weights, nor given.
+func (c *Checkpoint) carried(given func(name string) bool) ([]string, error) {
+	if c.Format != HuggingFace {
+		return nil, nil
+	}
+	list, err := os.ReadDir(c.Path)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
 	for _, entry := range list {
 		name := entry.Name()
-		if _, given := w.options.Files[name]; given || name == configName || isWeights(name) {
+		if given(name) || name == configName || isWeights(name) {
 			continue
 		}
-		path := filepath.Join(w.src.Path, name)
-		info, err := os.Stat(path) // follows links: caches of model hubs are made of them
+		info, err := os.Stat(filepath.Join(c.Path, name)) // follows links: caches of model hubs are made of them
 		if err != nil {
-			return fmt.Errorf("carrying over %s: %w", name, err)
+			return nil, cannotCarry(name, err)
 		}
-		if !info.Mode().IsRegular() {
-			continue
+		if info.Mode().IsRegular() {
+			names = append(names, name)
 		}
-		err = w.file(name, func(to io.Writer) error {
-			f, err := os.Open(path)
+	}
+	return names, nil
+}
+
+func cannotCarry(name string, err error) error {
+	return fmt.Errorf("%s is to be carried over beside the weights and cannot be read: %w; put it right, or take it out of the directory of the model", name, err)
+}
+
+// carry copies the files of a source directory that are neither written by now nor weights.
+func (w *writer) carry() error {
+	names, err := w.src.carried(func(name string) bool { _, ok := w.options.Files[name]; return ok })
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		err := w.file(name, func(to io.Writer) error {
+			f, err := os.Open(filepath.Join(w.src.Path, name))
 			if err != nil {
 				return err
 			}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -310,8 +312,120 @@ func TestWriteRefuses(t *testing.T) {
 			t.Fatal("the source changed")
 		}
 	}
-	if err := Write(filepath.Join(t.TempDir(), "no", "parent"), src, WriteOptions{}); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no parent: %v", err)
+}
+
+// What would be caught: a directory that MayWrite accepts and Write cannot make, because there is nothing yet to put it into.
+func TestWriteMakesParents(t *testing.T) {
+	src := open(t, clone(t, "tiny-llama"))
+	parent := t.TempDir()
+	out := filepath.Join(parent, "new", "deep", "out")
+	if err := MayWrite(out, src.Path, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(out, src, WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, src, open(t, out))
+	if err := os.Symlink("nowhere", filepath.Join(parent, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := MayWrite(filepath.Join(parent, "link", "out"), src.Path, false); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "a link that leads nowhere") {
+		t.Errorf("below a link that leads nowhere: %v", err)
+	}
+}
+
+// What would be caught: a copy of the model that stays for ever after a kill -9 in writing it, and one that is taken from a
+// process that writes it, or that is all there is of a directory about to be replaced.
+func TestWriteRemovesLeft(t *testing.T) {
+	src := open(t, clone(t, "tiny-llama"))
+	gone := exec.Command(os.Args[0], "-test.run=^$")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	parent := t.TempDir()
+	stays := map[string]bool{}
+	left := func(what string, process int, stay bool) string {
+		path := filepath.Join(parent, fmt.Sprintf(what, process))
+		if err := os.Mkdir(path, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(path, singleName), []byte("half"))
+		stays[filepath.Base(path)] = stay
+		return path
+	}
+	dead, alive := gone.Process.Pid, os.Getppid()
+	left(".out.new.%d.0", dead, false)
+	left(".out.new.%d.12", dead, false)
+	left(".out.new.%d.0", os.Getpid(), false) // of an earlier process, as in a container, where numbers come again
+	left(".out.new.%d.0", alive, true)
+	left(".out2.new.%d.0", dead, true)
+	left(".out.new.%d.0.kept", dead, true)
+	left(".out.new.%d", dead, true)
+	elsewhere, err := hold(left(".out.new.%d.5", dead, true)) // as a process of another container would
+	if err != nil {
+		t.Skipf("no locks here: %v", err)
+	}
+	defer elsewhere.Close()
+	if err := Write(filepath.Join(parent, "out"), src, WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	left(".out.old.%d.0", dead, true) // killed between the two renames
+	left(".out.new.%d.1", dead, true)
+	if err := Write(filepath.Join(parent, "out"), src, WriteOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	for name, stay := range stays {
+		if _, err := os.Stat(filepath.Join(parent, name)); (err == nil) != stay {
+			t.Errorf("%s: there %v, want %v", name, err == nil, stay)
+		}
+	}
+}
+
+// What would be caught: a directory that is taken for one left behind while it is being written.
+func TestWriteHolds(t *testing.T) {
+	src := open(t, clone(t, "tiny-llama"))
+	out := filepath.Join(t.TempDir(), "out")
+	asked := false
+	changed := func(string) ([]float32, bool, error) {
+		asked = true
+		removeLeft(out)
+		return nil, false, nil
+	}
+	if err := Write(out, src, WriteOptions{Changed: changed}); err != nil || !asked {
+		t.Errorf("%v, asked %v", err, asked)
+	}
+}
+
+// What would be caught: a file beside the weights that cannot be read, found out only when the model is written, and one that
+// is not copied refused all the same.
+func TestMayCarry(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		prepare    func(path string) error
+	}{
+		{"notes.md", "notes.md is to be carried over", func(path string) error { return os.Symlink("nowhere", path) }},
+		{"vocab.json", "vocab.json is to be carried over", func(path string) error { return os.WriteFile(path, nil, 0) }},
+		{"README.md", "", func(path string) error { return os.Symlink("nowhere", path) }}, // another one is given
+		{"pytorch_model.bin", "", func(path string) error { return os.Symlink("nowhere", path) }},
+		{"onnx", "", func(path string) error { return os.Mkdir(path, 0o777) }},
+		{"pipe", "", func(path string) error { return syscall.Mkfifo(path, 0o666) }}, // opening it would wait for ever
+	} {
+		dir := clone(t, "tiny-llama")
+		if err := c.prepare(filepath.Join(dir, c.name)); err != nil {
+			t.Fatal(err)
+		}
+		if c.name == "vocab.json" && os.Geteuid() == 0 { // root may read everything
+			continue
+		}
+		src := open(t, dir)
+		err := src.MayCarry("README.md", "report.json")
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), dir)) {
+			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		}
+		written := Write(filepath.Join(t.TempDir(), "out"), src, WriteOptions{Files: map[string][]byte{"README.md": nil}})
+		if (written == nil) != (err == nil) {
+			t.Errorf("%s: refused with %v and written with %v", c.name, err, written)
+		}
 	}
 }
 

@@ -407,3 +407,58 @@ func TestFigures(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: perplexities on two texts of one name in one row, on one text of two names in two, or a report that
+// does not tell the content of its text beside nothing.
+func TestFiguresGoByContent(t *testing.T) {
+	const x, y = "1111111111", "2222222222"
+	run := func(perplexity float64, path, hash string) Run {
+		return Run{Dir: path, Report: &report.Report{Evaluations: []report.Evaluation{{Of: "pruned", Text: path, TextSHA256: hash, Windows: 5, Length: 32, Perplexity: perplexity}}}}
+	}
+	row := func(of string) string { return "perplexity on " + of + ", 5 windows of 32, pruned" }
+	for _, c := range []struct {
+		name string
+		runs []Run
+		want map[string][]float64 // 0 is none
+	}{
+		{"one content, two paths", []Run{run(7, "a.txt", x), run(8, "b.txt", x)}, map[string][]float64{row("a.txt"): {7, 8}}},
+		{"one path, two contents", []Run{run(7, "a.txt", x), run(8, "a.txt", y), run(9, "a.txt", x)},
+			map[string][]float64{row("a.txt") + ", text 11111111": {7, 0, 9}, row("a.txt") + ", text 22222222": {0, 8, 0}}},
+		{"old reports", []Run{run(7, "a.txt", ""), run(8, "a.txt", ""), run(9, "b.txt", "")}, map[string][]float64{row("a.txt"): {7, 8, 0}, row("b.txt"): {0, 0, 9}}},
+		{"an old report and new ones", []Run{run(7, "a.txt", ""), run(8, "a.txt", x), run(9, "a.txt", y)},
+			map[string][]float64{row("a.txt") + ", text 11111111": {7, 8, 0}, row("a.txt") + ", text 22222222": {0, 0, 9}}},
+	} {
+		got := map[string][]float64{}
+		for _, f := range Figures(c.runs) {
+			if f.Kind != Perplexity {
+				continue
+			}
+			for _, v := range f.Values {
+				value := 0.
+				if v != nil {
+					value = *v
+				}
+				got[f.Name] = append(got[f.Name], value)
+			}
+		}
+		if !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// What would be caught: the time of a run that was stopped which is that of its last process only, or counts a shot twice.
+func TestTimeOfAResumedRun(t *testing.T) {
+	shot := func(number int, seconds float64) report.Shot {
+		return report.Shot{Number: number, Seconds: map[string]float64{"curvature": seconds - 1, "check": 1}}
+	}
+	shots := []report.Shot{shot(1, 10), shot(2, 20), shot(3, 30)}
+	for _, c := range []struct {
+		resumed []int
+		want    float64
+	}{{nil, 100}, {[]int{1}, 110}, {[]int{1, 2}, 130}, {[]int{3}, 160}} {
+		if got := seconds(&report.Report{Seconds: 100, Shots: shots, ResumedFrom: c.resumed}); got != c.want {
+			t.Errorf("taken up after %v: %v s, want %v", c.resumed, got, c.want)
+		}
+	}
+}

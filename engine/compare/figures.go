@@ -23,19 +23,42 @@ type Figure struct {
 	Name   string     `json:"figure"`
 	Kind   Kind       `json:"kind"`
 	Values []*float64 `json:"values"` // in the order of the runs; nil where a run has no such figure
+
+	// Of a perplexity: the text's SHA-256, where a report tells it, and how it was measured on what model.
+	text, measured string
 }
 
 // Figures are the numbers of the runs' reports, side by side. A perplexity stands beside others of the same text and windows
-// only. All runs must have a report.
+// only: of a text with the same content, whatever its files are called, or of the same name where one of the reports does not
+// tell what the content was. The time is that of the process that finished a run, with the shots that others before it had
+// made. All runs must have a report.
 func Figures(runs []Run) []Figure {
 	var all []Figure
-	set := func(run int, kind Kind, name string, value float64) {
-		i := slices.IndexFunc(all, func(f Figure) bool { return f.Name == name && f.Kind == kind })
+	at := func(same func(Figure) bool, f Figure) *Figure {
+		i := slices.IndexFunc(all, same)
 		if i < 0 {
 			i = len(all)
-			all = append(all, Figure{Name: name, Kind: kind, Values: make([]*float64, len(runs))})
+			f.Values = make([]*float64, len(runs))
+			all = append(all, f)
 		}
-		all[i].Values[run] = &value
+		return &all[i]
+	}
+	set := func(run int, kind Kind, name string, value float64) {
+		at(func(f Figure) bool { return f.Name == name && f.Kind == kind }, Figure{Name: name, Kind: kind}).Values[run] = &value
+	}
+	setPerplexity := func(run int, e report.Evaluation) {
+		measured := fmt.Sprintf("%d windows of %d, %s", e.Windows, e.Length, e.Of)
+		name := fmt.Sprintf("perplexity on %s, %s", textOf(e), measured)
+		f := at(func(f Figure) bool {
+			if f.text != "" && e.TextSHA256 != "" {
+				return f.text == e.TextSHA256 && f.measured == measured
+			}
+			return f.Name == name && f.Kind == Perplexity
+		}, Figure{Name: name, Kind: Perplexity, measured: measured})
+		if f.text == "" {
+			f.text = e.TextSHA256
+		}
+		f.Values[run] = &e.Perplexity
 	}
 	// The figures in their order; within one, all runs, so that those that only a later run has stand beside their like.
 	for _, of := range []func(run int, r *report.Report){
@@ -61,16 +84,45 @@ func Figures(runs []Run) []Figure {
 		},
 		func(run int, r *report.Report) {
 			for _, e := range r.Evaluations {
-				set(run, Perplexity, fmt.Sprintf("perplexity on %s, %d windows of %d, %s", textOf(e), e.Windows, e.Length, e.Of), e.Perplexity)
+				setPerplexity(run, e)
 			}
 		},
-		func(run int, r *report.Report) { set(run, Seconds, "time", r.Seconds) },
+		func(run int, r *report.Report) { set(run, Seconds, "time", seconds(r)) },
 	} {
 		for run, r := range runs {
 			of(run, r.Report)
 		}
 	}
+	tellApart(all)
 	return all
+}
+
+// tellApart adds to the names of perplexities on texts of one name the beginnings of their hashes.
+func tellApart(all []Figure) {
+	names := map[string]int{}
+	for _, f := range all {
+		names[f.Name]++
+	}
+	for i := range all {
+		if f := &all[i]; names[f.Name] > 1 && f.text != "" {
+			f.Name += ", text " + f.text[:min(8, len(f.text))]
+		}
+	}
+}
+
+// seconds are what a run took: the process that finished it, and the shots before the last one at which it was taken up again.
+// What a stopped process did beside complete shots is in no report.
+func seconds(r *report.Report) float64 {
+	sum, before := r.Seconds, 0
+	if n := len(r.ResumedFrom); n > 0 {
+		before = r.ResumedFrom[n-1]
+	}
+	for _, s := range r.Shots {
+		if s.Number <= before {
+			sum += s.TotalSeconds()
+		}
+	}
+	return sum
 }
 
 func textOf(e report.Evaluation) string {

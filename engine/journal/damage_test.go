@@ -98,7 +98,7 @@ func TestDamagedShot(t *testing.T) {
 				}
 			}
 			named := 0
-			for _, e := range j.Events() {
+			for _, e := range eventsOf(t, dir) {
 				if e.Kind == "warning" {
 					named++
 				}
@@ -231,33 +231,6 @@ func TestShotsGoUpwards(t *testing.T) {
 	j := open(t, stopped(t, 2, Settings{}), Settings{})
 	if err := j.SaveShot(2, scenarioState{}, nil); err == nil || !strings.Contains(err.Error(), "shot 2 is saved already") {
 		t.Errorf("shot 2 after shot 2: %v", err)
-	}
-}
-
-// Catches a mark of completeness that is believed though it is damaged or belongs to another shot than the last.
-func TestFinished(t *testing.T) {
-	dir := stopped(t, scenarioShots, Settings{})
-	var state scenarioState
-	j := open(t, dir, Settings{})
-	if done, err := j.Finished(&state); !done || err != nil || len(state.Losses) != scenarioShots {
-		t.Errorf("a complete run: %v, %v, %d losses", done, err, len(state.Losses))
-	}
-	j.Close()
-	path := filepath.Join(dir, finishedName)
-	rewrite(t, path, bitFlipped)
-	j = open(t, dir, Settings{})
-	if done, _ := j.Finished(nil); done || !strings.Contains(strings.Join(j.Warnings(), ""), finishedName) {
-		t.Errorf("an altered mark: %v, %q", done, j.Warnings())
-	}
-	j.Close()
-	other, err := newRecord(2, state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rewrite(t, path, func([]byte) []byte { return other.encode() })
-	j = open(t, dir, Settings{})
-	if done, _ := j.Finished(nil); done || !strings.Contains(strings.Join(j.Warnings(), ""), "was made after shot 2") {
-		t.Errorf("the mark of another shot: %v, %q", done, j.Warnings())
 	}
 }
 

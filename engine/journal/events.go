@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"time"
 )
 
-// Event is one line of journal.jsonl.
-type Event struct {
+// eventLine is one line of journal.jsonl.
+type eventLine struct {
 	Time   time.Time       `json:"time"`
 	Kind   string          `json:"event"`
 	Fields json.RawMessage `json:"fields,omitempty"`
@@ -23,13 +22,12 @@ type events struct {
 	file *os.File // open for appending
 	size int64    // of the whole lines in it
 	torn bool     // something may follow them that a failed write left
-	read []Event
 }
 
 // Event appends a line to journal.jsonl and syncs it. fields must marshal to JSON; nil leaves them out. The journal's own
-// kinds are started, resumed, warning, shot and finished. After an error the line is not there.
+// kinds are started, resumed, warning and shot. After an error the line is not there.
 func (j *Journal) Event(kind string, fields any) error {
-	e := Event{Time: time.Now().UTC().Round(0), Kind: kind} // as it reads back: without the monotonic clock
+	e := eventLine{Time: time.Now().UTC(), Kind: kind}
 	if fields != nil {
 		b, err := json.Marshal(fields)
 		if err != nil {
@@ -61,12 +59,8 @@ func (j *Journal) Event(kind string, fields any) error {
 		return fmt.Errorf("event %s: %w", kind, j.advise(err))
 	}
 	j.events.size += int64(len(line))
-	j.events.read = append(j.events.read, e)
 	return nil
 }
-
-// Events are all events of the run, also those before a stop, oldest first.
-func (j *Journal) Events() []Event { return slices.Clone(j.events.read) }
 
 // openEvents reads journal.jsonl, or makes it, names what cannot be read and cuts off a torn last line.
 func (j *Journal) openEvents() error {
@@ -98,7 +92,6 @@ func (j *Journal) openEvents() error {
 		return err
 	}
 	j.events.size = int64(found.whole)
-	j.events.read = found.events
 	if torn := len(data) - found.whole; torn > 0 {
 		j.warn("%s line %d was torn by a stop in the middle of a write; its %d bytes are cut off", path, found.lines+1, torn)
 		return j.cutEvents()
@@ -128,7 +121,6 @@ const maxProblems = 8
 
 // parsed is what journal.jsonl holds.
 type parsed struct {
-	events   []Event
 	problems []string // unreadable lines, with their numbers from 1
 	lines    int      // whole ones
 	whole    int      // bytes in them; what follows is a torn line
@@ -145,14 +137,13 @@ func parseEvents(data []byte) parsed {
 		line := data[p.whole : p.whole+n]
 		p.whole += n + 1
 		p.lines++
-		var e Event
+		var e eventLine
 		err := json.Unmarshal(line, &e)
 		if err == nil && e.Kind == "" {
 			err = errors.New("it names no event")
 		}
 		switch {
 		case err == nil:
-			p.events = append(p.events, e)
 		case len(p.problems) < maxProblems:
 			p.problems = append(p.problems, fmt.Sprintf("line %d cannot be read: %v", p.lines, err))
 		default:

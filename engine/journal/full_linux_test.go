@@ -83,7 +83,7 @@ func fillAndGoOn(dir string) error {
 	if len(seen) < 5 {
 		return fmt.Errorf("the disk was full only with %d bytes free", seen)
 	}
-	for _, name := range []string{weightsName(scenarioShots), recordName(scenarioShots), finishedName} {
+	for _, name := range []string{weightsName(scenarioShots), recordName(scenarioShots)} {
 		a, err := os.ReadFile(filepath.Join(reference, name))
 		if err != nil {
 			return err

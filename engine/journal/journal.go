@@ -8,7 +8,6 @@
 //	journal.jsonl          one line per event, appended and synced: a story for people and displays
 //	shot-003.safetensors   the weights that differ from the dense model after shot 3
 //	shot-003.json          what else must be remembered, with size and SHA-256 of the weights and of itself
-//	finished.json          what the caller wants to remember of a run that reached its end
 //
 // # When a shot counts
 //
@@ -46,10 +45,9 @@ import (
 
 // The names of the files in a directory, beside those of the shots.
 const (
-	lockName     = "lock"
-	optionsName  = "options.json"
-	eventsName   = "journal.jsonl"
-	finishedName = "finished.json"
+	lockName    = "lock"
+	optionsName = "options.json"
+	eventsName  = "journal.jsonl"
 )
 
 // Journal is one open run directory. Its methods are called from one goroutine at a time.
@@ -59,7 +57,6 @@ type Journal struct {
 	keepShots bool
 	events    events
 	last      *record // the newest shot that may be used, verified; nil before the first
-	finished  bool
 	warnings  []string
 }
 
@@ -150,9 +147,6 @@ func (j *Journal) open(here []byte) error {
 	if err := j.findLast(); err != nil {
 		return err
 	}
-	if err := j.findFinished(); err != nil {
-		return err
-	}
 	return j.announce(fresh)
 }
 
@@ -218,62 +212,6 @@ func (j *Journal) Remove() error {
 // Warnings are sentences about what Open found torn, incomplete or altered and does not use.
 func (j *Journal) Warnings() []string { return slices.Clone(j.warnings) }
 
-// Finish marks the run complete, with a state for whoever opens the directory afterwards. It may be called again.
-func (j *Journal) Finish(state any) error {
-	r, err := newRecord(j.lastNumber(), state)
-	if err == nil {
-		err = j.removeOlder() // where SaveShot could not
-	}
-	if err == nil {
-		err = j.files.replace(finishedName, r.encode())
-	}
-	if err == nil {
-		err = j.files.syncDirectory()
-	}
-	if err == nil {
-		j.finished = true
-		err = j.Event("finished", map[string]int{"after_shot": j.lastNumber()})
-	}
-	if err != nil {
-		return fmt.Errorf("marking the run complete: %w", j.advise(err))
-	}
-	return nil
-}
-
-// Finished tells whether the run is complete and, unless state is nil, reads into it what Finish was given.
-func (j *Journal) Finished(state any) (bool, error) {
-	if !j.finished || state == nil {
-		return j.finished, nil
-	}
-	r, err := readRecord(j.files.path(finishedName))
-	if err == nil {
-		err = r.decodeState(state)
-	}
-	if err != nil {
-		return false, fmt.Errorf("reading what the complete run left: %w", err)
-	}
-	return true, nil
-}
-
-// findFinished looks whether the run is complete. A mark that cannot be read, or that was made after another shot than the
-// last, does not count: the end of the run is worked out again from the last shot.
-func (j *Journal) findFinished() error {
-	r, err := readRecord(j.files.path(finishedName))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case errors.Is(err, errRecord):
-		j.warn("the run counts as not finished: %v", err)
-	case err != nil:
-		return err
-	case r.Number != j.lastNumber():
-		j.warn("the run counts as not finished: %s was made after shot %d, the last usable shot is %d",
-			j.files.path(finishedName), r.Number, j.lastNumber())
-	default:
-		j.finished = true
-	}
-	return nil
-}
-
 func (j *Journal) lastNumber() int {
 	if j.last == nil {
 		return 0
@@ -298,7 +236,7 @@ func (j *Journal) advise(err error) error {
 }
 
 // temporary matches the names that files.stream gives to files that are not complete yet.
-var temporary = regexp.MustCompile(`^\.(options\.json|finished\.json|shot-\d{3,}\.(json|safetensors))\d+$`)
+var temporary = regexp.MustCompile(`^\.(options\.json|shot-\d{3,}\.(json|safetensors))\d+$`)
 
 // removeTemporary removes what a killed process had not finished writing. The lock says that nobody writes it now.
 func (j *Journal) removeTemporary() error {

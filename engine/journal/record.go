@@ -9,7 +9,7 @@ import (
 	"fmt"
 )
 
-// record is the content of shot-NNN.json, and of finished.json without the weights.
+// record is the content of shot-NNN.json.
 type record struct {
 	Number        int             `json:"shot"`
 	WeightsBytes  int64           `json:"weights_bytes"`

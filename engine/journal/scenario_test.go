@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -43,7 +45,7 @@ func scenario(dir string, s Settings) (err error) {
 	return goOn(j, scenarioShots)
 }
 
-// goOn makes the shots up to upTo that are not there, and finishes the run after the last.
+// goOn makes the shots up to upTo that are not there.
 func goOn(j *Journal, upTo int) error {
 	w := make([]float64, scenarioWeights) // the dense model
 	for i := range w {
@@ -79,10 +81,7 @@ func goOn(j *Journal, upTo int) error {
 			return err
 		}
 	}
-	if done, err := j.Finished(nil); err != nil || done || upTo < scenarioShots {
-		return err
-	}
-	return j.Finish(state)
+	return nil
 }
 
 func entriesOf(w []float64) []safetensors.Entry {
@@ -154,6 +153,28 @@ func listing(t *testing.T, dir string) map[string]string {
 			t.Fatal(err)
 		}
 		all[e.Name()] = string(b)
+	}
+	return all
+}
+
+// eventsOf are the lines of journal.jsonl that can be read, oldest first.
+func eventsOf(t *testing.T, dir string) []eventLine {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, eventsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return readable(data)
+}
+
+// readable are the events in the whole lines of data, read in another way than parseEvents does it.
+func readable(data []byte) []eventLine {
+	var all []eventLine
+	for _, line := range bytes.SplitAfter(data, []byte("\n")) {
+		var e eventLine
+		if bytes.HasSuffix(line, []byte("\n")) && json.Unmarshal(line, &e) == nil && e.Kind != "" {
+			all = append(all, e)
+		}
 	}
 	return all
 }

@@ -50,7 +50,7 @@ func (j *Journal) SaveShot(number int, state any, tensors []safetensors.Entry) e
 	if err != nil {
 		return fmt.Errorf("saving shot %d: %w", number, j.advise(err))
 	}
-	j.last, j.finished = r, false
+	j.last = r
 	if err := j.Event("shot", map[string]any{"number": number, "bytes": weights.bytes, "sha256": r.WeightsSHA256}); err != nil {
 		return fmt.Errorf("shot %d is complete, but: %w", number, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,7 +27,7 @@ func (r *Report) cardHeader(b *bytes.Buffer) {
 	// No licence and no base_model: a path does not tell either, and a wrong one would be worse.
 	fmt.Fprintf(b, "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- %s\n- pruned\n- %s-pruning\n- arxiv:2312.17244\n---\n\n",
 		quoted(r.Model.Family), r.kind())
-	fmt.Fprintf(b, "# %s, %s of the block weights removed\n\n", line(modelName(r.Model.Path)), percent(r.Final.Sparsity))
+	fmt.Fprintf(b, "# %s, %s of the block weights removed\n\n", line(modelName(r.Model.Path)), Percent(r.Final.Sparsity))
 	fmt.Fprintf(b, "Made from `%s` (%s, %s, %s parameters, SHA-256 `%s`) by Surgeon %s, a program for the method of [The LLM Surgeon](https://arxiv.org/abs/2312.17244): shot by shot, those %s of the linear layers in the blocks are removed that cost least. What a cost is, and how the weights that stay were re-fitted, stands among the options in `report.json`. The licence of the original model applies.\n\n",
 		line(r.Model.Path), line(r.Model.Format), line(r.Model.Family), thousands(r.Model.Parameters), line(r.Model.SHA256), line(r.Program.Version), r.structures())
 }
@@ -58,8 +57,8 @@ func (r *Report) structures() string {
 
 func (r *Report) cardSize(b *bytes.Buffer) {
 	b.WriteString("## Size\n\n| | weights | removed |\n|---|---:|---:|\n")
-	fmt.Fprintf(b, "| linear layers in the blocks | %s | %s |\n", thousands(r.Model.Prunable), percent(r.Final.Sparsity))
-	fmt.Fprintf(b, "| whole model | %s | %s |\n\n", thousands(r.Model.Parameters), percent(r.Final.Reduction))
+	fmt.Fprintf(b, "| linear layers in the blocks | %s | %s |\n", thousands(r.Model.Prunable), Percent(r.Final.Sparsity))
+	fmt.Fprintf(b, "| whole model | %s | %s |\n\n", thousands(r.Model.Parameters), Percent(r.Final.Reduction))
 	b.WriteString("What was removed is zeros in place: every matrix has the shape it had, so the files are not smaller and the model is not faster by itself. `report.json` lists the rows and columns that stay, layer by layer, for programs that cut the zeros out.\n\n")
 	if r.Final.StoppedEarly != "" {
 		fmt.Fprintf(b, "The run was stopped early: %s\n\n", line(r.Final.StoppedEarly))
@@ -116,8 +115,8 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 		if s.Threshold != nil {
 			threshold = fmt.Sprintf("%.3g", *s.Threshold)
 		}
-		fmt.Fprintf(b, "| %d | %s | %s | %s | %s | %.4f | %.4f | %.4f | %s | %s |\n", s.Number, percent(s.Target), percent(s.Reached),
-			percent(s.Reduction), threshold, s.LossBefore, s.LossAfter, s.LossAfter-s.LossBefore, predicted, duration(s.total()))
+		fmt.Fprintf(b, "| %d | %s | %s | %s | %s | %.4f | %.4f | %.4f | %s | %s |\n", s.Number, Percent(s.Target), Percent(s.Reached),
+			Percent(s.Reduction), threshold, s.LossBefore, s.LossAfter, s.LossAfter-s.LossBefore, predicted, duration(s.TotalSeconds()))
 	}
 	b.WriteString("\n")
 	notes := 0
@@ -162,11 +161,7 @@ func (r *Report) cardData(b *bytes.Buffer) {
 
 func (r *Report) cardMaking(b *bytes.Buffer) {
 	b.WriteString("## How it was made\n\n")
-	words := make([]string, len(r.Command))
-	for i, w := range r.Command {
-		words[i] = shellWord(w)
-	}
-	fmt.Fprintf(b, "```sh\n%s\n```\n\n", strings.Join(words, " "))
+	fmt.Fprintf(b, "```sh\n%s\n```\n\n", ShellWords(r.Command))
 	commit := ""
 	if r.Program.Commit != "" {
 		commit = ", commit " + line(r.Program.Commit)
@@ -185,7 +180,7 @@ func (r *Report) cardMaking(b *bytes.Buffer) {
 	}
 	fmt.Fprintf(b, "- Machine: %s, %s, %d cores", line(r.Machine.OS), cpu, r.Machine.Cores)
 	if r.Machine.MemoryBytes > 0 {
-		fmt.Fprintf(b, ", %s of memory", gibibytes(r.Machine.MemoryBytes))
+		fmt.Fprintf(b, ", %s of memory", Gibibytes(r.Machine.MemoryBytes))
 	}
 	fmt.Fprintf(b, "; device %s\n", line(r.Machine.Device))
 	if r.PeakResidentBytes > 0 || r.PeakDeviceBytes > 0 {
@@ -208,21 +203,14 @@ func (r *Report) cardMaking(b *bytes.Buffer) {
 	b.WriteString("\nAll figures, with every option, are in `report.json`.\n")
 }
 
-func (s Shot) total() float64 {
-	sum := 0.0
-	for _, stage := range slices.Sorted(maps.Keys(s.Seconds)) { // in one order, so that the sum has the same bits each time
-		sum += s.Seconds[stage]
-	}
-	return sum
-}
-
 // modelName is the last part of a path: what people call the model.
 func modelName(path string) string {
 	name := filepath.Base(path)
 	return strings.TrimSuffix(name, ".gguf")
 }
 
-func percent(share float64) string { return fmt.Sprintf("%.2f %%", 100*share) }
+// Percent is a share for people.
+func Percent(share float64) string { return fmt.Sprintf("%.2f %%", 100*share) }
 
 func duration(seconds float64) string {
 	if seconds < 60 {
@@ -231,13 +219,14 @@ func duration(seconds float64) string {
 	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
 }
 
-func gibibytes(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
+// Gibibytes is an amount of memory for people.
+func Gibibytes(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
 
 func known(bytes int64) string {
 	if bytes <= 0 {
 		return "an unknown amount"
 	}
-	return gibibytes(bytes)
+	return Gibibytes(bytes)
 }
 
 // thousands writes 1234567 as 1 234 567.
@@ -267,13 +256,19 @@ func quoted(s string) string {
 	return string(b)
 }
 
-// shellWord quotes a word of a command where a shell would take it apart.
-func shellWord(s string) string {
+// ShellWords writes a command such that a shell reads the same words: those that it would take apart are in quotes.
+func ShellWords(words []string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./=:,+@%", r)
 	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		if quoted[i] = w; w == "" || strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
+			quoted[i] = ShellQuote(w)
+		}
 	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return strings.Join(quoted, " ")
 }
+
+// ShellQuote is a word in single quotes, for sh, bash and zsh.
+func ShellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

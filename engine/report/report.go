@@ -14,6 +14,7 @@ package report
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -56,7 +57,7 @@ type Report struct {
 // Model is the model that was pruned, before.
 type Model struct {
 	Path       string `json:"path"`
-	Format     string `json:"format"` // "safetensors", "gguf"
+	Format     string `json:"format"` // "Hugging Face directory", "GGUF file"
 	Family     string `json:"family"` // "llama", "opt", …
 	SHA256     string `json:"sha256"`
 	Parameters int64  `json:"parameters"`       // all of them
@@ -123,6 +124,15 @@ type Shot struct {
 	PeakBytes      int64              `json:"peak_bytes"` // resident, of the process up to here
 }
 
+// TotalSeconds is the time of all stages.
+func (s Shot) TotalSeconds() float64 {
+	sum := 0.0
+	for _, stage := range slices.Sorted(maps.Keys(s.Seconds)) { // in one order, so that the sum has the same bits each time
+		sum += s.Seconds[stage]
+	}
+	return sum
+}
+
 // LoraRound is a round of low-rank corrections.
 type LoraRound struct {
 	Windows    int      `json:"windows"` // of the calibration windows
@@ -161,11 +171,12 @@ type Final struct {
 
 // Evaluation is a perplexity with all that it depends on. NewEvaluation makes one.
 type Evaluation struct {
-	Of          string  `json:"of"`             // the model
-	Name        string  `json:"name,omitempty"` // of the text, where it has one
-	Text        string  `json:"text"`           // its files
-	Calibration bool    `json:"calibration_text"`
-	Length      int     `json:"window_length"` // tokens
+	Of          string  `json:"of"`                    // the model
+	Name        string  `json:"name,omitempty"`        // of the text, where it has one
+	Text        string  `json:"text"`                  // its files
+	TextSHA256  string  `json:"text_sha256,omitempty"` // of what was read from them and not left out; "" in reports made before it was told
+	Calibration bool    `json:"calibration_text"`      // the calibration windows were drawn from this text, or from some of it
+	Length      int     `json:"window_length"`         // tokens
 	Windows     int     `json:"windows"`
 	Loss        float64 `json:"loss"`
 	Perplexity  float64 `json:"perplexity"`
@@ -173,7 +184,7 @@ type Evaluation struct {
 }
 
 // NewEvaluation is the perplexity exp(loss) of a model on a text, loss being the mean over windows of length tokens.
-// calibration says that the text is the one that the model was pruned with, which flatters it.
+// calibration says that the model was pruned with this text or some of it, which flatters it.
 func NewEvaluation(of, text string, calibration bool, length, windows int, loss float64) Evaluation {
 	return Evaluation{Of: of, Text: text, Calibration: calibration, Length: length, Windows: windows,
 		Loss: loss, Perplexity: math.Exp(loss), Bits: loss / math.Ln2}

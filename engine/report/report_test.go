@@ -265,3 +265,13 @@ func TestCardNamesTheStructure(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: a sum of times whose last digits differ from reading to reading, as the order in a map does.
+func TestTotalSeconds(t *testing.T) {
+	s := Shot{Seconds: map[string]float64{"check": 1e16, "costs": 1, "curvature": -1e16, "journal": 3, "threshold": 0.1, "update": 7}}
+	for range 100 {
+		if got := s.TotalSeconds(); got != 10.1 { // 1e16 + 1 is rounded to 1e16
+			t.Fatalf("%v, want 10.1", got)
+		}
+	}
+}

@@ -7,23 +7,36 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/google/renameio/v2"
 )
 
-// Comparison is what several methods do to one model, at one or more targets each.
+// Comparison is what several methods do to one model, at one or more targets each, calibrated on one text and measured on one.
 type Comparison struct {
-	Model Model       `json:"model"`
-	Dense *Evaluation `json:"dense"` // nil before it was measured
-	Cells []Cell      `json:"cells"` // in the order in which they were measured
+	Model Model `json:"model"`
+
+	// The SHA-256 of each text, behind its name where it has one, before anything of it is left out.
+	CalibrationText string `json:"calibration_text_sha256"`
+	EvaluationText  string `json:"evaluation_text_sha256"`
+
+	EvaluationArguments []string    `json:"evaluation_arguments"` // of surgeon eval, but for those that name places
+	Dense               *Evaluation `json:"dense"`                // nil before it was measured
+	Kept                []string    `json:"kept,omitempty"`       // directories of pruned models that are to stay
+	Cells               []Cell      `json:"cells"`                // in the order in which they were measured
+}
+
+// Place is where a cell stands, and what is asked for there.
+type Place struct {
+	Table     string   `json:"table"`
+	Row       string   `json:"row"`
+	Target    float64  `json:"target"`
+	Arguments []string `json:"arguments"` // of surgeon prune, but for those that name places
 }
 
 // Cell is one run: a method at a target.
 type Cell struct {
-	Table      string     `json:"table"`
-	Row        string     `json:"row"`
-	Target     float64    `json:"target"`
-	Arguments  []string   `json:"arguments"` // of surgeon prune, but for those that name places
+	Place
 	Evaluation Evaluation `json:"evaluation"`
 	Sparsity   float64    `json:"sparsity"`
 	Reduction  float64    `json:"whole_model_reduction"`
@@ -71,18 +84,64 @@ func (c *Comparison) Write(path string) error {
 	return nil
 }
 
-// Find is the cell with these places and arguments, or nil.
-func (c *Comparison) Find(table, row string, target float64, arguments []string) *Cell {
+// Differences are what keeps figures that are made as here from standing beside those of c, with both values, as in
+// "evaluation arguments: --length=512 there, --length=256 here". Without figures nothing does.
+func (c *Comparison) Differences(here *Comparison) []string {
+	if c.Dense == nil && len(c.Cells) == 0 {
+		return nil
+	}
+	var all []string
+	differ := func(what, there, here string) {
+		if there != here {
+			all = append(all, fmt.Sprintf("%s: %s there, %s here", what, there, here))
+		}
+	}
+	differ("model", identity(c.Model.SHA256), identity(here.Model.SHA256))
+	differ("calibration text", identity(c.CalibrationText), identity(here.CalibrationText))
+	differ("evaluation text", identity(c.EvaluationText), identity(here.EvaluationText))
+	differ("evaluation arguments", words(c.EvaluationArguments), words(here.EvaluationArguments))
+	return all
+}
+
+func identity(sha256 string) string {
+	if sha256 == "" {
+		return "not told"
+	}
+	return "SHA-256 " + sha256
+}
+
+func words(arguments []string) string {
+	if len(arguments) == 0 {
+		return "none"
+	}
+	return strings.Join(arguments, " ")
+}
+
+// Find is the cell at a place with the arguments asked for there, or nil.
+func (c *Comparison) Find(p Place) *Cell {
 	for i := range c.Cells {
-		if x := &c.Cells[i]; x.Table == table && x.Row == row && x.Target == target && slices.Equal(x.Arguments, arguments) {
+		if x := &c.Cells[i]; x.Table == p.Table && x.Row == p.Row && x.Target == p.Target && slices.Equal(x.Arguments, p.Arguments) {
 			return x
 		}
 	}
 	return nil
 }
 
+// Select is the comparison with no other cells than those at the places, in their order: it also holds cells that were asked
+// for once, with other arguments or in other rows, and may be again.
+func (c *Comparison) Select(places []Place) *Comparison {
+	selected := *c
+	selected.Cells = []Cell{}
+	for _, p := range places {
+		if x := c.Find(p); x != nil {
+			selected.Cells = append(selected.Cells, *x)
+		}
+	}
+	return &selected
+}
+
 // Markdown is a table of perplexities for each table of the comparison, a row for each method and a column for each target, the
-// best of a column in bold.
+// best of a column in bold. No two cells may differ in their arguments alone: Select.
 func (c *Comparison) Markdown() string {
 	var b bytes.Buffer
 	var tables []string
@@ -132,7 +191,7 @@ func (c *Comparison) table(b *bytes.Buffer, table string) {
 		seconds := 0.
 		fmt.Fprintf(b, "| %s |", cell(row))
 		for _, t := range targets {
-			x := c.last(table, row, t)
+			x := c.at(table, row, t)
 			if x == nil {
 				b.WriteString(" – |")
 				continue
@@ -151,9 +210,9 @@ func (c *Comparison) table(b *bytes.Buffer, table string) {
 	b.WriteString("\n")
 }
 
-// last is the newest cell of a place, or nil.
-func (c *Comparison) last(table, row string, target float64) *Cell {
-	for i := len(c.Cells) - 1; i >= 0; i-- {
+// at is the cell of a row and a column, or nil.
+func (c *Comparison) at(table, row string, target float64) *Cell {
+	for i := range c.Cells {
 		if x := &c.Cells[i]; x.Table == table && x.Row == row && x.Target == target {
 			return x
 		}
@@ -161,13 +220,12 @@ func (c *Comparison) last(table, row string, target float64) *Cell {
 	return nil
 }
 
+// best is the cell of the lowest perplexity in a column, the first of equal ones.
 func (c *Comparison) best(table string, target float64) *Cell {
 	var best *Cell
-	for _, x := range c.Cells {
-		if x.Table == table && x.Target == target {
-			if newest := c.last(table, x.Row, target); best == nil || newest.Evaluation.Perplexity < best.Evaluation.Perplexity {
-				best = newest
-			}
+	for i := range c.Cells {
+		if x := &c.Cells[i]; x.Table == table && x.Target == target && (best == nil || x.Evaluation.Perplexity < best.Evaluation.Perplexity) {
+			best = x
 		}
 	}
 	return best
