@@ -78,6 +78,7 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 // rates are what was measured, each scaled to one unit of work of the run.
 type rates struct {
 	curvature float64 // seconds for one window: forward, backward, factors
+	factors   float64 // seconds for what is made of the sums of all windows: normalising, projecting
 	forward   float64 // seconds for one window forward
 	lora      float64 // seconds for one step of low-rank corrections; too many where a shorter window was measured, for its products of A and B do not grow with windows
 	costs     float64 // seconds per costWork
@@ -129,7 +130,7 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluat
 	}
 	add("load", (1+onWay)*r.load)
 	if o.Curvature != curvature.Identity {
-		add("curvature", shots*float64(o.Samples)*r.curvature)
+		add("curvature", shots*(float64(o.Samples)*r.curvature+r.factors))
 	}
 	add("costs", costs)
 	if o.Structure != prune.RowCol {
@@ -185,6 +186,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	scale, blocks := float64(o.Length)/float64(n), float64(cfg.Blocks-1)
 	forward, both := timeHead(dev, cfg, n, o)
 	r.curvature = scale * (passes[0].curvature + blocks*max(0, passes[1].curvature-passes[0].curvature) + both)
+	r.factors = passes[0].factors + blocks*max(0, passes[1].factors-passes[0].factors)
 	r.forward = scale * (passes[0].forward + blocks*max(0, passes[1].forward-passes[0].forward) + forward)
 	if o.Lora {
 		r.lora = scale * (passes[0].lora + blocks*max(0, passes[1].lora-passes[0].lora) + both)
@@ -278,7 +280,7 @@ func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
 	return nil
 }
 
-type passTimes struct{ curvature, forward, lora float64 }
+type passTimes struct{ curvature, factors, forward, lora float64 }
 
 // timePasses takes the faster of two tries of each pass.
 func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTimes, error) {
@@ -288,16 +290,32 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 		ids[i] = int32(rng.IntN(m.Config.Vocab))
 	}
 	batch := [][]int32{ids}
+	collect := func(windows [][]int32) (float64, error) {
+		start := time.Now()
+		f, _, err := curvature.Collect(ctx, m, windows, 1, o.curvature(), nil, nil)
+		if err != nil {
+			return 0, err
+		}
+		seconds := time.Since(start).Seconds()
+		f.Free()
+		return seconds, nil
+	}
+	two := math.Inf(1) // windows
 	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1), lora: math.Inf(1)}
 	for range 2 {
-		start := time.Now()
-		f, _, err := curvature.Collect(ctx, m, batch, 1, o.curvature(), nil, nil)
+		one, err := collect(batch)
 		if err != nil {
 			return best, err
 		}
-		best.curvature = min(best.curvature, time.Since(start).Seconds())
-		f.Free()
-		start = time.Now()
+		best.curvature = min(best.curvature, one)
+		if o.curvature().Warm() { // the power method does much that is not for each window
+			both, err := collect([][]int32{ids, ids})
+			if err != nil {
+				return best, err
+			}
+			two = min(two, both)
+		}
+		start := time.Now()
 		if _, err := m.Losses(batch); err != nil {
 			return best, err
 		}
@@ -310,6 +328,11 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 			return best, err
 		}
 		best.lora = min(best.lora, time.Since(start).Seconds())
+	}
+	if o.curvature().Warm() {
+		one := best.curvature
+		best.curvature = min(one, max(0, two-one))
+		best.factors = one - best.curvature
 	}
 	return best, nil
 }
