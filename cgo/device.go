@@ -31,7 +31,7 @@ type Device struct {
 	watched   block // the smallest tag that WatchFinite remembers
 	library   library
 
-	longestList int    // of the places that are brought to the device at one time
+	longestList int    // that the arenas hold
 	jacobiOrder int    // the largest order of matrices that Eigh gives to its own kernels
 	timer       *timer // nil without SURGEON_CUDA_SYNC
 }
@@ -102,6 +102,7 @@ func (d *Device) queue() unsafe.Pointer { return unsafe.Pointer(d.stream.C()) }
 // Sync waits for queued work and reports the first failure there was.
 func (d *Device) Sync() error {
 	d.do("Sync", d.stream.Synchronize)
+	d.dropLongList()
 	return d.err
 }
 

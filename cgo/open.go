@@ -141,7 +141,7 @@ func open(ordinal int, o Options) (*Device, error) {
 	if info.Problem != "" {
 		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has %s", ordinal, info.Name, info.Problem)}
 	}
-	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder} // half of an arena, so that one waits while the other is read
+	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder}
 	if err := d.start(o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)

@@ -15,10 +15,6 @@ import (
 // Gather is y_ij ← x[rows_i, cols_j].
 func (d *Device) Gather(x device.Tensor, rows, cols []int32, y device.Tensor) {
 	device.CheckGather(x, rows, cols, y)
-	d.pieces(cols, y, func(cols []int32, y device.Tensor) { d.gather(x, rows, cols, y) })
-}
-
-func (d *Device) gather(x device.Tensor, rows, cols []int32, y device.Tensor) {
 	from, to := d.at(x), d.at(y)
 	is, js := d.indices("Gather", rows, cols)
 	d.run("Gather", func() C.int {
@@ -29,29 +25,11 @@ func (d *Device) gather(x device.Tensor, rows, cols []int32, y device.Tensor) {
 // Scatter is y[rows_i, cols_j] ← x_ij.
 func (d *Device) Scatter(x device.Tensor, rows, cols []int32, y device.Tensor) {
 	device.CheckScatter(x, rows, cols, y)
-	d.pieces(cols, x, func(cols []int32, x device.Tensor) { d.scatter(x, rows, cols, y) })
-}
-
-func (d *Device) scatter(x device.Tensor, rows, cols []int32, y device.Tensor) {
 	from, to := d.at(x), d.at(y)
 	is, js := d.indices("Scatter", rows, cols)
 	d.run("Scatter", func() C.int {
 		return C.surgeon_scatter(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), from, is, js, C.int64_t(y.Cols), to, d.queue())
 	})
-}
-
-// pieces cuts a list of places in one row, which can be as long as a matrix has weights, into parts that the arenas hold: they
-// would grow to the length of the list, in memory that no plan knows. part is the same piece of t, 1×len(cols).
-func (d *Device) pieces(cols []int32, t device.Tensor, do func(cols []int32, part device.Tensor)) {
-	if t.Rows != 1 || len(cols) <= d.longestList {
-		do(cols, t)
-		return
-	}
-	column := t.Reshape(t.Cols, 1)
-	for from := 0; from < len(cols); from += d.longestList {
-		to := min(from+d.longestList, len(cols))
-		do(cols[from:to], column.Slice(from, to).Reshape(1, to-from))
-	}
 }
 
 // Extract is y_ij ← s[rows_i, cols_j].

@@ -23,6 +23,15 @@ type transfers struct {
 	listsDevice block
 	listsUsed   int
 	listsBytes  int
+
+	long longList
+}
+
+// longList is an index list that is too long for the arenas and stays on the device until the next Sync, or another such list:
+// the places of weights in a matrix, which iterations give again and again.
+type longList struct {
+	of    []int32 // holds on to it, so that no other list can have its address
+	block block
 }
 
 // slot is a pinned buffer and the event after which it is free.
@@ -68,6 +77,7 @@ func (d *Device) closeTransfers() {
 			d.freePinned(t.slots[i].host)
 		}
 	}
+	d.dropLongList()
 	d.freePinned(t.listsHost)
 	if t.listsBytes > 0 {
 		d.give(t.listsDevice)
@@ -214,6 +224,9 @@ func (d *Device) lists(op string, a, b []int32) (atA, atB unsafe.Pointer) {
 	if a == nil && b == nil || d.err != nil {
 		return nil, nil
 	}
+	if a == nil && len(b) > d.longestList {
+		return nil, d.longList(op, b)
+	}
 	t := &d.transfers
 	room := func(l []int32) int { return max(16, (4*len(l)+15)&^15) } // an empty list is not nil
 	bytes := room(a) + room(b)
@@ -238,6 +251,33 @@ func (d *Device) lists(op string, a, b []int32) (atA, atB unsafe.Pointer) {
 		return address(at)
 	}
 	return put(a), put(b)
+}
+
+// longList brings a long list to the device, unless it is there.
+func (d *Device) longList(op string, list []int32) unsafe.Pointer {
+	l := &d.transfers.long
+	if len(l.of) == len(list) && &l.of[0] == &list[0] {
+		return address(l.block.at)
+	}
+	d.dropLongList()
+	b, ok := d.take(int64(4 * len(list)))
+	if !ok {
+		return nil
+	}
+	*l = longList{of: list, block: b}
+	d.toDevice(op, bytesOf(list), b.at)
+	return address(b.at)
+}
+
+func (d *Device) dropLongList() {
+	if l := &d.transfers.long; l.of != nil {
+		d.give(l.block)
+		*l = longList{}
+	}
+}
+
+func bytesOf(list []int32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(list))), 4*len(list))
 }
 
 // growLists makes the arenas for lists larger; nothing that reads them is queued.

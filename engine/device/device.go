@@ -79,7 +79,8 @@ type Algebra interface {
 	Gram(alpha float64, x Tensor, beta float64, s Sym)
 	// Axpy is y ← α·x + y.
 	Axpy(alpha float64, x, y Tensor)
-	// Gather is y_ij ← x[rows_i, cols_j]; nil stands for all rows or all columns.
+	// Gather is y_ij ← x[rows_i, cols_j]; nil stands for all rows or all columns. Index lists, here and elsewhere, are not changed
+	// by the caller before the next Sync: a device may hold on to them.
 	Gather(x Tensor, rows, cols []int32, y Tensor)
 	// Scatter is y[rows_i, cols_j] ← x_ij; the other elements of y stay. Index lists hold no index twice.
 	Scatter(x Tensor, rows, cols []int32, y Tensor)

@@ -424,9 +424,9 @@ func span(i, j int) []int32 {
 }
 
 // BatchElements is how many float64 numbers a batch of groups takes at most at one time: rows on their way to be factored,
-// those of a large group, factored in float32, three matrices of the batch's rows, the vectors of conjugate gradients, and
-// what rows have to do with one another. A group has the most rows where little of each goes, and the largest factors where much
-// does.
+// those of a large group, factored in float32, three matrices of the batch's rows, the vectors of conjugate gradients, the list
+// of their places, and what rows have to do with one another. A group has the most rows where little of each goes, and the
+// largest factors where much does.
 func BatchElements(limit, rows, cols int) int64 {
 	r, c := int64(rows), int64(cols)
 	all := r * c * c
@@ -441,5 +441,5 @@ func BatchElements(limit, rows, cols int) int64 {
 		most = min(r, batchRows)
 	}
 	removed := min(most*c, max(batchRows*c, int64(limit), int64(math.Sqrt(float64(r)*groupBytes/4)))) // n of each of r rows, where r·n² is what a group keeps
-	return factored + kept/2 + 3*most*c + 7*removed + most*most
+	return factored + kept/2 + 3*most*c + 7*removed + removed/2 + most*most
 }
