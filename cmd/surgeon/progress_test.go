@@ -151,3 +151,12 @@ func TestSpell(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: a display that counts the shots of the command line where a preset has others.
+func TestProgressOfAPreset(t *testing.T) {
+	tiny(t)
+	code, _, stderr := invoke("prune", "model", "--text", "text.txt", "--target", "0.3", "--samples", "12", "--length", "32", "-o", "out", "--preset", "magnitude", "--log-format", "text")
+	if code != 0 || !strings.Contains(stderr, "number=1 of=1 ") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}

@@ -39,7 +39,11 @@ func (c *pruneCommand) Run(s *session) error {
 	if c.DryRun {
 		return plan(s, c.runFlags, o, true)
 	}
-	dev, err := s.open(c.common, o.Shots)
+	checked, err := o.Checked() // for the shots, which a preset may set
+	if err != nil {
+		return err
+	}
+	dev, err := s.open(c.common, checked.Shots)
 	if err != nil {
 		return err
 	}
