@@ -20,6 +20,7 @@ var purposes = []purpose{
 	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Update != prune.None }, "--update joint"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Damping != jointDamping }, "--damping factored: with joint all weights that go are one group"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Curvature != curvature.KronSum }, "another --curvature: with kron-sum all weights that go are one group"},
+	{[]string{"keep-biases"}, func(o *Options) bool { return o.Structure == prune.Element }, "--structure element: rows go with their biases, and blocks of N:M hold none"},
 	{[]string{"power-steps"}, func(o *Options) bool { return o.Curvature == curvature.Nearest || o.Curvature == curvature.KronSum }, "--curvature nearest or kron-sum"},
 	{[]string{"rank"}, func(o *Options) bool { return o.Curvature == curvature.KronSum }, "--curvature kron-sum"},
 	{[]string{"fisher-samples", "fisher-seed"}, func(o *Options) bool { return o.Fisher == curvature.Sampled }, "--fisher sampled"},

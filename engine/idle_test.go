@@ -31,6 +31,7 @@ func TestIdleOptions(t *testing.T) {
 		{"sequential", func(o *Options) {
 			o.Structure, o.Curvature, o.PowerSteps, o.Rank = prune.Element, curvature.KronSum, 4, 2
 		}, element, "kron-sum"},
+		{"keep-biases", func(o *Options) {}, element, "it needs --structure element"},
 		{"power-steps", func(o *Options) { o.PowerSteps = 4 }, func(o *Options) { o.Curvature, o.PowerSteps = curvature.Nearest, 4 }, "nearest or kron-sum"},
 		{"rank", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.Nearest, 4, 2 }, func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 2 }, "it needs --curvature kron-sum"},
 		{"fisher-samples", func(o *Options) { o.FisherSamples = 2 }, func(o *Options) { o.Fisher, o.FisherSamples = curvature.Sampled, 2 }, "it needs --fisher sampled"},

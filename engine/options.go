@@ -37,6 +37,7 @@ type Options struct {
 	Update     prune.Update    `name:"update" yaml:"update" json:"update" help:"How the weights that stay are re-fitted: joint, sum (rows and columns only), none." enum:"joint,sum,none" default:"joint" group:"pruning"`
 	Group      int             `name:"group" yaml:"group" json:"group" help:"Most single weights that are re-fitted for together; whole rows, a longer row alone; 0 = all of a matrix, or as many rows as 768 MiB hold." default:"0" placeholder:"WEIGHTS" group:"pruning"`
 	Tolerance  float64         `name:"tolerance" yaml:"tolerance" json:"tolerance" help:"Residual at which the re-fit for a group of single weights has converged, as a share of its right side's; 0 = what rounding allows." default:"0.01" placeholder:"SHARE" group:"pruning"`
+	KeepBiases bool            `name:"keep-biases" yaml:"keep-biases" json:"keep-biases" help:"Biases are not among the single weights that can go; blocks of N:M never hold any." group:"pruning"`
 	Sequential bool            `name:"sequential" yaml:"sequential" json:"sequential" help:"Each group of single weights sees the update of those before it." group:"pruning"`
 	DampG      *float64        `name:"damp-g" yaml:"damp-g" json:"damp-g" help:"Damping of the gradient factors, as a share of their mean diagonal (default 0.01, for single weights and N:M 0.1)." placeholder:"SHARE" group:"pruning"`
 	DampA      *float64        `name:"damp-a" yaml:"damp-a" json:"damp-a" help:"Damping of the input factors, as a share of their mean diagonal (default 0.01)." placeholder:"SHARE" group:"pruning"`

@@ -24,7 +24,7 @@ type Preset struct {
 // both factors, and no re-fitting. Wanda (arXiv 2306.11695) compares |w|·‖a‖ within each row, which is the order of L-OBD's
 // ½ w² A_cc. SparseGPT (arXiv 2301.00774) re-fits each row by the activations, whose costs are w²/[A'⁻¹]_cc, and takes the same
 // share of every layer; here all of a row's weights are chosen before it is re-fitted, where the published code chooses them
-// 128 columns at a time. A bias counts as a weight of its row here, in both.
+// 128 columns at a time. Neither removes a bias.
 var Presets = []Preset{
 	{"paper-structured", "The LLM Surgeon, rows and columns: no step limit, 40 shots",
 		func(o *Options) {
@@ -55,7 +55,7 @@ var Presets = []Preset{
 				o.Structure = prune.Element
 			}
 			if o.Structure == prune.Element {
-				o.Scope = prune.InRow
+				o.Scope, o.KeepBiases = prune.InRow, true
 			}
 		},
 		func(o *Options) { o.Shots = 1 }},
@@ -66,7 +66,7 @@ var Presets = []Preset{
 				o.Structure = prune.Element
 			}
 			if o.Structure == prune.Element {
-				o.Scope = prune.InLayer
+				o.Scope, o.KeepBiases = prune.InLayer, true
 			}
 		},
 		func(o *Options) { o.Shots = 1 }},

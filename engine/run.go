@@ -151,7 +151,7 @@ func (r *run) identity() map[string]any {
 		"model sha256":  r.report.Model.SHA256, "tokenizer sha256": hex.EncodeToString(tokenizer[:]), "text sha256": r.inputs.identity(), "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank-by": o.RankBy, "--cost": o.Cost, "--update": o.Update,
-		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--group": o.Group, "--tolerance": o.Tolerance, "--sequential": o.Sequential,
+		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--keep-biases": o.KeepBiases, "--group": o.Group, "--tolerance": o.Tolerance, "--sequential": o.Sequential,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--write-at": o.WriteAt, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
 	o.loraIdentity(identity)

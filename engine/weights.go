@@ -51,6 +51,7 @@ func (t *turn) weightCosts(ctx context.Context, factors *curvature.Factors, o *O
 func (t *turn) weightThreshold(ctx context.Context, costs []prune.ElementCosts, target float64) (prune.WeightSelection, error) {
 	defer t.time("threshold")()
 	w := singleWeights(t.options.Structure, t.model.Linears())
+	w.KeepBiases = t.options.KeepBiases
 	w.Costs = func(i int) (device.Tensor, error) {
 		if err := ctx.Err(); err != nil {
 			return device.Tensor{}, err

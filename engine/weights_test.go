@@ -29,6 +29,7 @@ var weightRuns = []struct {
 	{"elements by OBD", func(o *Options) {
 		o.Structure, o.Group, o.Cost, o.Update = prune.Element, 2000, prune.OBD, prune.None
 	}},
+	{"elements without biases", func(o *Options) { o.Structure, o.Target, o.KeepBiases, o.Tolerance = prune.Element, 0.5, true, 0.01 }},
 	{"2:4", func(o *Options) { o.Structure, o.Target, o.Group = prune.Structure{N: 2, M: 4}, 0, 2000 }},
 	{"6:8 of some blocks", func(o *Options) { o.Structure, o.Target, o.Group = prune.Structure{N: 6, M: 8}, 0.3, 2000 }},
 }
@@ -91,7 +92,7 @@ func checkTarget(t *testing.T, o Options, r *report.Report) {
 	}
 	for _, s := range r.Shots {
 		want := s.Target
-		if o.Structure.Blocks() {
+		if o.Structure.Blocks() || o.KeepBiases {
 			want *= inBlocks / total
 		}
 		// Where something is dead, as a neuron of tiny-opt is, it goes with the rest of its row.
@@ -130,6 +131,9 @@ func checkZeros(t *testing.T, o Options, r *report.Report) {
 				t.Fatal(err)
 			}
 			here, total = here+zerosOf(b), total+l.Rows
+			if was, dead := biasZeros(t, o.Model, l), l.Rows-len(r.Layers[i].KeptRows); o.KeepBiases && here > was+dead {
+				t.Errorf("%s: %d biases are 0, %d were, and %d rows are dead", l.Name, here, was, dead)
+			}
 		}
 		here, total = here+zerosOf(w), total+len(w)
 		if r.Layers[i].Removed != here {
@@ -153,6 +157,21 @@ func checkZeros(t *testing.T, o Options, r *report.Report) {
 			t.Errorf("%d of %d blocks are %v, want %d", sparse, blocks, o.Structure, want)
 		}
 	}
+}
+
+// biasZeros counts the zeros of a layer's bias.
+func biasZeros(t *testing.T, dir string, l checkpoint.Linear) int {
+	t.Helper()
+	c, err := checkpoint.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := make([]float32, l.Rows)
+	if err := c.Read(l.BiasName(), b); err != nil {
+		t.Fatal(err)
+	}
+	return zerosOf(b)
 }
 
 func zerosOf(w []float32) int {

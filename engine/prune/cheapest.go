@@ -25,7 +25,7 @@ type cut struct {
 	equal int64 // how many of those that equal the limit go
 }
 
-// SelectWeights finds the ⌊target·total⌋ cheapest single weights. For blocks, target stands to N/M as the blocks that are taken
+// SelectWeights finds the ⌊target·total⌋ cheapest single weights, of those that take part. For blocks, target stands to N/M as the blocks that are taken
 // stand to all of them: at N/M, the most there can be, every block loses its N cheapest weights, and below it the blocks with
 // the smallest sums do. Nothing is sorted and no cost is kept: the k-th smallest is found digit by digit of the bits of the
 // costs, most significant first, with one look at all layers for each.
@@ -52,8 +52,8 @@ func SelectWeights(d device.Device, w Weights, scope Scope, target float64) (Wei
 	switch scope {
 	case InRow:
 		s.perRow = make([]int, len(w.Layers))
-		for i, l := range w.Layers {
-			s.perRow[i] = w.Structure.Taken(target, l.Cols)
+		for i := range w.Layers {
+			s.perRow[i] = w.Structure.Taken(target, w.inputs(i))
 		}
 		return s, nil
 	case InLayer:
@@ -160,33 +160,38 @@ func (s WeightSelection) Gone(d device.Device, layer int) ([]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.perRow != nil {
-		marks := make([]bool, costs.Len())
-		d.Smallest(s.perRow[layer], costs.Cols, costs, device.Tensor{}, marks)
-		d.Free(costs)
-		return marks, d.Sync()
-	}
-	structure := s.weights.Structure
-	if !structure.Blocks() {
-		defer d.Free(costs)
-		return s.cuts[layer].below(d, costs)
-	}
 	inner := s.weights.inner(d, layer, costs)
 	defer d.Free(inner)
-	sums := d.Alloc(inner.Rows, inner.Cols/structure.M, device.F64)
+	marks, err := s.among(d, layer, inner)
+	if err != nil || inner.Cols == l.Cols {
+		return marks, err
+	}
+	all := make([]bool, l.Rows*l.Cols) // with the column of the bias
+	for i := range l.Rows {
+		copy(all[i*l.Cols:], marks[i*inner.Cols:(i+1)*inner.Cols])
+	}
+	return all, nil
+}
+
+// among marks those that go among the ones that take part.
+func (s WeightSelection) among(d device.Device, layer int, costs device.Tensor) ([]bool, error) {
+	marks, structure := make([]bool, costs.Len()), s.weights.Structure
+	if s.perRow != nil {
+		d.Smallest(s.perRow[layer], costs.Cols, costs, device.Tensor{}, marks)
+		return marks, d.Sync()
+	}
+	if !structure.Blocks() {
+		return s.cuts[layer].below(d, costs)
+	}
+	sums := d.Alloc(costs.Rows, costs.Cols/structure.M, device.F64)
 	defer d.Free(sums)
-	smallest := make([]bool, inner.Len())
-	d.Smallest(structure.N, structure.M, inner, sums, smallest)
+	d.Smallest(structure.N, structure.M, costs, sums, marks)
 	blocks, err := s.cuts[layer].below(d, sums)
 	if err != nil {
 		return nil, err
 	}
-	marks := make([]bool, l.Rows*l.Cols)
-	for i := range inner.Rows {
-		for j := range inner.Cols {
-			at := i*inner.Cols + j
-			marks[i*l.Cols+j] = smallest[at] && blocks[at/structure.M]
-		}
+	for i := range marks { // a row is a whole number of blocks
+		marks[i] = marks[i] && blocks[i/structure.M]
 	}
 	return marks, nil
 }

@@ -119,6 +119,50 @@ func TestSelectWeightsAgainstSorting(t *testing.T) {
 			same("row", i, gone(byRow, i), rows)
 		}
 
+		// Without biases: the last column of layers with an odd number.
+		keep := weightsOf(dev, Element, shapes, costs)
+		keep.KeepBiases = true
+		without := func(i int) (inner []float64) { // of layer i
+			for row := range shapes[i][0] {
+				inner = append(inner, costs[i][row*shapes[i][1]:][:shapes[i][1]/2*2]...)
+			}
+			return inner
+		}
+		widened := func(i int, inner []bool) []bool {
+			n, all := shapes[i][1]/2*2, make([]bool, len(costs[i]))
+			for row := range shapes[i][0] {
+				copy(all[row*shapes[i][1]:], inner[row*n:(row+1)*n])
+			}
+			return all
+		}
+		for _, scope := range []Scope{InModel, InLayer, InRow} {
+			s, err := SelectWeights(dev, keep, scope, target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var whole []float64
+			for i := range costs {
+				whole = append(whole, without(i)...)
+			}
+			taken := cheapestOf(whole, int(target*float64(len(whole))))
+			for i := range costs {
+				c := without(i)
+				want := taken[:len(c)]
+				taken = taken[len(c):]
+				if scope == InLayer {
+					want = cheapestOf(c, int(target*float64(len(c))))
+				}
+				if scope == InRow {
+					n := shapes[i][1] / 2 * 2
+					want = nil
+					for from := 0; from < len(c); from += n {
+						want = append(want, cheapestOf(c[from:from+n], int(target*float64(n)))...)
+					}
+				}
+				same("without biases, by "+scope.String(), i, gone(s, i), widened(i, want))
+			}
+		}
+
 		// Blocks of 4: the last column of layers with an odd number is a bias.
 		s = choose(Structure{2, 4}, InModel, target/2)
 		var sums []float64

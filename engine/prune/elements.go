@@ -118,9 +118,10 @@ func (c ElementCosts) Free(d device.Device) { d.Free(c.Over) }
 
 // Weights are the single weights of all layers, or blocks of them, as a selection sees them.
 type Weights struct {
-	Structure Structure
-	Layers    []WeightsOf
-	Costs     func(layer int) (device.Tensor, error) // the R×C costs, F64; whoever asks frees them
+	Structure  Structure
+	KeepBiases bool // biases take no part, as they never do in blocks
+	Layers     []WeightsOf
+	Costs      func(layer int) (device.Tensor, error) // the R×C costs, F64; whoever asks frees them
 }
 
 // WeightsOf is one layer.
@@ -135,17 +136,18 @@ func (w Weights) CheckBlocks() error {
 	if !w.Structure.Blocks() {
 		return nil
 	}
-	for _, l := range w.Layers {
-		if n := l.inputs(w.Structure); n%w.Structure.M != 0 {
+	for i, l := range w.Layers {
+		if n := w.inputs(i); n%w.Structure.M != 0 {
 			return fmt.Errorf("layer %s has %d inputs, which are no whole number of blocks of %d", l.Name, n, w.Structure.M)
 		}
 	}
 	return nil
 }
 
-// inputs is the columns that take part: with blocks, those without the bias.
-func (l WeightsOf) inputs(s Structure) int {
-	if l.Bias && s.Blocks() {
+// inputs is the columns of a layer that take part: all, or all but the bias.
+func (w Weights) inputs(layer int) int {
+	l := w.Layers[layer]
+	if l.Bias && (w.Structure.Blocks() || w.KeepBiases) {
 		return l.Cols - 1
 	}
 	return l.Cols
@@ -155,19 +157,22 @@ func (l WeightsOf) inputs(s Structure) int {
 // them.
 func (w Weights) values(d device.Device, layer int) (device.Tensor, error) {
 	costs, err := w.Costs(layer)
-	if err != nil || !w.Structure.Blocks() {
+	if err != nil {
 		return costs, err
 	}
 	inner := w.inner(d, layer, costs)
+	if !w.Structure.Blocks() {
+		return inner, nil
+	}
 	defer d.Free(inner)
 	sums := d.Alloc(inner.Rows, inner.Cols/w.Structure.M, device.F64)
 	d.Smallest(w.Structure.N, w.Structure.M, inner, sums, nil)
 	return sums, nil
 }
 
-// inner is costs without the bias column; costs themselves are freed, or returned.
+// inner is costs without the bias column where that takes no part; costs themselves are freed, or returned.
 func (w Weights) inner(d device.Device, layer int, costs device.Tensor) device.Tensor {
-	n := w.Layers[layer].inputs(w.Structure)
+	n := w.inputs(layer)
 	if n == costs.Cols {
 		return costs
 	}
@@ -192,6 +197,5 @@ func (w Weights) Total() int {
 
 // ranked is the number of weights, or of blocks, that are compared in a layer.
 func (w Weights) ranked(layer int) int {
-	l := w.Layers[layer]
-	return l.Rows * l.inputs(w.Structure) / w.Structure.M
+	return w.Layers[layer].Rows * w.inputs(layer) / w.Structure.M
 }
