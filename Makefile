@@ -35,8 +35,9 @@ test:
 test-openblas: openblas-there
 	$(BLAS) $(GO) test -tags openblas ./...
 
+# With the detector the runs of package engine can take longer than the ten minutes that go test gives them.
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./...
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./...
 	$(CGO_CUDA) CGO_LDFLAGS=-Wl,-z,lazy $(GO) test -race -tags cuda ./cgo/telemetry
 
 # Every parser of foreign files, FUZZTIME each.
