@@ -26,6 +26,8 @@ namespace {
 const int width = 32;    // of a panel: a row of the block on the diagonal for each lane of a warp
 const int threads = 512; // a block should fill a multiprocessor with loads
 const int warps = threads / 32;
+
+// Reasoned, not measured.
 const int strip = 256;        // unknowns, a multiple of width
 const int largeOrder = 512;   // from here on there are strips,
 const int systemsEnough = 264; // unless so many systems keep a GPU busy, two for each multiprocessor

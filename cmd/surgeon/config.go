@@ -42,19 +42,25 @@ func (c configFile) BeforeResolve(ctx *kong.Context, trace *kong.Path, s *sessio
 	return nil
 }
 
-// readConfig reads a YAML file. What is wrong in it is refused with file, line, column and the lines around it.
-func readConfig(path string) (configValues, error) {
+// readYAML reads a file that is not longer than a YAML file with what is expected would be.
+func readYAML(path, expected string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, refuse("--config: %w", err)
+		return nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, configBytesMax+1))
-	switch {
-	case err != nil:
+	if err == nil && len(data) > configBytesMax {
+		err = fmt.Errorf("%s is longer than %d bytes; a YAML file with %s is expected", path, configBytesMax, expected)
+	}
+	return data, err
+}
+
+// readConfig reads a YAML file. What is wrong in it is refused with file, line, column and the lines around it.
+func readConfig(path string) (configValues, error) {
+	data, err := readYAML(path, "the options of a run")
+	if err != nil {
 		return nil, refuse("--config: %w", err)
-	case len(data) > configBytesMax:
-		return nil, refuse("--config: %s is longer than %d bytes; a YAML file with the options of a run is expected", path, configBytesMax)
 	}
 	values, err := parseConfig(data)
 	if bad, ok := errors.AsType[yaml.Error](err); ok && bad.GetToken() != nil { // of the YAML library

@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -45,17 +44,9 @@ type tableRun struct {
 // readTable reads the file; what it does not know is refused.
 func readTable(path string) (tableFile, error) {
 	var file tableFile
-	f, err := os.Open(path)
+	data, err := readYAML(path, "tables")
 	if err != nil {
 		return file, refuse("%w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, configBytesMax+1))
-	switch {
-	case err != nil:
-		return file, refuse("%w", err)
-	case len(data) > configBytesMax:
-		return file, refuse("%s is longer than %d bytes; a YAML file with tables is expected", path, configBytesMax)
 	}
 	if err := yaml.UnmarshalWithOptions(data, &file, yaml.Strict()); err != nil {
 		return file, refuse("%s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
