@@ -208,8 +208,7 @@ func (r *run) evaluate(ctx context.Context, name string) error {
 }
 
 // common tells whether a whole text holds some of the one that the calibration windows were drawn from, which may have been
-// cut: both were read from a file of the same content, or one lies in the other, however it was packed. Of several calibration
-// files a corpus does not tell which of them a cut has left out; one that it has counts all the same.
+// cut: both hold text of a file of the same content, or one lies in the other, however it was packed.
 func common(calibration, whole *text.Corpus) bool {
 	return shared(calibration, whole) != "" || strings.Contains(whole.Text, calibration.Text) || strings.Contains(calibration.Text, whole.Text)
 }

@@ -46,6 +46,8 @@ func TestCommon(t *testing.T) {
 		{"the beginning, packed otherwise", read(0, 10, lines), read(0, 0, a), true},
 		{"one of two, packed otherwise", read(0, 0, lines, b), read(0, 0, a), true},
 		{"others", read(0, 0, a, b), read(0, 0, c), false},
+		{"one of two, left out by the limit", read(0, 10, a, b), read(0, 0, b), false},
+		{"one of two, skipped", read(40, 0, a, b), read(0, 0, a), false},
 		{"the beginning of another", read(0, 10, a), read(0, 0, b), false},
 	} {
 		if got := common(c.calibration, c.whole); got != c.want {

@@ -48,8 +48,8 @@ func (c *Checkpoint) SpecialTokens() (begin, end string, err error) {
 }
 
 // TokenizerConfigJSON is the tokenizer_config.json that goes beside a tokenizer.json made from the vocabulary of a GGUF file:
-// which of its tokens begin and end a text, which transformers and SpecialTokens read there. Which of them a text gets stands
-// in tokenizer.json.
+// which of its tokens begin and end a text, which transformers and SpecialTokens read there, and the template of its chats
+// where it has one. Which of them a text gets stands in tokenizer.json.
 func (c *Checkpoint) TokenizerConfigJSON() ([]byte, error) {
 	v, err := c.Vocabulary()
 	if err != nil {
@@ -64,6 +64,9 @@ func (c *Checkpoint) TokenizerConfigJSON() ([]byte, error) {
 		if config[key] = nil; id >= 0 {
 			config[key] = v.Tokens[id]
 		}
+	}
+	if v.ChatTemplate != "" {
+		config["chat_template"] = v.ChatTemplate
 	}
 	var text bytes.Buffer
 	e := json.NewEncoder(&text)

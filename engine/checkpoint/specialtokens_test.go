@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"surgeon/engine/checkpoint/gguf/gguftest"
 )
 
 // What would be caught: one file that stands before the other where it should not, a form of a token that is not read, and
@@ -40,7 +42,8 @@ func TestSpecialTokens(t *testing.T) {
 	}
 }
 
-// What would be caught: a token that a GGUF file names and the directory made from it does not, or names though there is none.
+// What would be caught: a token or a chat template that a GGUF file has and the directory made from it has not, or has though
+// there is none.
 func TestTokenizerConfigJSON(t *testing.T) {
 	for name, change := range map[string]func(id int) any{
 		"both":    func(id int) any { return uint32(id) },
@@ -54,6 +57,11 @@ func TestTokenizerConfigJSON(t *testing.T) {
 			case "tokenizer.ggml.eos_token_id":
 				f.Metadata[i].Value = change(2)
 			}
+		}
+		var template any
+		if name == "both" {
+			template = "{% for m in messages %}<s>{{ m.content }}\n{% endfor %}"
+			f.Metadata = append(f.Metadata, gguftest.Entry{Key: "tokenizer.chat_template", Value: template})
 		}
 		c := open(t, saveGGUF(t, f))
 		text, err := c.TokenizerConfigJSON()
@@ -76,7 +84,7 @@ func TestTokenizerConfigJSON(t *testing.T) {
 		if err := json.Unmarshal(text, &config); err != nil {
 			t.Fatal(err)
 		}
-		if config["tokenizer_class"] != "PreTrainedTokenizerFast" || config["model_max_length"] != float64(c.Config.MaxPositions) || config["unk_token"] != "<unk>" || config["pad_token"] != nil {
+		if config["tokenizer_class"] != "PreTrainedTokenizerFast" || config["model_max_length"] != float64(c.Config.MaxPositions) || config["unk_token"] != "<unk>" || config["pad_token"] != nil || config["chat_template"] != template {
 			t.Errorf("%s: %s", name, text)
 		}
 	}

@@ -23,8 +23,10 @@ type Corpus struct {
 	// files if there are several) are joined by an empty line, "\n\n", empty documents included: so "\n\n".join(rows) in
 	// other programs gives the same text.
 	Text   string
-	Files  []File // in the order read
+	Files  []File // whose text it is, in the order read
 	SHA256 string // of Text, hexadecimal
+
+	spans [][2]int // where in Text the text of each file begins and ends
 }
 
 // A File is what a Corpus was read from, as it lies on the disk, compressed or not.
@@ -64,9 +66,13 @@ func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 	var text strings.Builder
 	documents := 0
 	for _, path := range paths {
+		first, begin := documents+1, text.Len()
 		file, err := readFile(path, bytesMax, func(document string) error {
 			if documents++; documents > 1 {
 				text.WriteString(betweenDocuments)
+			}
+			if documents == first {
+				begin = text.Len()
 			}
 			if int64(text.Len()) > bytesMax-int64(len(document)) {
 				return tooLong(bytesMax)
@@ -77,7 +83,7 @@ func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 		if err != nil {
 			return nil, fmt.Errorf("corpus: %s: %w", path, err)
 		}
-		c.Files = append(c.Files, file)
+		c.Files, c.spans = append(c.Files, file), append(c.spans, [2]int{begin, text.Len()})
 	}
 	c.Text = text.String()
 	if strings.TrimSpace(c.Text) == "" {
@@ -87,8 +93,8 @@ func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 	return c, nil
 }
 
-// Cut returns the corpus of the same files without the first `skip` bytes of its text, and of what follows at most `limit`
-// bytes; a limit of 0 is none. Both cuts are moved back to the beginning of the character they fall into, so that
+// Cut returns the corpus without the first `skip` bytes of its text, and of what follows at most `limit` bytes; a limit of 0 is
+// none. Its files are those of which something is left. Both cuts are moved back to the beginning of the character they fall into, so that
 // Cut(0, n) and Cut(n, 0) share the text out without losing or doubling a character.
 func (c *Corpus) Cut(skip, limit int64) (*Corpus, error) {
 	size := int64(len(c.Text))
@@ -102,11 +108,18 @@ func (c *Corpus) Cut(skip, limit int64) (*Corpus, error) {
 	if limit > 0 && limit < size-skip {
 		end = skip + limit
 	}
-	text := c.Text[boundary(c.Text, int(skip)):boundary(c.Text, int(end))]
-	if strings.TrimSpace(text) == "" {
+	from, to := boundary(c.Text, int(skip)), boundary(c.Text, int(end))
+	cut := &Corpus{Text: c.Text[from:to]}
+	if strings.TrimSpace(cut.Text) == "" {
 		return nil, fmt.Errorf("corpus: there is no text in bytes %d to %d of %d", skip, end, size)
 	}
-	return &Corpus{Text: text, Files: c.Files, SHA256: sum([]byte(text))}, nil
+	cut.SHA256 = sum([]byte(cut.Text))
+	for i, f := range c.Files {
+		if begin, end := max(c.spans[i][0], from), min(c.spans[i][1], to); begin < end {
+			cut.Files, cut.spans = append(cut.Files, f), append(cut.spans, [2]int{begin - from, end - from})
+		}
+	}
+	return cut, nil
 }
 
 // boundary moves at back to the beginning of a character.

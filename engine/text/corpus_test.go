@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -302,6 +303,44 @@ func TestCut(t *testing.T) {
 	for _, bad := range [][2]int64{{11, 0}, {-1, 0}, {0, -1}, {1, 1}} {
 		if cut, err := whole.Cut(bad[0], bad[1]); err == nil {
 			t.Errorf("Cut(%d, %d) gives %q, want an error", bad[0], bad[1], cut.Text)
+		}
+	}
+}
+
+// What would be caught: a file named of whose text a cut left nothing, or one left out of which it left a byte.
+func TestCutFiles(t *testing.T) {
+	dir := t.TempDir()
+	var paths []string
+	for i, text := range []string{"abc", "", "de", "f"} { // "abc\n\n\n\nde\n\nf"
+		paths = append(paths, filepath.Join(dir, fmt.Sprint(i)))
+		if err := os.WriteFile(paths[i], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole, err := ReadCorpus(paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		skip, limit int64
+		want        string
+	}{{0, 3, "0"}, {0, 7, "0"}, {0, 8, "02"}, {2, 1, "0"}, {3, 0, "23"}, {0, 4, "0"}, {2, 6, "02"}, {4, 0, "23"}, {8, 1, "2"}, {9, 0, "3"}, {8, 3, "2"}, {8, 4, "23"}, {0, 0, "023"}} {
+		cut, err := whole.Cut(c.skip, c.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := cut.Cut(0, int64(len(cut.Text))) // what a cut holds is a corpus as any
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range []*Corpus{cut, again} {
+			var got string
+			for _, f := range x.Files {
+				got += filepath.Base(f.Path)
+			}
+			if got != c.want {
+				t.Errorf("Cut(%d, %d) is %q of files %s, want %s", c.skip, c.limit, x.Text, got, c.want)
+			}
 		}
 	}
 }

@@ -295,13 +295,14 @@ func TestVocabulary(t *testing.T) {
 			want: gguf.Vocabulary{Model: "llama", BOS: 3, EOS: 2, Unknown: 0, Padding: 2, AddEOS: true}},
 		{name: "byte-level, defaults", meta: []gguftest.Entry{entry("model", "gpt2"), tokens, entry("merges", []string{"a b"})},
 			want: gguf.Vocabulary{Model: "gpt2", Merges: []string{"a b"}, BOS: -1, EOS: -1, Unknown: -1, Padding: -1}},
-		{name: "byte-level, Llama 3", meta: []gguftest.Entry{entry("model", "gpt2"), entry("pre", "llama-bpe"), tokens, entry("bos_token_id", uint32(1))},
-			want: gguf.Vocabulary{Model: "gpt2", Pre: "llama-bpe", BOS: 1, EOS: -1, Unknown: -1, Padding: -1, AddBOS: true}},
+		{name: "byte-level, Llama 3", meta: []gguftest.Entry{entry("model", "gpt2"), entry("pre", "llama-bpe"), tokens, entry("bos_token_id", uint32(1)), meta("tokenizer.chat_template", "{{ messages }}")},
+			want: gguf.Vocabulary{Model: "gpt2", Pre: "llama-bpe", BOS: 1, EOS: -1, Unknown: -1, Padding: -1, AddBOS: true, ChatTemplate: "{{ messages }}"}},
 		{name: "no model", meta: []gguftest.Entry{tokens}, err: `"tokenizer.ggml.model" is missing`},
 		{name: "no tokens", meta: []gguftest.Entry{entry("model", "gpt2")}, err: `"tokenizer.ggml.tokens" is missing`},
 		{name: "tokens are numbers", meta: []gguftest.Entry{entry("model", "gpt2"), entry("tokens", []int32{1})}, err: "list of texts"},
 		{name: "scores too short", meta: []gguftest.Entry{entry("model", "llama"), tokens, entry("scores", []float32{1})}, err: "4 tokens and 1 scores"},
 		{name: "types too short", meta: []gguftest.Entry{entry("model", "llama"), tokens, entry("token_type", []int32{1})}, err: "4 tokens and 1 token types"},
+		{name: "chat template is a number", meta: []gguftest.Entry{entry("model", "gpt2"), tokens, meta("tokenizer.chat_template", uint32(1))}, err: "tokenizer.chat_template"},
 		{name: "id out of range", meta: []gguftest.Entry{entry("model", "llama"), tokens, entry("bos_token_id", uint32(4))}, err: "bos_token_id is 4 and the vocabulary has 4 tokens"},
 	} {
 		f, err := gguf.Parse(gguftest.File{Metadata: c.meta}.Bytes())

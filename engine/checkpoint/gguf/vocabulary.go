@@ -2,8 +2,8 @@ package gguf
 
 import "fmt"
 
-// Vocabulary is the tokenizer of a GGUF file as it stands there, read from the keys tokenizer.ggml.*. Token ids are
-// positions in Tokens; −1 stands for no token.
+// Vocabulary is the tokenizer of a GGUF file as it stands there, read from the keys tokenizer.ggml.* and
+// tokenizer.chat_template. Token ids are positions in Tokens; −1 stands for no token.
 type Vocabulary struct {
 	Model  string    // algorithm: "gpt2" is byte-level BPE, "llama" SentencePiece BPE, others exist
 	Pre    string    // name of the splitting rule before BPE, "" where the file gives none
@@ -15,9 +15,14 @@ type Vocabulary struct {
 	BOS, EOS, Unknown, Padding int
 
 	AddBOS, AddEOS, AddSpacePrefix bool
+
+	ChatTemplate string // Jinja that makes a text of a conversation, "" where the file gives none
 }
 
-const tokenizerPrefix = "tokenizer.ggml."
+const (
+	tokenizerPrefix = "tokenizer.ggml."
+	chatTemplateKey = "tokenizer.chat_template"
+)
 
 // Vocabulary reads the tokenizer. Where a key is absent the value is what llama.cpp takes: for the model "llama" the ids 1,
 // 2 and 0 for BOS, EOS and unknown, a BOS and a space in front of a text; for all others no such tokens, and a BOS in front
@@ -44,6 +49,9 @@ func (f *File) vocabulary() (Vocabulary, error) {
 	if sentencePiece {
 		v.BOS, v.EOS, v.Unknown = 1, 2, 0
 		v.AddBOS, v.AddSpacePrefix = true, true
+	}
+	if v.ChatTemplate, _, err = typed[string](f, chatTemplateKey, "a text"); err != nil {
+		return v, err
 	}
 	if err := optional(f, "pre", "a text", &v.Pre); err != nil {
 		return v, err
