@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
@@ -152,8 +153,28 @@ func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, erro
 	t.model.Release()
 	if err == nil {
 		t.sayCut(factors)
+		t.sayEffective(factors)
 	}
 	return factors, losses, err
+}
+
+// sayEffective tells on how few tokens nearest products rest.
+func (t *turn) sayEffective(factors *curvature.Factors) {
+	if !t.options.curvature().Warm() {
+		return
+	}
+	fewest := func(side string, of func(curvature.EffectiveTokens) float64) string {
+		var all []float64
+		for i := range t.model.Linears() {
+			all = append(all, of(factors.EffectiveTokens(i)))
+		}
+		least := slices.Min(all)
+		at := t.model.Linears()[slices.Index(all, least)].Name
+		slices.Sort(all)
+		return fmt.Sprintf("%s on %.3g tokens in layer %s and %.3g in the median layer", side, least, at, all[len(all)/2])
+	}
+	t.watcher.Say(fmt.Sprintf("the power method weighs %d tokens unequally: %s, %s", factors.Tokens,
+		fewest("G rests", func(e curvature.EffectiveTokens) float64 { return e.G }), fewest("A", func(e curvature.EffectiveTokens) float64 { return e.A })))
 }
 
 // sayCut tells what was taken from terms of sums to make them positive semi-definite.

@@ -19,6 +19,8 @@ type Factors struct {
 	rest     [][]Term     // by layer
 	cut      [][]float64  // by layer, of each of rest
 	diagonal []device.Tensor
+
+	effective []EffectiveTokens // by layer
 }
 
 // Term is one Kronecker product G ⊗ A. A matrix of order 0 stands for the identity.
@@ -38,13 +40,21 @@ func (f *Factors) Rest(layer int) []Term { return f.rest[layer] }
 // product G ⊗ A, in the Frobenius norm, from 0 to 1.
 func (f *Factors) Cut(layer int) []float64 { return f.cut[layer] }
 
+// EffectiveTokens is on how many tokens the factors of a nearest product rest. In its last half steps token t counts
+// a_tᵀ A a_t in G and g_tᵀ G g_t in A, and (Σw)²/Σw² tokens of one weight tell as much as those. Where a few tokens have inputs
+// a hundred times as long as all others, it is these few, however many there are of the others.
+type EffectiveTokens struct{ A, G float64 }
+
+// EffectiveTokens returns that of a layer's first term; zeros where tokens count alike.
+func (f *Factors) EffectiveTokens(layer int) EffectiveTokens { return f.effective[layer] }
+
 // Diagonal returns the R×C matrix D_rc = (1/N) Σ_t g_r² a_c², the diagonal of F, of a layer; the zero Tensor where it was not
 // measured.
 func (f *Factors) Diagonal(layer int) device.Tensor { return f.diagonal[layer] }
 
 // newFactors makes room for what o asks for. What warm holds is taken from it, or given back.
 func newFactors(dev device.Device, layers []*model.Linear, t device.Type, o Options, warm *Factors) *Factors {
-	f := &Factors{dev: dev, layers: layers, cut: make([][]float64, len(layers))}
+	f := &Factors{dev: dev, layers: layers, cut: make([][]float64, len(layers)), effective: make([]EffectiveTokens, len(layers))}
 	if warm != nil {
 		if !o.Warm() || len(warm.a) != len(layers) || len(warm.rest[0]) != o.products()-1 {
 			panic(device.Misuse("curvature: a warm start from factors of another kind or rank"))

@@ -232,6 +232,48 @@ func TestProjection(t *testing.T) {
 	}
 }
 
+// What would be caught: tokens that are weighed by the factor of another step, side or product, or a size that is none.
+func TestEffectiveTokens(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	for _, name := range []string{"tiny-llama", "tiny-opt"} {
+		m := enginetest.Load(t, dev, golden.Dir(name), device.F64)
+		tokens := golden.Tokens(t, name)
+		d := captured(t, dev, m, func(tap model.Tap) { _, _ = m.ForwardBackward(tokens, tap) })
+		before := collect(t, m, tokens, 3, curvature.Options{Kind: curvature.Nearest, PowerSteps: 2})
+		size := func(s device.Sym, vectors [][]float64) float64 {
+			full := matrix(enginetest.Full(dev, s))
+			var sum, squares float64
+			for _, v := range vectors {
+				var w float64
+				for i, x := range v {
+					for j, y := range v {
+						w += x * full[i*s.N+j] * y
+					}
+				}
+				sum, squares = sum+w, squares+w*w
+			}
+			return sum * sum / squares
+		}
+		for _, o := range []curvature.Options{{Kind: curvature.Nearest, PowerSteps: 4}, {Kind: curvature.KronSum, PowerSteps: 4, Rank: 2}} {
+			f := collect(t, m, tokens, 3, o)
+			for i, l := range m.Linears() {
+				a, _ := before.Of(i) // what the last G is made by
+				_, g := f.Of(i)
+				got, n := f.EffectiveTokens(i), float64(len(d.a[i]))
+				golden.Near(t, l.Name, []float64{got.G, got.A}, []float64{size(a, d.a[i]), size(g, d.g[i])}, 1e-9)
+				if !(got.A >= 1 && got.A < n && got.G >= 1 && got.G < n) {
+					t.Errorf("%s: %+v of %v tokens", l.Name, got, n)
+				}
+			}
+		}
+		if got := collect(t, m, tokens, 3, curvature.Options{}).EffectiveTokens(0); got != (curvature.EffectiveTokens{}) {
+			t.Errorf("tokens that count alike: %+v", got)
+		}
+		m.Free()
+	}
+}
+
 func eigenvalues(t *testing.T, dev device.Device, s device.Sym) []float64 {
 	t.Helper()
 	var e mat.EigenSym

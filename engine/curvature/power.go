@@ -32,7 +32,8 @@ func (c *collection) power(warm bool) (losses []float64, err error) {
 		}
 		sigma := make([]float64, len(c.layers))
 		for step := range c.options.PowerSteps {
-			l, err := c.halfStep(k, step%2 == 0, sigma)
+			weigh := k == 0 && step >= c.options.PowerSteps-2
+			l, err := c.halfStep(k, step%2 == 0, sigma, weigh)
 			if err != nil {
 				return nil, err
 			}
@@ -57,9 +58,12 @@ func (c *collection) term(layer, k int) Term {
 }
 
 // halfStep makes the G, or the A, of the k-th product of every layer from the other one, and normalises it; norms gets what it
-// was divided by.
-func (c *collection) halfStep(k int, makesG bool, norms []float64) ([]float64, error) {
+// was divided by. weigh says that the weights of the tokens are what EffectiveTokens tells of.
+func (c *collection) halfStep(k int, makesG bool, norms []float64, weigh bool) ([]float64, error) {
 	h := &halfStep{watch: c.watch(), c: c, makesG: makesG, signed: k > 0}
+	if weigh {
+		h.weighed = make([]kish, len(c.layers))
+	}
 	_, h.share = c.share()
 	for i := range c.layers {
 		t := c.term(i, k)
@@ -92,8 +96,34 @@ func (c *collection) halfStep(k int, makesG bool, norms []float64) ([]float64, e
 			}
 			return nil, h.broken(what, l, 0, len(c.windows)-1)
 		}
+		if weigh {
+			effective := &c.factors.effective[i]
+			if makesG {
+				effective.G = h.weighed[i].size()
+			} else {
+				effective.A = h.weighed[i].size()
+			}
+		}
 	}
 	return losses, nil
+}
+
+// kish is the number of equally weighted tokens that tell as much as these weighted ones, (Σw)²/Σw²: their effective sample
+// size. (Kish, Survey Sampling, 1965.)
+type kish struct{ sum, squares float64 }
+
+func (k *kish) add(weights []float64) {
+	for _, w := range weights {
+		k.sum += w
+		k.squares += w * w
+	}
+}
+
+func (k kish) size() float64 {
+	if k.squares == 0 {
+		return 0
+	}
+	return k.sum * k.sum / k.squares
 }
 
 // halfStep is a tap that adds weighted squares to the one factor of every layer, the weights being made by the other one.
@@ -105,6 +135,8 @@ type halfStep struct {
 	share  float64
 	by     []device.Sym
 	sum    []running
+
+	weighed []kish // by layer, or nil
 }
 
 func (h *halfStep) Input(index int, x device.Tensor)    { h.look(h.ofInput(index), x) }
@@ -131,6 +163,9 @@ func (h *halfStep) Pair(index int, x, g device.Tensor) {
 	h.dev.Extract(by, nil, nil, square)
 	h.dev.Gemm(false, false, 1, u, square, 0, p)
 	h.dev.RowDot(p, u, w)
+	if h.weighed != nil { // waits for the device, and so only where it is asked for
+		h.weighed[index].add(device.DownloadSlice[float64](h.dev, w))
+	}
 
 	v := s.vectors(h.dev, to, one && !h.makesG)
 	y := s.product(v.Rows, v.Cols)

@@ -87,10 +87,26 @@ func extract[S, T float](packed []S, rows, cols []int32, y block[T]) {
 		for j0 := 0; j0 < y.cols; j0 += tile {
 			j1 := min(y.cols, j0+tile)
 			for i := i0; i < i1; i++ {
-				r, to := at(rows, i), y.row(i)
-				for j := j0; j < j1; j++ {
-					c := at(cols, j)
-					to[j] = T(packed[device.PackedLen(max(r, c))+min(r, c)])
+				r, to := at(rows, i), y.row(i)[j0:j1]
+				row := packed[device.PackedLen(r):][:r+1]
+				if cols != nil {
+					for j, c := range cols[j0:j1] {
+						if c := int(c); c <= r {
+							to[j] = T(row[c])
+						} else {
+							to[j] = T(packed[device.PackedLen(c)+r])
+						}
+					}
+					continue
+				}
+				below := min(max(r+1-j0, 0), len(to)) // of the triangle, and the diagonal
+				for j := range below {
+					to[j] = T(row[j0+j])
+				}
+				p := device.PackedLen(j0+below) + r
+				for j := below; j < len(to); j++ {
+					to[j] = T(packed[p])
+					p += j0 + j + 1 // a row of the triangle further
 				}
 			}
 		}
