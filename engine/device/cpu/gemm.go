@@ -53,12 +53,20 @@ func product[T float](transA, transB bool, alpha T, a, b block[T], beta T, c blo
 		gemm(transA, transB, alpha, a, b, beta, c)
 		return
 	}
-	across := 1 + (c.cols-1)/panelCols
-	parallel((1+(c.rows-1)/panelRows)*across, 1, func(_, p, _ int) {
-		i0, j0 := p/across*panelRows, p%across*panelCols
-		i1, j1 := min(c.rows, i0+panelRows), min(c.cols, j0+panelCols)
+	rows, cols := even(c.rows, panelRows), even(c.cols, panelCols)
+	across := 1 + (c.cols-1)/cols
+	parallel((1+(c.rows-1)/rows)*across, 1, func(_, p, _ int) {
+		i0, j0 := p/across*rows, p%across*cols
+		i1, j1 := min(c.rows, i0+rows), min(c.cols, j0+cols)
 		gemm(transA, transB, alpha, a.outputs(!transA, i0, i1), b.outputs(transB, j0, j1), beta, c.part(i0, i1, j0, j1))
 	})
+}
+
+// even is how long pieces of n are that are about alike and at most `most` long.
+func even(n, most int) int {
+	const step = 16 // what the kernels of BLAS take at one time, or a multiple of it
+	pieces := 1 + (n-1)/most
+	return min(most, (n+pieces*step-1)/(pieces*step)*step)
 }
 
 // outputs is the part of an operand that makes rows, or columns, i to j−1 of a product: some of its rows or of its columns.

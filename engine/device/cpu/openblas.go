@@ -24,7 +24,7 @@ const (
 	// panelRows × panelCols of a product are made by one call. OpenBLAS's own threads are not used: they come from one pool
 	// for the whole process, for which the small products of several attention heads queue up (ten times slower), and they
 	// cut a sum at places that depend on their number.
-	panelRows, panelCols = 256, 512
+	panelRows, panelCols = 256, 384
 )
 
 func init() {
