@@ -45,7 +45,8 @@ func TestCurvatureRuns(t *testing.T) {
 				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
 				o.Structure, o.Shots, o.Target, o.Group, o.PowerSteps = s, 2, 0.3, 300, 2
 				c.change(&o)
-				r, err := pruneTiny(t, context.Background(), o, &silent{})
+				w := &silent{}
+				r, err := pruneTiny(t, context.Background(), o, w)
 				if o.Curvature == curvature.Diagonal && s == prune.RowCol {
 					if !isRequest(err, "--curvature diagonal") {
 						t.Fatalf("not refused: %v", err)
@@ -54,6 +55,9 @@ func TestCurvatureRuns(t *testing.T) {
 				}
 				if err != nil {
 					t.Fatal(err)
+				}
+				if told := strings.Count(strings.Join(append(w.said, w.warnings...), "\n"), "the power method weighs tokens unequally: of 384, "); told != map[bool]int{true: o.Shots}[o.Curvature == curvature.Nearest || o.Curvature == curvature.KronSum] {
+					t.Errorf("on how few tokens a product rests was told %d times in %d shots: %q, %q", told, o.Shots, w.said, w.warnings)
 				}
 				if s == prune.RowCol {
 					checkFiles(t, o.Output, r)

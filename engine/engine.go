@@ -158,23 +158,34 @@ func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, erro
 	return factors, losses, err
 }
 
-// sayEffective tells on how few tokens nearest products rest.
+// sayEffective tells on how few tokens nearest products rest, and warns where these are fewer than a factor has rows.
 func (t *turn) sayEffective(factors *curvature.Factors) {
 	if !t.options.curvature().Warm() {
 		return
 	}
-	fewest := func(side string, of func(curvature.EffectiveTokens) float64) string {
-		var all []float64
-		for i := range t.model.Linears() {
-			all = append(all, of(factors.EffectiveTokens(i)))
+	layers := t.model.Linears()
+	var a, g []float64
+	few := 0
+	for i, l := range layers {
+		e := factors.EffectiveTokens(i)
+		a, g = append(a, e.A), append(g, e.G)
+		if e.A < float64(l.Inputs()) || e.G < float64(l.Rows) {
+			few++
 		}
-		least := slices.Min(all)
-		at := t.model.Linears()[slices.Index(all, least)].Name
-		slices.Sort(all)
-		return fmt.Sprintf("%s on %.3g tokens in layer %s and %.3g in the median layer", side, least, at, all[len(all)/2])
 	}
-	t.watcher.Say(fmt.Sprintf("the power method weighs %d tokens unequally: %s, %s", factors.Tokens,
-		fewest("G rests", func(e curvature.EffectiveTokens) float64 { return e.G }), fewest("A", func(e curvature.EffectiveTokens) float64 { return e.A })))
+	middle := func(x []float64) float64 { return slices.Sorted(slices.Values(x))[len(x)/2] }
+	fewest := func(x []float64) string {
+		least := slices.Min(x)
+		return fmt.Sprintf("%.3g in %s", least, layers[slices.Index(x, least)].Name)
+	}
+	sentence := fmt.Sprintf("the power method weighs tokens unequally: of %d, G rests on %.3g in the median layer (fewest: %s) and A on %.3g (%s)",
+		factors.Tokens, middle(g), fewest(g), middle(a), fewest(a))
+	if few == 0 {
+		t.watcher.Say(sentence)
+		return
+	}
+	t.watcher.Warn(fmt.Sprintf("%s; in %d of %d layers a factor rests on fewer tokens than it has rows, and damping decides about the rest: raise --samples or --length, or take --curvature kfac",
+		sentence, few, len(layers)))
 }
 
 // sayCut tells what was taken from terms of sums to make them positive semi-definite.
