@@ -114,8 +114,8 @@ func (c *Ceilings) tooLarge(b devicetest.Benchmark) string {
 		}
 	}
 	m, held := c.d.Memory(), call.Held(b.Type)
-	if b.Library != nil {
-		held = max(held, b.Library(b.Shape).Held(b.Type))
+	if library, offered := b.LibraryCase(c.d); offered {
+		held = max(held, library.Held(b.Type))
 	}
 	switch free := m.Total - m.Used; {
 	case m.Host && held > hostBytes:
@@ -207,11 +207,12 @@ func (t *timing) finish() (Row, error) {
 		}
 	}
 	r.OfCeiling = bound / least
-	if t.bench.Library == nil {
+	library, offered := t.bench.LibraryCase(t.ceilings.d)
+	if !offered {
 		return *r, nil
 	}
 	t.free()
-	if t.loaded, err = devicetest.Load(t.ceilings.d, t.bench.Library(t.bench.Shape), t.bench.Type); err != nil {
+	if t.loaded, err = devicetest.Load(t.ceilings.d, library, t.bench.Type); err != nil {
 		return *r, err
 	}
 	fastest := math.Inf(1)

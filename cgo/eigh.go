@@ -113,3 +113,29 @@ func (d *Device) eighLarge(m C.surgeon_eigen) (status int32) {
 	d.run("Eigh", func() C.int { return C.surgeon_eigh_end_large(at, m.n, d.queue()) })
 	return d.ints("Eigh", unsafe.Pointer(m.status), 1)[0]
 }
+
+// EighBatch is cuSOLVER's decomposition of many matrices of one order in one call, which no run makes: the benchmark sets Eigh
+// beside it. as holds as.Rows/as.Cols of them, one below the other, and gets eigenvector j of each in its row j; values gets
+// theirs, a row for each.
+func (d *Device) EighBatch(as, values device.Tensor) []bool {
+	n, count := as.Cols, as.Rows/as.Cols
+	if as.Type != device.F64 || values.Type != device.F64 || as.Rows != count*n || values.Rows != count || values.Cols != n {
+		panic(device.Misuse("EighBatch: as must be float64 matrices of one order, one below the other, and values a row for each"))
+	}
+	infos, free := d.scratch(int64(4 * count))
+	defer free()
+	var bytes C.int64_t
+	d.run("EighBatch", func() C.int {
+		return C.surgeon_eigh_batch_workspace(d.library.handle, C.int64_t(n), C.int64_t(count), &bytes)
+	})
+	work, free := d.scratch(int64(bytes))
+	defer free()
+	d.run("EighBatch", func() C.int {
+		return C.surgeon_eigh_batch(d.library.handle, C.int64_t(n), C.int64_t(count), (*C.double)(d.at(as)), (*C.double)(d.at(values)), work, bytes, (*C.int)(infos))
+	})
+	ok := make([]bool, count)
+	for i, info := range d.ints("EighBatch", infos, count) {
+		ok[i] = info == 0
+	}
+	return ok
+}

@@ -63,3 +63,42 @@ func TestEighLarge(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: matrices, values or infos of a batch that do not follow one another as cuSOLVER takes them, the wrong
+// triangle, a workspace for one of them.
+func TestEighBatch(t *testing.T) {
+	d := gpu(t, Options{})
+	const n, count = 13, 5
+	r := rand.New(rand.NewPCG(2, 1))
+	batch := make([]float64, count*n*n)
+	var as, ws, vs []device.Tensor
+	for k := range count {
+		a := batch[k*n*n:][:n*n]
+		for i := range n {
+			for j := range n {
+				a[i*n+j] = math.NaN()
+				if j <= i {
+					a[i*n+j] = r.NormFloat64()
+				}
+			}
+		}
+		as, ws, vs = append(as, device.NewFrom(d, a, n, n, device.F64)), append(ws, d.Alloc(1, n, device.F64)), append(vs, d.Alloc(n, n, device.F64))
+	}
+	x, values := device.NewFrom(d, batch, count*n, n, device.F64), d.Alloc(count, n, device.F64)
+	if ok := append(d.EighBatch(x, values), d.Eigh(false, as, ws, vs)...); slices.Contains(ok, false) {
+		t.Fatalf("ok is %v", ok)
+	}
+	rows, got := device.DownloadSlice[float64](d, x), device.DownloadSlice[float64](d, values)
+	for k := range count {
+		w, v := device.DownloadSlice[float64](d, ws[k]), device.DownloadSlice[float64](d, vs[k])
+		for j := range n {
+			dot := 0.0 // of two vectors of length 1, with one sign or the other
+			for i := range n {
+				dot += rows[(k*n+j)*n+i] * v[i*n+j]
+			}
+			if !(math.Abs(got[k*n+j]-w[j]) < 1e-12*n) || !(math.Abs(math.Abs(dot)-1) < 1e-9) {
+				t.Errorf("matrix %d, value %d: %v, want %v; its vector is off by %.3g", k, j, got[k*n+j], w[j], math.Abs(dot)-1)
+			}
+		}
+	}
+}

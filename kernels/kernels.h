@@ -188,6 +188,9 @@ int surgeon_eigh_rotate(void *library, int64_t n, double *a, double *v, double *
 /* library.cpp: by cuSOLVER, eigenvector j in row j of a. info is an int on the device, 0 where it went well. */
 int surgeon_eigh_workspace(void *library, int64_t n, int64_t *bytes);
 int surgeon_eigh_large(void *library, int64_t n, double *a, double *values, void *workspace, int64_t bytes, int *info);
+/* The same of count matrices, and values and infos, that follow one another; no part of a run, but what eigh.cu is measured against. */
+int surgeon_eigh_batch_workspace(void *library, int64_t n, int64_t count, int64_t *bytes);
+int surgeon_eigh_batch(void *library, int64_t n, int64_t count, double *a, double *values, void *workspace, int64_t bytes, int *infos);
 
 #ifdef __cplusplus
 }

@@ -188,3 +188,21 @@ extern "C" int surgeon_eigh_large(void *library, int64_t n, double *a, double *v
 	return solverCode(cusolverDnXsyevd(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, values, CUDA_R_64F,
 	                                   workspace, (size_t)bytes, l->host.data(), l->host.size(), info));
 }
+
+extern "C" int surgeon_eigh_batch_workspace(void *library, int64_t n, int64_t count, int64_t *bytes) {
+	Library *l = (Library *)library;
+	size_t device = 0, host = 0;
+	if (int code = solverCode(cusolverDnXsyevBatched_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr,
+	                                                            n, CUDA_R_64F, nullptr, CUDA_R_64F, &device, &host, count)))
+		return code;
+	if (host > l->host.size())
+		l->host.resize(host);
+	*bytes = (int64_t)device;
+	return 0;
+}
+
+extern "C" int surgeon_eigh_batch(void *library, int64_t n, int64_t count, double *a, double *values, void *workspace, int64_t bytes, int *infos) {
+	Library *l = (Library *)library;
+	return solverCode(cusolverDnXsyevBatched(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, values,
+	                                         CUDA_R_64F, workspace, (size_t)bytes, l->host.data(), l->host.size(), infos, count));
+}

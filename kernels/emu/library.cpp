@@ -322,3 +322,19 @@ cusolverStatus_t cusolverDnXsyevd(cusolverDnHandle_t, cusolverDnParams_t, cusolv
 	}
 	return CUSOLVER_STATUS_SUCCESS;
 }
+
+cusolverStatus_t cusolverDnXsyevBatched_bufferSize(cusolverDnHandle_t, cusolverDnParams_t, cusolverEigMode_t, cublasFillMode_t, int64_t n, cudaDataType, const void *,
+                                                   int64_t, cudaDataType, const void *, cudaDataType, size_t *device, size_t *host, int64_t) {
+	*device = *host = n * sizeof(double);
+	return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnXsyevBatched(cusolverDnHandle_t handle, cusolverDnParams_t parameters, cusolverEigMode_t mode, cublasFillMode_t uplo, int64_t n,
+                                        cudaDataType type, void *matrices, int64_t lda, cudaDataType typeOfValues, void *values, cudaDataType compute, void *device,
+                                        size_t deviceBytes, void *host, size_t hostBytes, int *infos, int64_t count) {
+	for (int64_t k = 0; k < count; k++)
+		if (cusolverStatus_t bad = cusolverDnXsyevd(handle, parameters, mode, uplo, n, type, (double *)matrices + k * n * lda, lda, typeOfValues, (double *)values + k * n,
+		                                            compute, device, deviceBytes, host, hostBytes, infos + k))
+			return bad;
+	return CUSOLVER_STATUS_SUCCESS;
+}

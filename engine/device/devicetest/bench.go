@@ -15,8 +15,19 @@ type Benchmark struct {
 	Op    Op
 	Shape Shape
 	Type  device.Type
-	// Library, where there is one, is the call of the library's that gives the same, or more than that.
-	Library func(Shape) Case
+
+	library libraryCall
+}
+
+// libraryCall makes the call of a library's that gives the same as an operation, or more than that, where the device offers it.
+type libraryCall func(d device.Device, s Shape) (c Case, offered bool)
+
+// LibraryCase is the library's call that the benchmark is set beside, where there is one.
+func (b Benchmark) LibraryCase(d device.Device) (c Case, offered bool) {
+	if b.library == nil {
+		return c, false
+	}
+	return b.library(d, b.Shape)
 }
 
 // Name is "Gram ones=0 beta=0.5/16384×4096/bfloat16".
@@ -43,7 +54,7 @@ func Benchmarks(t device.Type) []Benchmark {
 			continue
 		}
 		for _, s := range row.shapes {
-			all = append(all, Benchmark{Op: op, Shape: s, Type: typ, Library: row.library})
+			all = append(all, Benchmark{Op: op, Shape: s, Type: typ, library: row.library})
 		}
 	}
 	return all
@@ -69,7 +80,7 @@ var timed = []struct {
 	op      string
 	in      func(device.Type) device.Type // the type, given that of the model; nil for that
 	shapes  []Shape
-	library func(Shape) Case
+	library libraryCall
 }{
 	// y = x·Wᵀ
 	{op: "Gemm NT beta=0", shapes: []Shape{{M: 512, N: 576, K: 576}, {M: 512, N: 1536, K: 576}, {M: 512, N: 576, K: 1536},
@@ -113,8 +124,8 @@ var timed = []struct {
 	{op: "CholeskySolve left of many", in: acc, shapes: []Shape{{M: 288, N: 1}, {M: 2048, N: 1}}},
 	{op: "CholeskySolve left", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
 	{op: "CholeskySolve right", in: float64s, shapes: []Shape{{M: 1536, N: 77}, {M: 4096, N: 205}, {M: 11008, N: 551}}},
-	{op: "Eigh", in: float64s, shapes: []Shape{{M: 576, N: 32}}},
-	{op: "Eigh warm", in: float64s, shapes: []Shape{{M: 576, N: 32}}},
+	{op: "Eigh", in: float64s, shapes: []Shape{{M: 576, N: 32}}, library: batch},
+	{op: "Eigh warm", in: float64s, shapes: []Shape{{M: 576, N: 32}}, library: batch},
 	{op: "RowDot", in: float64s, shapes: weights},
 	{op: "ColDot", in: float64s, shapes: weights},
 	{op: "MaxAbs", in: float64s, shapes: weights},
@@ -128,14 +139,42 @@ var timed = []struct {
 }
 
 // square is the whole of xᵀx for an x that is M×N: what Gram makes half of.
-func square(s Shape) Case {
+func square(_ device.Device, s Shape) (Case, bool) {
 	return Case{
 		Operands: []Operand{in("x", s.M, s.N), out("c", s.N, s.N).as(acc)},
 		Call: func(d device.Device, x []device.Tensor) []float64 {
 			d.Gemm(true, false, 1, x[0], x[0], 0, x[1])
 			return nil
 		},
-	}
+	}, true
+}
+
+// batchEigh is a device with a library that decomposes many matrices of one order in one call.
+type batchEigh interface {
+	// EighBatch takes matrices below one another, which it destroys, and makes a row of values of each.
+	EighBatch(as, values device.Tensor) []bool
+}
+
+// batch is that library's call for the matrices of Eigh, N equal ones of order M, and knows no warm start.
+func batch(d device.Device, s Shape) (Case, bool) {
+	_, offered := d.(batchEigh)
+	return Case{
+		Operands: []Operand{
+			inOut("a", s.N*s.M, s.M).filled(func(r *rand.Rand, _ bool, x []float64) {
+				one := x[:s.M*s.M]
+				noise(r, s.M, one)
+				for i := 1; i < s.N; i++ {
+					copy(x[i*len(one):], one)
+				}
+			}), out("values", s.N, s.M),
+		},
+		Call: func(d device.Device, x []device.Tensor) (told []float64) {
+			for _, ok := range d.(batchEigh).EighBatch(x[0], x[1]) {
+				told = append(told, truth(ok))
+			}
+			return told
+		},
+	}, offered
 }
 
 // Case is the call of the benchmark.
