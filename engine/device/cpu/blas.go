@@ -5,6 +5,11 @@ package cpu
 import (
 	"math"
 	"runtime"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas64"
+	"gonum.org/v1/gonum/lapack"
+	"gonum.org/v1/gonum/lapack/lapack64"
 )
 
 const (
@@ -20,3 +25,14 @@ const (
 
 // kernels names what gonum's kernels differ by.
 func kernels() string { return runtime.GOARCH }
+
+// syev is v ← the eigenvectors of its lower triangle, in columns, and w ← the values, by the QR method.
+func (d *Device) syev(v matrix, w []float64) (ok bool) {
+	sym := blas64.Symmetric{N: v.rows, Stride: v.stride, Data: v.data, Uplo: blas.Lower}
+	var best [1]float64
+	lapack64.Syev(lapack.EVCompute, sym, w, best[:], -1)
+	size := max(int(best[0]), 3*v.rows-1)
+	work, free := scratch[float64](d, size)
+	defer free()
+	return lapack64.Syev(lapack.EVCompute, sym, w, work, size)
+}

@@ -3,11 +3,6 @@ package cpu
 import (
 	"math"
 
-	"gonum.org/v1/gonum/blas"
-	"gonum.org/v1/gonum/blas/blas64"
-	"gonum.org/v1/gonum/lapack"
-	"gonum.org/v1/gonum/lapack/lapack64"
-
 	"surgeon/engine/device"
 )
 
@@ -29,17 +24,11 @@ func (d *Device) eigh(a matrix, w []float64, v matrix) bool {
 		return true
 	}
 	for i := range n {
-		if !allFinite(a.row(i)[:i+1]) { // Syev panics on a NaN, or goes on without end
+		if !allFinite(a.row(i)[:i+1]) { // LAPACK's routines panic on a NaN, or go on without end
 			return false
 		}
 		clear(v.row(i))
 		copy(v.row(i), a.row(i)[:i+1])
 	}
-	sym := blas64.Symmetric{N: n, Stride: v.stride, Data: v.data, Uplo: blas.Lower}
-	var best [1]float64
-	lapack64.Syev(lapack.EVCompute, sym, w, best[:], -1)
-	size := max(int(best[0]), 3*n-1)
-	work, free := scratch[float64](d, size)
-	defer free()
-	return lapack64.Syev(lapack.EVCompute, sym, w, work, size) && !math.IsNaN(w[0])
+	return d.syev(v, w) && !math.IsNaN(w[0])
 }
