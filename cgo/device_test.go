@@ -34,6 +34,29 @@ func gpu(t testing.TB, o Options) *Device {
 	return d
 }
 
+// What would be caught: bits that are taken for the same with another cuBLAS or cuSOLVER.
+func TestBits(t *testing.T) {
+	if bits := gpu(t, Options{}).Bits(); !regexp.MustCompile(`^cuda .+, cuBLAS \d+, cuSOLVER \d+$`).MatchString(bits) {
+		t.Errorf("%q does not name the libraries", bits)
+	}
+}
+
+// What would be caught: with SURGEON_CUDA_EXACT, memory that compute-sanitizer takes for a tensor's and is not, behind its last
+// element or after it was freed.
+func TestExactMemory(t *testing.T) {
+	t.Setenv("SURGEON_CUDA_EXACT", "1")
+	d := gpu(t, Options{})
+	before := d.Memory().Used
+	x := d.Alloc(1, 3, device.BF16)
+	if used := d.Memory().Used - before; used != 6 {
+		t.Errorf("a tensor of 6 bytes holds %d", used)
+	}
+	d.Free(x)
+	if d.memory.kept != 0 || len(d.memory.spare) != 0 {
+		t.Errorf("%d bytes are kept that nobody owns", d.memory.kept)
+	}
+}
+
 // What would be caught: a byte lost at the edge of a pinned buffer, a slot used before it is free, a wrong conversion.
 func TestTransfers(t *testing.T) {
 	d := gpu(t, Options{})
