@@ -32,8 +32,8 @@
 // gradient for a few windows. heldOut looks at windows that took no part, and at those of each text where they have names
 // (texts.go). save hands weights and report to package journal, from where an interrupted run goes on bit for bit.
 //
-// After the last shot finish makes the last round of corrections where one is asked for, and run.write clears what is
-// structurally dead, rounds to the type of the file, measures that, and writes. onway.go does the same for a model on the way.
+// After the last shot finish makes the last round of corrections where one is asked for, and run.write rounds to the
+// type of the file, clears what is structurally dead, measures that, and writes. onway.go does the same for a model on the way.
 //
 // # Measuring a model
 //

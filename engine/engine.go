@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
@@ -57,6 +56,9 @@ func (r *run) shot(ctx context.Context, number int) error {
 	s.Reached = float64(o.Removed) / float64(o.Total)
 	s.Reduction = float64(o.Removed) / float64(r.report.Model.Parameters)
 	s.DampingsRaised = r.raised(o.Raised)
+	if o.FewTokens != "" {
+		r.warn(fmt.Sprintf("shot %d: %s", number, o.FewTokens))
+	}
 	r.warnIfShort(s, o)
 	if s.Lora, err = r.correctShot(ctx, number); err != nil {
 		return fmt.Errorf("lora: %w", err)
@@ -103,6 +105,9 @@ func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
 		}
 	}()
 	o := Outcome{Losses: losses}
+	if o.FewTokens, err = t.fewTokens(factors); err != nil {
+		return Outcome{}, err
+	}
 	if t.options.Structure == prune.RowCol {
 		err = t.shrinkRowCol(ctx, factors, target, &o)
 	} else {
@@ -153,59 +158,8 @@ func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, erro
 	t.model.Release()
 	if err == nil {
 		t.sayCut(factors)
-		t.sayEffective(factors)
 	}
 	return factors, losses, err
-}
-
-// sayEffective tells on how few tokens nearest products rest, and warns where these are fewer than a factor has rows.
-func (t *turn) sayEffective(factors *curvature.Factors) {
-	if !t.options.curvature().Warm() {
-		return
-	}
-	layers := t.model.Linears()
-	var a, g []float64
-	few := 0
-	for i, l := range layers {
-		e := factors.EffectiveTokens(i)
-		a, g = append(a, e.A), append(g, e.G)
-		if e.A < float64(l.Inputs()) || e.G < float64(l.Rows) {
-			few++
-		}
-	}
-	middle := func(x []float64) float64 { return slices.Sorted(slices.Values(x))[len(x)/2] }
-	fewest := func(x []float64) string {
-		least := slices.Min(x)
-		return fmt.Sprintf("%.3g in %s", least, layers[slices.Index(x, least)].Name)
-	}
-	sentence := fmt.Sprintf("the power method weighs tokens unequally: of %d, G rests on %.3g in the median layer (fewest: %s) and A on %.3g (%s)",
-		factors.Tokens, middle(g), fewest(g), middle(a), fewest(a))
-	if few == 0 {
-		t.watcher.Say(sentence)
-		return
-	}
-	t.watcher.Warn(fmt.Sprintf("%s; in %d of %d layers a factor rests on fewer tokens than it has rows, and damping decides about the rest: raise --samples or --length, or take --curvature kfac",
-		sentence, few, len(layers)))
-}
-
-// sayCut tells what was taken from terms of sums to make them positive semi-definite.
-func (t *turn) sayCut(factors *curvature.Factors) {
-	var most float64
-	var at string
-	n := 0
-	for i, l := range t.model.Linears() {
-		for _, cut := range factors.Cut(i) {
-			if cut > 0 {
-				n++
-			}
-			if cut > most {
-				most, at = cut, l.Name
-			}
-		}
-	}
-	if n > 0 {
-		t.watcher.Say(fmt.Sprintf("%d further products were made positive semi-definite; the most that took is %.2g of the product, in layer %s", n, most, at))
-	}
 }
 
 // costs predicts what the loss of every row and column would cost.

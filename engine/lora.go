@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"math/rand/v2"
 	"strings"
 
@@ -108,7 +109,7 @@ func (o *Options) checkLora() error {
 	switch {
 	case !o.Lora:
 		for _, name := range o.Given {
-			if strings.HasPrefix(name, "lora-") {
+			if strings.HasPrefix(name, "lora-") && !slices.Contains(o.Shared, name) && !o.isDefault(name) {
 				return refuse("--%s is about low-rank corrections, which are not asked for; add --lora", name)
 			}
 		}

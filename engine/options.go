@@ -68,6 +68,7 @@ type Options struct {
 	Precision string `name:"precision" yaml:"precision" json:"precision" help:"Arithmetic of the model: float32, float64, or bfloat16, which is for GPUs and takes half the memory." enum:"float32,float64,bfloat16" default:"float32" placeholder:"TYPE" group:"device"`
 
 	Given   []string `kong:"-" yaml:"-" json:"-"` // names of the options that were asked for, not left at their defaults
+	Shared  []string `kong:"-" yaml:"-" json:"-"` // of these, those that were asked for several runs at once
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
 	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report
 
@@ -130,8 +131,6 @@ func (o *Options) check() error {
 		return refuse("--shots is %d; at least 1 is needed", o.Shots)
 	case !(o.StepLimit > 0 && o.StepLimit <= 1):
 		return refuse("--step-limit is %v; it must lie above 0 and at most at 1", o.StepLimit)
-	case o.Structure == prune.RowCol && o.Target > o.most():
-		return refuse("--target is %v; with --step-limit %v and --shots %d no more than %.3g can go: take more shots, or a higher limit", o.Target, o.StepLimit, o.Shots, o.most())
 	case o.Samples < 1:
 		return refuse("--samples is %d; at least 1 is needed", o.Samples)
 	case o.HeldOut < 0:
@@ -175,8 +174,15 @@ func (o *Options) check() error {
 	return o.checkWriteAt()
 }
 
-// most is the share of a matrix that shots can remove when each takes as many rows and columns as the step limit lets it.
-func (o *Options) most() float64 { return 1 - math.Pow(1-o.StepLimit, 2*float64(o.Shots)) }
+// outOfReach is a warning where the target is more than shots can remove of a matrix when each takes as many rows and columns
+// as the step limit lets it, or "". What is dead comes on top of that, and only a shot tells how much that is.
+func (o *Options) outOfReach() string {
+	most := 1 - math.Pow(1-o.StepLimit, 2*float64(o.Shots))
+	if o.Structure != prune.RowCol || o.Target <= most+1e-9 {
+		return ""
+	}
+	return fmt.Sprintf("--target is %v; with --step-limit %v and --shots %d no more than %.3g can go of what is not dead already: take more shots, or a higher limit", o.Target, o.StepLimit, o.Shots, most)
+}
 
 // checkCurvature refuses curvatures, and what goes with them, that make no sense together.
 func (o *Options) checkCurvature() error {

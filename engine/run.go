@@ -97,6 +97,9 @@ func (r *run) read() error {
 	if warning := scarce(in.model.Config, len(r.calibration)*in.length); warning != "" && o.Curvature != curvature.Identity {
 		r.warn(warning)
 	}
+	if warning := o.outOfReach(); warning != "" {
+		r.warn(warning)
+	}
 	return nil
 }
 
@@ -131,7 +134,7 @@ func (r *run) start(ctx context.Context) error {
 	}
 	r.heldOutLoss = r.report.Dense.HeldOutLoss
 	if o.MaxLoss > 0 && r.heldOutLoss > o.MaxLoss {
-		if err := r.removeWork(); err != nil {
+		if err := r.abandonWork(); err != nil {
 			return err
 		}
 		return refuse("--max-loss is %v; the held-out loss of the dense model is %.4f nats already", o.MaxLoss, r.heldOutLoss)
@@ -349,6 +352,16 @@ func (r *run) removeWork() error {
 	}
 	j := r.journal
 	r.journal = nil
+	return j.Remove()
+}
+
+// abandonWork leaves nothing of a run that is refused after it took the work directory; one that was named stays, empty.
+func (r *run) abandonWork() error {
+	j := r.journal
+	r.journal = nil
+	if r.options.workNamed {
+		return j.Clear()
+	}
 	return j.Remove()
 }
 

@@ -32,6 +32,7 @@ type Outcome struct {
 	Kept      []prune.Kept // rows and columns, by layer; nil for single weights
 	Predicted *float64     // increase of the loss in nats per token; nil without curvature
 	Raised    []prune.Raised
+	FewTokens string             // a warning that nearest products rest on few tokens, or ""
 	Seconds   map[string]float64 // by stage; of Turn only
 }
 

@@ -189,6 +189,11 @@ func (c *tableCommand) tableRun(s *session, x tableRun, targets []float64, ofAll
 		return x, err
 	}
 	x.options = prune.Options
+	for name := range ofAll {
+		if ofRow[name] == nil {
+			x.options.Shared = append(x.options.Shared, name)
+		}
+	}
 	x.options.Given, x.options.Version, x.options.Command = given, programVersion(), s.command()
 	if last > 0 {
 		x.options.WriteAt = targets[:last]

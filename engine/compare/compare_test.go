@@ -408,8 +408,8 @@ func TestFigures(t *testing.T) {
 	}
 }
 
-// What would be caught: perplexities on two texts of one name in one row, on one text of two names in two, or a report that
-// does not tell the content of its text beside nothing.
+// What would be caught: perplexities on two texts of one name in one row, on one text of two names in two, or one on a text of
+// which a report tells the name alone beside those on a text that it may not be.
 func TestFiguresGoByContent(t *testing.T) {
 	const x, y = "1111111111", "2222222222"
 	run := func(perplexity float64, path, hash string) Run {
@@ -426,7 +426,7 @@ func TestFiguresGoByContent(t *testing.T) {
 			map[string][]float64{row("a.txt") + ", text 11111111": {7, 0, 9}, row("a.txt") + ", text 22222222": {0, 8, 0}}},
 		{"old reports", []Run{run(7, "a.txt", ""), run(8, "a.txt", ""), run(9, "b.txt", "")}, map[string][]float64{row("a.txt"): {7, 8, 0}, row("b.txt"): {0, 0, 9}}},
 		{"an old report and new ones", []Run{run(7, "a.txt", ""), run(8, "a.txt", x), run(9, "a.txt", y)},
-			map[string][]float64{row("a.txt") + ", text 11111111": {7, 8, 0}, row("a.txt") + ", text 22222222": {0, 0, 9}}},
+			map[string][]float64{row("a.txt"): {7, 0, 0}, row("a.txt") + ", text 11111111": {0, 8, 0}, row("a.txt") + ", text 22222222": {0, 0, 9}}},
 	} {
 		got := map[string][]float64{}
 		for _, f := range Figures(c.runs) {

@@ -49,15 +49,9 @@ func Figures(runs []Run) []Figure {
 	setPerplexity := func(run int, e report.Evaluation) {
 		measured := fmt.Sprintf("%d windows of %d, %s", e.Windows, e.Length, e.Of)
 		name := fmt.Sprintf("perplexity on %s, %s", textOf(e), measured)
-		f := at(func(f Figure) bool {
-			if f.text != "" && e.TextSHA256 != "" {
-				return f.text == e.TextSHA256 && f.measured == measured
-			}
-			return f.Name == name && f.Kind == Perplexity
-		}, Figure{Name: name, Kind: Perplexity, measured: measured})
-		if f.text == "" {
-			f.text = e.TextSHA256
-		}
+		f := at(func(f Figure) bool { // a text without a hash may be any of that name
+			return f.Kind == Perplexity && f.text == e.TextSHA256 && f.measured == measured && (f.text != "" || f.Name == name)
+		}, Figure{Name: name, Kind: Perplexity, text: e.TextSHA256, measured: measured})
 		f.Values[run] = &e.Perplexity
 	}
 	// The figures in their order; within one, all runs, so that those that only a later run has stand beside their like.

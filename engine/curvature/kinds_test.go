@@ -267,6 +267,14 @@ func TestEffectiveTokens(t *testing.T) {
 				}
 			}
 		}
+		// The first G is made by an A of all ones, whatever is drawn for a token and however often.
+		sampled := curvature.Options{Kind: curvature.Nearest, PowerSteps: 2, Fisher: curvature.Sampled, Samples: 1}
+		once := collect(t, m, tokens, 3, sampled)
+		sampled.Samples = 3
+		thrice := collect(t, m, tokens, 3, sampled)
+		for i, l := range m.Linears() {
+			golden.Near(t, l.Name+", drawn three times", []float64{thrice.EffectiveTokens(i).G}, []float64{once.EffectiveTokens(i).G}, 1e-9)
+		}
 		if got := collect(t, m, tokens, 3, curvature.Options{}).EffectiveTokens(0); got != (curvature.EffectiveTokens{}) {
 			t.Errorf("tokens that count alike: %+v", got)
 		}

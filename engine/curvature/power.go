@@ -62,7 +62,7 @@ func (c *collection) term(layer, k int) Term {
 func (c *collection) halfStep(k int, makesG bool, norms []float64, weigh bool) ([]float64, error) {
 	h := &halfStep{watch: c.watch(), c: c, makesG: makesG, signed: k > 0}
 	if weigh {
-		h.weighed = make([]kish, len(c.layers))
+		h.weighed = slices.Repeat([]kish{{draws: c.options.draws()}}, len(c.layers))
 	}
 	_, h.share = c.share()
 	for i := range c.layers {
@@ -109,14 +109,31 @@ func (c *collection) halfStep(k int, makesG bool, norms []float64, weigh bool) (
 }
 
 // kish is the number of equally weighted tokens that tell as much as these weighted ones, (Σw)²/Σw²: their effective sample
-// size. (Kish, Survey Sampling, 1965.)
-type kish struct{ sum, squares float64 }
+// size. (Kish, Survey Sampling, 1965.) A token that is drawn several times counts once, with the sum of its weights.
+type kish struct {
+	draws        int // of each token
+	sum, squares float64
+
+	batch []float64 // weights of a batch's tokens, of the draws so far
+	drawn int
+}
 
 func (k *kish) add(weights []float64) {
-	for _, w := range weights {
+	if k.drawn == 0 {
+		k.batch = weights
+	} else {
+		for t, w := range weights {
+			k.batch[t] += w
+		}
+	}
+	if k.drawn++; k.drawn < k.draws {
+		return
+	}
+	for _, w := range k.batch {
 		k.sum += w
 		k.squares += w * w
 	}
+	k.drawn = 0
 }
 
 func (k kish) size() float64 {

@@ -188,9 +188,21 @@ func (j *Journal) Close() error {
 	return errors.Join(j.events.close(), j.lock.Close())
 }
 
-// Remove closes the journal and removes its directory. options.json goes after all else, so that a directory whose removal
-// was cut off can still be opened.
+// Remove closes the journal and removes its directory.
 func (j *Journal) Remove() error {
+	err := j.Clear()
+	if err == nil {
+		err = os.RemoveAll(j.files.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("removing the work directory: %w", err)
+	}
+	return nil
+}
+
+// Clear closes the journal and removes what is in its directory but the lock, so that any run may begin there. options.json
+// goes after all else, so that a directory where that was cut off can still be opened.
+func (j *Journal) Clear() error {
 	entries, err := os.ReadDir(j.files.dir)
 	for _, e := range entries {
 		if e.Name() != optionsName && e.Name() != lockName {
@@ -200,13 +212,7 @@ func (j *Journal) Remove() error {
 	if err == nil {
 		err = os.Remove(j.files.path(optionsName))
 	}
-	if err = errors.Join(err, j.Close()); err == nil {
-		err = os.RemoveAll(j.files.dir)
-	}
-	if err != nil {
-		return fmt.Errorf("removing the work directory: %w", err)
-	}
-	return nil
+	return errors.Join(err, j.Close())
 }
 
 // Warnings are sentences about what Open found torn, incomplete or altered and does not use.

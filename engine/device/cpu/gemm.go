@@ -49,7 +49,7 @@ func (d *Device) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, be
 
 // product is c ← α·op(a)·op(b) + β·c on all cores, c being cut into panels.
 func product[T float](transA, transB bool, alpha T, a, b block[T], beta T, c block[T]) {
-	if c.rows <= panelRows && c.cols <= panelCols {
+	if c.rows <= panelRows && c.cols <= panelCols || c.rows == 0 || c.cols == 0 {
 		gemm(transA, transB, alpha, a, b, beta, c)
 		return
 	}

@@ -159,7 +159,7 @@ func nothing() Op {
 			x[i] = math.NaN()
 		}
 	}
-	return Op{Name: "Gemm alpha=0", Shapes: []Shape{{M: 33, N: 65}, {M: 0, N: 3}}, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
+	return Op{Name: "Gemm alpha=0", Shapes: []Shape{{M: 33, N: 65}, {M: 0, N: 3}, {M: 0, N: 520}, {M: 520, N: 0}}, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 		return Case{
 			Operands: []Operand{in("a", s.M, 5).filled(nan), in("b", 5, s.N).filled(nan), inOut("c", s.M, s.N), out("zero", s.M, s.N)},
 			Call: func(d device.Device, x []device.Tensor) []float64 {
