@@ -154,6 +154,7 @@ func TestTableRefuses(t *testing.T) {
 		{"group: 100", "group: many", "table.yaml: Single weights, ours: --group"},
 		{"group: 100", "grope: 100", "table.yaml: Single weights, ours: unknown flag --grope"},
 		{"preset: magnitude", "preset: magnitude, update: joint", "table.yaml: Single weights, magnitude: --preset magnitude stands for --update none"},
+		{"group: 100", "step-limit: 0.1", "table.yaml: Single weights, ours: --step-limit would do nothing: it needs --structure rowcol"},
 		{"group: 100", "output: x", "table.yaml: Single weights, ours: output is not an option of a row"},
 		{"group: 100", "config: x", "table.yaml: Single weights, ours: config is not an option of a row"},
 		{"group: 100", "model: x", "table.yaml: Single weights, ours: model is not an option of a row: a table is one of methods, on the model"},
@@ -194,9 +195,9 @@ func TestTableRefuses(t *testing.T) {
 	}
 }
 
-// oneRow is a table of one run.
+// oneRow is a table of one run, for which an option of all runs does nothing.
 const oneRow = `
-options: {model: model, text: [text.txt], samples: 8, length: 32}
+options: {model: model, text: [text.txt], samples: 8, length: 32, damp-g: 0.05}
 eval: {text: [text.txt], length: 32, windows: 6}
 tables:
   - {title: t, targets: [0.3], options: {structure: element}, rows: [{name: a, options: {preset: magnitude}}]}
