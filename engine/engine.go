@@ -60,6 +60,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 		r.warn(fmt.Sprintf("shot %d: %s", number, o.FewTokens))
 	}
 	r.warnIfShort(s, o)
+	r.warnIfBeyond(s)
 	if s.Lora, err = r.correctShot(ctx, number); err != nil {
 		return fmt.Errorf("lora: %w", err)
 	}
@@ -90,6 +91,22 @@ func (r *run) warnIfShort(s report.Shot, o Outcome) {
 			s.Number, 100*s.Reached, 100*s.Target, r.options.StepLimit))
 	}
 }
+
+// warnIfBeyond tells of a shot that went beyond its target, by more than a rounding of whole structures: what is dead goes
+// first, whatever the target and the step limit say.
+func (r *run) warnIfBeyond(s report.Shot) {
+	before := 0.
+	if n := len(r.report.Shots); n > 0 {
+		before = r.report.Shots[n-1].Reached
+	}
+	if s.Reached > s.Target+beyond && s.Reached > before {
+		r.warn(fmt.Sprintf("shot %d: %.2f %% of the weights are gone where %.2f %% should be: what was zero already, or has no input or no gradient in any calibration window, goes first and knows no limit; other text may need some of it, and more --samples tell",
+			s.Number, 100*s.Reached, 100*s.Target))
+	}
+}
+
+// beyond is what a target may be passed by without a word.
+const beyond = 5e-4
 
 // shrink is one turn of the method's loop (The LLM Surgeon, algorithm 1): measure the curvature, cost every structure, find
 // one threshold for the whole model, remove what lies below it and re-fit the rest. Rows and columns are costed, selected and

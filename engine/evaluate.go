@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"fmt"
+	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -79,11 +81,13 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 		return e, err
 	}
 	defer m.Free()
+	made, _ := report.Read(filepath.Join(o.Model, reportName)) // nil where the model is not one of ours
 	for i := range in.texts {
 		p, err := in.perplexity(ctx, m, &in.texts[i], o.Model, o.Windows, windows.Batch, w)
 		if err != nil {
 			return e, err
 		}
+		p.Calibration = calibratedOn(made, in.texts[i].corpus, o.TextSkip, o.TextLimit)
 		e.Texts = append(e.Texts, p)
 	}
 	if z != nil {
@@ -205,6 +209,30 @@ func (r *run) evaluate(ctx context.Context, name string) error {
 		r.report.Evaluations = append(r.report.Evaluations, e)
 	}
 	return nil
+}
+
+// calibratedOn tells whether a model was made, by its report, with some of a text that was cut in this way: a file of the same
+// content, of which both took some of the same bytes. Where a text has several files it is enough that they share one.
+func calibratedOn(made *report.Report, t *text.Corpus, skip, limit int64) bool {
+	if made == nil {
+		return false
+	}
+	if len(made.Data.Files) == 1 && len(t.Files) == 1 {
+		options, _ := made.Options.(map[string]any)
+		part := func(name string) int64 { n, _ := options[name].(float64); return int64(n) }
+		end := func(skip, limit int64) int64 {
+			if limit == 0 {
+				return math.MaxInt64
+			}
+			return skip + limit
+		}
+		if thenSkip := part("text-skip"); skip >= end(thenSkip, part("text-limit")) || thenSkip >= end(skip, limit) {
+			return false
+		}
+	}
+	return slices.ContainsFunc(made.Data.Files, func(f report.File) bool {
+		return slices.ContainsFunc(t.Files, func(g text.File) bool { return f.SHA256 == g.SHA256 })
+	})
 }
 
 // common tells whether a whole text holds some of the one that the calibration windows were drawn from, which may have been

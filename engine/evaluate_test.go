@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"surgeon/engine/device/cpu"
 	"surgeon/engine/text"
 )
 
@@ -77,6 +78,22 @@ func TestEvalOfCutText(t *testing.T) {
 		}
 		if e := r.Evaluations[i]; e.Calibration != want || e.TextSHA256 != whole.SHA256 {
 			t.Errorf("%s %s: calibration text %v, SHA-256 %s, want %v, %s", e.Of, e.Name, e.Calibration, e.TextSHA256, want, whole.SHA256)
+		}
+	}
+	// By itself, later: as the report beside the model tells.
+	for _, c := range []struct {
+		model, text string
+		skip, limit int64
+		want        bool
+	}{
+		{o.Output, prose, 0, 0, true}, {o.Output, prose, 1000, 0, true}, {o.Output, prose, 2000, 0, false}, {o.Output, code, 0, 0, false}, {model, prose, 0, 0, false},
+	} {
+		e, err := Evaluate(context.Background(), cpu.Open(), EvalOptions{Model: c.model, Text: []string{c.text}, TextSkip: c.skip, TextLimit: c.limit, Length: 32, Windows: 1, Precision: "float32"}, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Texts[0].Calibration; got != c.want {
+			t.Errorf("%+v: calibration text %v", c, got)
 		}
 	}
 }

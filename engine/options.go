@@ -137,10 +137,10 @@ func (o *Options) check() error {
 		return refuse("--held-out is %d; it cannot be negative", o.HeldOut)
 	case o.Length != 0 && o.Length < 2:
 		return refuse("--length is %d; a window needs at least 2 tokens to have a next one", o.Length)
-	case o.DampG != nil && !(*o.DampG >= 0):
-		return refuse("--damp-g is %v; it cannot be negative", *o.DampG)
-	case o.DampA != nil && !(*o.DampA >= 0):
-		return refuse("--damp-a is %v; it cannot be negative", *o.DampA)
+	case o.DampG != nil && !(*o.DampG >= 0 && *o.DampG <= math.MaxFloat64):
+		return refuse("--damp-g is %v; it must be a number, and not negative", *o.DampG)
+	case o.DampA != nil && !(*o.DampA >= 0 && *o.DampA <= math.MaxFloat64):
+		return refuse("--damp-a is %v; it must be a number, and not negative", *o.DampA)
 	case o.Structure != prune.RowCol && o.Update == prune.Sum:
 		return refuse("--update sum adds a step for rows and one for columns; with --structure %v it is joint or none", o.Structure)
 	case o.Structure != prune.Element && o.Scope != prune.InModel:
@@ -149,8 +149,8 @@ func (o *Options) check() error {
 		return refuse("--group is %d; it is the number of weights that are re-fitted for together, and 0 leaves it open", o.Group)
 	case !(o.Tolerance >= 0 && o.Tolerance < 1):
 		return refuse("--tolerance is %v; it must lie between 0 and 1", o.Tolerance)
-	case !(o.MaxLoss >= 0):
-		return refuse("--max-loss is %v; it cannot be negative", o.MaxLoss)
+	case !(o.MaxLoss >= 0 && o.MaxLoss <= math.MaxFloat64):
+		return refuse("--max-loss is %v; it must be a number, and not negative", o.MaxLoss)
 	case o.Batch < 0:
 		return refuse("--batch is %d; it cannot be negative", o.Batch)
 	case o.TextSkip < 0 || o.TextLimit < 0:

@@ -144,7 +144,7 @@ func (r *run) start(ctx context.Context) error {
 
 // identity is what the bits of the result depend on. A work directory belongs to one identity.
 func (r *run) identity() map[string]any {
-	o, evaluated := r.options, ""
+	o, c, evaluated := r.options, r.options.curvature(), ""
 	tokenizer := sha256.Sum256(r.inputs.json) // it makes the windows, and is no part of the model's hash
 	if r.evaluation != nil {
 		evaluated = r.evaluation.identity()
@@ -154,7 +154,7 @@ func (r *run) identity() map[string]any {
 		"model sha256":  r.report.Model.SHA256, "tokenizer sha256": hex.EncodeToString(tokenizer[:]), "text sha256": r.inputs.identity(), "program": r.report.Program.Version, "device": r.dev.Bits(),
 		"--samples": o.Samples, "--length": o.Length, "--held-out": o.HeldOut, "--seed": o.Seed,
 		"--target": o.Target, "--shots": o.Shots, "--step-limit": o.StepLimit, "--rank-by": o.RankBy, "--cost": o.Cost, "--update": o.Update,
-		"--curvature": o.curvature(), "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--keep-biases": o.KeepBiases, "--group": o.Group, "--tolerance": o.Tolerance, "--sequential": o.Sequential,
+		"--curvature": c.Kind, "--fisher": c.Fisher, "--power-steps": c.PowerSteps, "--rank": c.Rank, "--fisher-samples": c.Samples, "--fisher-seed": c.Seed, "--damping": o.Damping, "--structure": o.Structure, "--scope": o.Scope, "--keep-biases": o.KeepBiases, "--group": o.Group, "--tolerance": o.Tolerance, "--sequential": o.Sequential,
 		"--damp-g": o.DampG, "--damp-a": o.DampA, "--max-loss": o.MaxLoss, "--write-at": o.WriteAt, "--dtype": o.DType, "--batch": o.Batch, "--precision": o.Precision,
 	}
 	o.loraIdentity(identity)
@@ -315,6 +315,11 @@ func (r *run) restore(number int, s *state) error {
 func (r *run) stepBack(number int, loss float64) error {
 	r.report.Final.StoppedEarly = fmt.Sprintf("shot %d would bring the held-out loss to %.4f nats, above --max-loss %v", number, loss, r.options.MaxLoss)
 	r.warn(r.report.Final.StoppedEarly + ": the model before it is kept")
+	for _, share := range r.options.WriteAt {
+		if r.options.shotAt(share) >= number {
+			r.warn(fmt.Sprintf("the model at %v is not written: the run stops before it gets there", share))
+		}
+	}
 	if last, ok := r.journal.Last(); ok {
 		return r.restore(last.Number, &state{})
 	}

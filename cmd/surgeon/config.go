@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -199,6 +200,10 @@ func configValue(name string, field reflect.StructField, node ast.Node) (any, er
 			return n.Value, nil
 		case *ast.IntegerNode:
 			return n.Value, nil
+		case *ast.StringNode: // 1e-4, which is a number in YAML 1.2 and not in 1.1; not in quotes
+			if x, err := strconv.ParseFloat(n.Value, 64); err == nil && n.Token.Type == token.StringType && !math.IsInf(x, 0) && !math.IsNaN(x) {
+				return x, nil
+			}
 		}
 		return nil, wrong("a number")
 	case reflect.Slice:

@@ -26,6 +26,7 @@ keep-shots: true
 write-at: [0.05]
 dtype: F16
 damp-g: 1
+damp-a: 1e-3
 length: 32
 output: out
 threads: 1
@@ -47,7 +48,7 @@ threads: 1
 		t.Fatal(err)
 	}
 	for name, want := range map[string]any{"model": "model", "samples": 9.0, "shots": 2.0, "target": 0.1, "rankby": "costperweight",
-		"keepshots": true, "dtype": "f16", "dampg": 1.0, "dampa": 0.01, "output": "out", "writeat": []any{0.05}} {
+		"keepshots": true, "dtype": "f16", "dampg": 1.0, "dampa": 0.001, "output": "out", "writeat": []any{0.05}} {
 		if !reflect.DeepEqual(got[name], want) {
 			t.Errorf("%s is %v, want %v", name, got[name], want)
 		}

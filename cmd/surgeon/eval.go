@@ -89,8 +89,12 @@ func (c *evalCommand) Run(s *session) error {
 
 // perplexityText is a perplexity with all that it depends on.
 func perplexityText(e report.Evaluation) string {
-	return fmt.Sprintf("Perplexity %.4f on %s, %s of %d tokens (loss %.6f nats, %.4f bits per token).",
-		e.Perplexity, e.Text, counted(e.Windows, "window"), e.Length, e.Loss, e.Bits)
+	flattered := ""
+	if e.Calibration {
+		flattered = " This is calibration text: it flatters the pruned model."
+	}
+	return fmt.Sprintf("Perplexity %.4f on %s, %s of %d tokens (loss %.6f nats, %.4f bits per token).%s",
+		e.Perplexity, e.Text, counted(e.Windows, "window"), e.Length, e.Loss, e.Bits, flattered)
 }
 
 func counted(n int, what string) string {

@@ -75,6 +75,9 @@ func (c *tableCommand) runs(s *session, file tableFile) ([]tableRun, error) {
 		}
 		names := map[string]bool{}
 		for _, r := range t.Rows {
+			if r.Name == "" {
+				return nil, refuse("%s: %s: a row has no name", c.File, t.Title)
+			}
 			if names[r.Name] {
 				return nil, refuse("%s: %s: two rows have the name %s; another one tells them apart", c.File, t.Title, r.Name)
 			}
@@ -167,6 +170,9 @@ func (c *tableCommand) tableRun(s *session, x tableRun, targets []float64, ofAll
 		if values[name] != nil {
 			return x, fmt.Errorf("%s is not an option of a row", name)
 		}
+	}
+	if values["max-loss"] != nil {
+		return x, fmt.Errorf("max-loss is not an option of a row: a run that it stops is not at the target that it would stand under")
 	}
 	named := merged(values)
 	delete(named, "model")

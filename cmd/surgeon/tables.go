@@ -60,6 +60,12 @@ func (c *tableCommand) fill(s *session) error {
 	if err != nil {
 		return err
 	}
+	if !slices.ContainsFunc(runs, func(x tableRun) bool { return x.asked }) {
+		return refuse("--only %s: no table or row of %s is called so; the rows are %s", c.Only, c.File, strings.Join(rowNames(runs), "; "))
+	}
+	if _, err := os.Stat(c.path("config.json")); err == nil {
+		return refuse("--results %s: a model lies there; results need a directory of their own", c.Results)
+	}
 	eval, arguments, err := c.eval(s, file, runs[0].options.Model)
 	if err != nil {
 		return err
@@ -156,6 +162,17 @@ func modelOf(path string) (report.Model, error) {
 		return report.Model{}, refuse("%w", err)
 	}
 	return report.Model{Path: filepath.Base(path), Format: string(m.Format), Family: m.Config.Family, SHA256: hash}, nil
+}
+
+// rowNames are the rows of runs, as --only looks at them.
+func rowNames(runs []tableRun) []string {
+	var names []string
+	for _, x := range runs {
+		if name := x.table + ", " + x.row; !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (c *tableCommand) path(name string) string { return filepath.Join(c.Results, name) }

@@ -48,7 +48,7 @@ func TestTable(t *testing.T) {
 	if len(all.Cells) != 5 || all.Cells[0].Seconds != first.Cells[0].Seconds {
 		t.Errorf("%d cells, the first one made again or not: %+v, %+v", len(all.Cells), all.Cells[0], first.Cells[0])
 	}
-	for _, want := range []string{"**Single weights**\n\n| | 30 % | 50 % | time |", "**Rows and columns**\n\n| | 20 % | time |", "| dense |"} {
+	for _, want := range []string{"**Single weights**\n\n| | 30 % | 50 % | gone, % | time |", "**Rows and columns**\n\n| | 20 % | gone, % | time |", "| dense |"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("no %q in\n%s", want, stdout)
 		}
@@ -99,7 +99,7 @@ func TestTableOneRun(t *testing.T) {
 	tiny(t)
 	writeFile(t, "table.yaml", strings.NewReplacer("targets: [0.2]", "targets: [0.2, 0.1]", "{name: ours, options: {shots: 2}}", "{name: ours, one-run: true, options: {shots: 2}}").Replace(tinyTable))
 	code, stdout, stderr := invoke("table", "table.yaml", "--results", "results", "--only", "Rows")
-	if code != 0 || strings.Count(stderr, "number=2 of=2") != 1 || !strings.Contains(stdout, "| | 10 % | 20 % | time |") {
+	if code != 0 || strings.Count(stderr, "number=2 of=2") != 1 || !strings.Contains(stdout, "| | 10 % | 20 % | gone, % | time |") {
 		t.Fatal(stdout, stderr)
 	}
 	entries, err := os.ReadDir("results")
@@ -155,6 +155,8 @@ func TestTableRefuses(t *testing.T) {
 		{"group: 100", "grope: 100", "table.yaml: Single weights, ours: unknown flag --grope"},
 		{"preset: magnitude", "preset: magnitude, update: joint", "table.yaml: Single weights, magnitude: --preset magnitude stands for --update none"},
 		{"group: 100", "step-limit: 0.1", "table.yaml: Single weights, ours: --step-limit would do nothing: it needs --structure rowcol"},
+		{"group: 100", "max-loss: 7", "table.yaml: Single weights, ours: max-loss is not an option of a row: a run that it stops"},
+		{"{name: ours, options: {group: 100}}", "{options: {group: 100}}", "table.yaml: Single weights: a row has no name"},
 		{"group: 100", "output: x", "table.yaml: Single weights, ours: output is not an option of a row"},
 		{"group: 100", "config: x", "table.yaml: Single weights, ours: config is not an option of a row"},
 		{"group: 100", "model: x", "table.yaml: Single weights, ours: model is not an option of a row: a table is one of methods, on the model"},
@@ -181,6 +183,14 @@ func TestTableRefuses(t *testing.T) {
 		tests = append(tests, refusal{"group: 100", option, "table.yaml: Single weights, ours: " + name + " is not an option of a row"},
 			refusal{"samples: 8", option, "table.yaml: Single weights, magnitude: " + name + " is not an option of a row"},
 			refusal{"windows: 6", option, "table.yaml: eval: " + name + " is not an option of the measurement"})
+	}
+	writeFile(t, "table.yaml", tinyTable)
+	code, _, stderr := invoke("table", "table.yaml", "--results", "results", "--only", "hours")
+	if code != exitRequest || !strings.Contains(stderr, "--only hours: no table or row of table.yaml is called so; the rows are Single weights, magnitude; Single weights, ours; Rows and columns, ours\n") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	if code, _, stderr = invoke("table", "table.yaml", "--results", "model"); code != exitRequest || !strings.Contains(stderr, "--results model: a model lies there") {
+		t.Errorf("exit %d, %s", code, stderr)
 	}
 	tests = append(tests, refusal{"group: 100", "dry-run: true", "table.yaml: Single weights, ours: dry-run is not an option of a row"})
 	for _, test := range tests {

@@ -59,7 +59,11 @@ func (r *Report) cardSize(b *bytes.Buffer) {
 	b.WriteString("## Size\n\n| | weights | removed |\n|---|---:|---:|\n")
 	fmt.Fprintf(b, "| linear layers in the blocks | %s | %s |\n", thousands(r.Model.Prunable), Percent(r.Final.Sparsity))
 	fmt.Fprintf(b, "| whole model | %s | %s |\n\n", thousands(r.Model.Parameters), Percent(r.Final.Reduction))
-	b.WriteString("What was removed is zeros in place: every matrix has the shape it had, so the files are not smaller and the model is not faster by itself. `report.json` lists the rows and columns that stay, layer by layer, for programs that cut the zeros out.\n\n")
+	b.WriteString("What was removed is zeros in place: every matrix has the shape it had, so the files are not smaller and the model is not faster by itself. ")
+	if r.Structure == "rowcol" {
+		b.WriteString("`report.json` lists the rows and columns that stay, layer by layer, for programs that cut the zeros out.")
+	}
+	b.WriteString("\n\n")
 	if r.Final.StoppedEarly != "" {
 		fmt.Fprintf(b, "The run was stopped early: %s\n\n", line(r.Final.StoppedEarly))
 	}
@@ -138,6 +142,14 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 		}
 	}
 	corrected("After the last shot", r.Final.Lora)
+	if r.Final.Propagated > 0 {
+		fmt.Fprintf(b, "- After the last shot another %s of the weights went, which computed nothing any more.\n", Percent(r.Final.Propagated))
+		notes++
+	}
+	if last := len(r.Shots) - 1; last >= 0 && r.Final.Lora == nil && fmt.Sprintf("%.4f", r.Final.HeldOutLoss) != fmt.Sprintf("%.4f", r.Shots[last].LossAfter) {
+		fmt.Fprintf(b, "- As it is written, with weights rounded to their type in the file, the model has a loss of %.4f.\n", r.Final.HeldOutLoss)
+		notes++
+	}
 	for _, w := range r.Warnings {
 		fmt.Fprintf(b, "- %s\n", line(w))
 		notes++

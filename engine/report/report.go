@@ -162,6 +162,7 @@ type Layer struct {
 // Final is the model as it was written.
 type Final struct {
 	Sparsity      float64    `json:"sparsity"`
+	Propagated    float64    `json:"dead_propagation"` // of that, what went after the last shot because it computed nothing any more
 	Reduction     float64    `json:"whole_model_reduction"`
 	HeldOutLoss   float64    `json:"held_out_loss"`
 	HeldOutLosses []TextLoss `json:"held_out_losses,omitempty"` // by text, where they have names
@@ -175,7 +176,7 @@ type Evaluation struct {
 	Name        string  `json:"name,omitempty"`        // of the text, where it has one
 	Text        string  `json:"text"`                  // its files
 	TextSHA256  string  `json:"text_sha256,omitempty"` // of what was read from them and not left out; "" in reports made before it was told
-	Calibration bool    `json:"calibration_text"`      // the calibration windows were drawn from this text, or from some of it
+	Calibration bool    `json:"calibration_text"`      // the calibration windows were drawn from this text, or from some of it, as far as reports tell
 	Length      int     `json:"window_length"`         // tokens
 	Windows     int     `json:"windows"`
 	Loss        float64 `json:"loss"`

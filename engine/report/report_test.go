@@ -44,7 +44,7 @@ func sample() *Report {
 				Seconds:        map[string]float64{"curvature": 61, "costs": 4.75}, PeakBytes: 1<<30 + 5},
 		},
 		Layers: []Layer{{Name: "model.layers.0.self_attn.q_proj", Rows: 4, Cols: 3, KeptRows: []int{0, 2, 3}, KeptCols: nil}},
-		Final:  Final{Sparsity: 0.2999, Reduction: 0.2429, HeldOutLoss: 3.7512, StoppedEarly: "shot 3 would bring the held-out loss above --max-loss"},
+		Final:  Final{Sparsity: 0.2999, Propagated: 0.0123, Reduction: 0.2429, HeldOutLoss: 3.7512, StoppedEarly: "shot 3 would bring the held-out loss above --max-loss"},
 		Evaluations: []Evaluation{
 			NewEvaluation("dense", "WikiText-2 test", false, 2048, 166, math.Log(5.47)),
 			NewEvaluation("pruned", "calibration.txt", true, 512, 50, math.Log(31.25)),
@@ -89,7 +89,7 @@ func TestGoldenReport(t *testing.T) {
 func TestGoldenCard(t *testing.T) {
 	card := sample().Card()
 	golden(t, "card.md", card)
-	for _, part := range []string{"| pruned | calibration.txt \\* | 512 | 50 |", "zeros in place", "the files are not smaller", "stopped early"} {
+	for _, part := range []string{"| pruned | calibration.txt \\* | 512 | 50 |", "zeros in place", "the files are not smaller", "stopped early", "another 1.23 % of the weights", "the model has a loss of 3.7512"} {
 		if !strings.Contains(string(card), part) {
 			t.Errorf("the card lacks %q", part)
 		}

@@ -141,7 +141,7 @@ func (c *Comparison) Select(places []Place) *Comparison {
 }
 
 // Markdown is a table of perplexities for each table of the comparison, a row for each method and a column for each target, the
-// best of a column in bold. No two cells may differ in their arguments alone: Select.
+// best of a column in bold; behind them what is really gone, for each target, and the time. No two cells may differ in their arguments alone: Select.
 func (c *Comparison) Markdown() string {
 	var b bytes.Buffer
 	var tables []string
@@ -173,29 +173,35 @@ func (c *Comparison) table(b *bytes.Buffer, table string) {
 	slices.Sort(targets)
 	fmt.Fprintf(b, "**%s**\n\n| |", cell(table))
 	for _, t := range targets {
+		if t == 0 { // of N:M
+			b.WriteString(" all blocks |")
+			continue
+		}
 		fmt.Fprintf(b, " %s %% |", strconv.FormatFloat(100*t, 'g', 4, 64))
 	}
-	b.WriteString(" time |\n|---|")
+	b.WriteString(" gone, % | time |\n|---|")
 	for range targets {
 		b.WriteString("---:|")
 	}
-	b.WriteString("---:|\n")
+	b.WriteString("---|---:|\n")
 	if c.Dense != nil {
 		fmt.Fprintf(b, "| dense |")
 		for range targets {
 			fmt.Fprintf(b, " %.2f |", c.Dense.Perplexity)
 		}
-		b.WriteString(" |\n")
+		b.WriteString(" | |\n")
 	}
 	for _, row := range rows {
-		seconds := 0.
+		seconds, gone := 0., []string{}
 		fmt.Fprintf(b, "| %s |", cell(row))
 		for _, t := range targets {
 			x := c.at(table, row, t)
 			if x == nil {
 				b.WriteString(" – |")
+				gone = append(gone, "–")
 				continue
 			}
+			gone = append(gone, fmt.Sprintf("%.2f", 100*x.Sparsity))
 			if !x.OnWay {
 				seconds += x.Seconds
 			}
@@ -205,7 +211,7 @@ func (c *Comparison) table(b *bytes.Buffer, table string) {
 				fmt.Fprintf(b, " %.2f |", x.Evaluation.Perplexity)
 			}
 		}
-		fmt.Fprintf(b, " %s |\n", duration(seconds))
+		fmt.Fprintf(b, " %s | %s |\n", strings.Join(gone, ", "), duration(seconds))
 	}
 	b.WriteString("\n")
 }

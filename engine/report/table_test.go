@@ -12,28 +12,39 @@ func tableCell(table, row string, target, perplexity, seconds float64, onWay boo
 }
 
 // What would be caught: a figure in another row or column, the wrong one in bold, a run that is counted twice, a gap that looks
-// like a figure.
+// like a figure, a row that does not tell that more or less is gone than its column says.
 func TestComparisonMarkdown(t *testing.T) {
 	c := Comparison{Dense: &Evaluation{Perplexity: 20}, Cells: []Cell{
 		tableCell("Rows | columns", "a", 0.25, 29.994, 70, false),
 		tableCell("weights", "c", 0.5, 21.001, 1.5, false),
 		tableCell("Rows | columns", "b", 0.125, 22.5, 10, true),
 		tableCell("Rows | columns", "b", 0.25, 31, 30, false),
+		tableCell("blocks", "d", 0, 23, 1, false),
 	}}
+	for i, gone := range []float64{0.25, 0.5, 0.126, 0.32994, 0.5} {
+		c.Cells[i].Sparsity = gone
+	}
 	want := `**Rows \| columns**
 
-| | 12.5 % | 25 % | time |
-|---|---:|---:|---:|
-| dense | 20.00 | 20.00 | |
-| a | – | **29.99** | 1m10s |
-| b | **22.50** | 31.00 | 30.0 s |
+| | 12.5 % | 25 % | gone, % | time |
+|---|---:|---:|---|---:|
+| dense | 20.00 | 20.00 | | |
+| a | – | **29.99** | –, 25.00 | 1m10s |
+| b | **22.50** | 31.00 | 12.60, 32.99 | 30.0 s |
 
 **weights**
 
-| | 50 % | time |
-|---|---:|---:|
-| dense | 20.00 | |
-| c | **21.00** | 1.5 s |
+| | 50 % | gone, % | time |
+|---|---:|---|---:|
+| dense | 20.00 | | |
+| c | **21.00** | 50.00 | 1.5 s |
+
+**blocks**
+
+| | all blocks | gone, % | time |
+|---|---:|---|---:|
+| dense | 20.00 | | |
+| d | **23.00** | 50.00 | 1.0 s |
 
 `
 	if got := c.Markdown(); got != want {
@@ -52,7 +63,7 @@ func TestComparisonSelect(t *testing.T) {
 	}}
 	for shots, want := range map[string]string{"--shots=2": "**30.00**", "--shots=4": "**25.00**"} {
 		got := c.Select([]Place{{"t", "b", 0.5, nil}, {"t", "not run", 0.5, nil}, {"t", "a", 0.5, []string{shots}}}).Markdown()
-		if want := "| b | 31.00 | 1.0 s |\n| a | " + want + " | 1.0 s |\n\n"; !strings.HasSuffix(got, want) || strings.Contains(got, "gone") || strings.Contains(got, "not run") {
+		if want := "| b | 31.00 | 0.00 | 1.0 s |\n| a | " + want + " | 0.00 | 1.0 s |\n\n"; !strings.HasSuffix(got, want) || strings.Contains(got, "| gone |") || strings.Contains(got, "not run") {
 			t.Errorf("got\n%s\nwith the end\n%s", got, want)
 		}
 	}

@@ -86,7 +86,11 @@ func openResults(path string, identity map[string]any, tasks []*Task) (*Results,
 		return r, err
 	}
 	if !info.Mode().IsRegular() {
-		return r, fmt.Errorf("this is not a file but %v", info.Mode().Type())
+		what := "something else"
+		if info.IsDir() {
+			what = "a directory"
+		}
+		return r, fmt.Errorf("this is not a file but %s", what)
 	}
 	if r.file, err = os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0); err != nil {
 		return r, err
@@ -167,11 +171,19 @@ func sameHeader(line, want []byte) error {
 	maps.Copy(keys, got.Of)
 	var differ []string
 	for _, k := range slices.Sorted(maps.Keys(keys)) {
-		if there, is := fmt.Sprint(got.Of[k]), fmt.Sprint(here.Of[k]); there != is {
+		if there, is := told(got.Of, k), told(here.Of, k); there != is {
 			differ = append(differ, fmt.Sprintf("%s: %s there, %s here", k, there, is))
 		}
 	}
 	return fmt.Errorf("it has results of something else (%s): ask for that again to go on with it, or name another file with --results, or remove it to start again", strings.Join(differ, "; "))
+}
+
+// told is what a header says under a key.
+func told(of map[string]any, key string) string {
+	if v, is := of[key]; is {
+		return fmt.Sprint(v)
+	}
+	return "nothing"
 }
 
 // take locks the file against other processes. The lock goes with the process that has it.

@@ -92,7 +92,7 @@ func TestRefusedResults(t *testing.T) {
 	whole := string(written(t, path))
 	for _, c := range []struct{ from, to, want string }{
 		{`"--batch":1`, `"--batch":2`, `it has results of something else (--batch: 2 there, 1 here): ask for that again`},
-		{`"model sha256"`, `"other"`, `(model sha256: <nil> there, 12 here; other: 12 there, <nil> here)`},
+		{`"model sha256"`, `"other"`, `(model sha256: nothing there, 12 here; other: 12 there, nothing here)`},
 		{`"surgeon_results":1`, `"surgeon_results":2`, "the form of version 2, and this program writes version 1"},
 		{"{", "[", "is there already and holds something else"},
 		{whole, "a list of things to buy", "is there already and holds something else"},
@@ -129,7 +129,7 @@ func TestRefusedResults(t *testing.T) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
-	for path, want := range map[string]string{filepath.Join(dir, "no", "r.jsonl"): "there is no directory ", dir: "this is not a file but d"} {
+	for path, want := range map[string]string{filepath.Join(dir, "no", "r.jsonl"): "there is no directory ", dir: "this is not a file but a directory"} {
 		if _, err := OpenResults(path, identity, quiz); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
