@@ -106,7 +106,6 @@ func (r *run) propagateDead() error {
 	}
 	r.report.Final.Sparsity = float64(removed) / float64(total)
 	if n := len(r.report.Shots); n > 0 && r.report.Final.Sparsity > r.report.Shots[n-1].Reached {
-		r.report.Final.Propagated = r.report.Final.Sparsity - r.report.Shots[n-1].Reached
 		r.watcher.Say(fmt.Sprintf("dead propagation: %.2f %% of the weights are gone now, %.2f %% after the last shot; the rest computed nothing any more",
 			100*r.report.Final.Sparsity, 100*r.report.Shots[n-1].Reached))
 	}

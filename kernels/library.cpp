@@ -114,15 +114,20 @@ extern "C" int surgeon_gemm(void *library, int transA, int transB, int type, int
 	                                transA ? m : k, pBeta, c, dataType(cType), n, compute, CUBLAS_GEMM_DEFAULT));
 }
 
+// sized makes room on this side for what cuSOLVER asks for, and tells what is to be there on the device.
+static int sized(Library *l, size_t device, size_t host, int64_t *bytes) {
+	if (host > l->host.size())
+		l->host.resize(host);
+	*bytes = (int64_t)device;
+	return 0;
+}
+
 extern "C" int surgeon_cholesky_workspace(void *library, int64_t n, int64_t *bytes) {
 	Library *l = (Library *)library;
 	size_t device = 0, host = 0;
 	if (int code = solverCode(cusolverDnXpotrf_bufferSize(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr, n, CUDA_R_64F, &device, &host)))
 		return code;
-	if (host > l->host.size())
-		l->host.resize(host);
-	*bytes = (int64_t)device;
-	return 0;
+	return sized(l, device, host, bytes);
 }
 
 extern "C" int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info) {
@@ -177,10 +182,7 @@ extern "C" int surgeon_eigh_workspace(void *library, int64_t n, int64_t *bytes) 
 	if (int code = solverCode(cusolverDnXsyevd_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr, n,
 	                                                      CUDA_R_64F, nullptr, CUDA_R_64F, &device, &host)))
 		return code;
-	if (host > l->host.size())
-		l->host.resize(host);
-	*bytes = (int64_t)device;
-	return 0;
+	return sized(l, device, host, bytes);
 }
 
 extern "C" int surgeon_eigh_large(void *library, int64_t n, double *a, double *values, void *workspace, int64_t bytes, int *info) {
@@ -195,10 +197,7 @@ extern "C" int surgeon_eigh_batch_workspace(void *library, int64_t n, int64_t co
 	if (int code = solverCode(cusolverDnXsyevBatched_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr,
 	                                                            n, CUDA_R_64F, nullptr, CUDA_R_64F, &device, &host, count)))
 		return code;
-	if (host > l->host.size())
-		l->host.resize(host);
-	*bytes = (int64_t)device;
-	return 0;
+	return sized(l, device, host, bytes);
 }
 
 extern "C" int surgeon_eigh_batch(void *library, int64_t n, int64_t count, double *a, double *values, void *workspace, int64_t bytes, int *infos) {

@@ -142,11 +142,12 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 		}
 	}
 	corrected("After the last shot", r.Final.Lora)
-	if r.Final.Propagated > 0 {
-		fmt.Fprintf(b, "- After the last shot another %s of the weights went, which computed nothing any more.\n", Percent(r.Final.Propagated))
+	last := len(r.Shots) - 1
+	if last >= 0 && r.Final.Sparsity > r.Shots[last].Reached {
+		fmt.Fprintf(b, "- After the last shot another %s of the weights went, which computed nothing any more.\n", Percent(r.Final.Sparsity-r.Shots[last].Reached))
 		notes++
 	}
-	if last := len(r.Shots) - 1; last >= 0 && r.Final.Lora == nil && fmt.Sprintf("%.4f", r.Final.HeldOutLoss) != fmt.Sprintf("%.4f", r.Shots[last].LossAfter) {
+	if last >= 0 && r.Final.Lora == nil && fmt.Sprintf("%.4f", r.Final.HeldOutLoss) != fmt.Sprintf("%.4f", r.Shots[last].LossAfter) {
 		fmt.Fprintf(b, "- As it is written, with weights rounded to their type in the file, the model has a loss of %.4f.\n", r.Final.HeldOutLoss)
 		notes++
 	}

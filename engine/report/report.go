@@ -162,7 +162,6 @@ type Layer struct {
 // Final is the model as it was written.
 type Final struct {
 	Sparsity      float64    `json:"sparsity"`
-	Propagated    float64    `json:"dead_propagation"` // of that, what went after the last shot because it computed nothing any more
 	Reduction     float64    `json:"whole_model_reduction"`
 	HeldOutLoss   float64    `json:"held_out_loss"`
 	HeldOutLosses []TextLoss `json:"held_out_losses,omitempty"` // by text, where they have names

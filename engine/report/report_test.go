@@ -44,7 +44,7 @@ func sample() *Report {
 				Seconds:        map[string]float64{"curvature": 61, "costs": 4.75}, PeakBytes: 1<<30 + 5},
 		},
 		Layers: []Layer{{Name: "model.layers.0.self_attn.q_proj", Rows: 4, Cols: 3, KeptRows: []int{0, 2, 3}, KeptCols: nil}},
-		Final:  Final{Sparsity: 0.2999, Propagated: 0.0123, Reduction: 0.2429, HeldOutLoss: 3.7512, StoppedEarly: "shot 3 would bring the held-out loss above --max-loss"},
+		Final:  Final{Sparsity: 0.3122, Reduction: 0.2429, HeldOutLoss: 3.7512, StoppedEarly: "shot 3 would bring the held-out loss above --max-loss"},
 		Evaluations: []Evaluation{
 			NewEvaluation("dense", "WikiText-2 test", false, 2048, 166, math.Log(5.47)),
 			NewEvaluation("pruned", "calibration.txt", true, 512, 50, math.Log(31.25)),

@@ -39,7 +39,7 @@ func init() {
 func kernels() string { return C.GoString(C.openblas_get_corename()) }
 
 // syev is v ← the eigenvectors of its lower triangle, in columns, and w ← the values, by divide and conquer, most of whose work
-// is Gemm: seven times as fast as the QR method for order 1536, for 2·n² numbers of memory. The interface of lapack64 has no
+// is Gemm: several times as fast as the QR method for large orders, for 2·n² numbers of memory. The interface of lapack64 has no
 // such routine.
 func (d *Device) syev(v matrix, w []float64) (ok bool) {
 	n := v.rows
