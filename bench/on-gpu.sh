@@ -10,6 +10,7 @@
 #   memcheck    the operations under compute-sanitizer: memory, then shared memory that is read and written without a barrier
 #   racecheck
 #   bench       operations and shots at real shapes, into bench/results (cuda.sh)
+#   older       Gram matrices by the kernels of an A100, to be set beside those of bench on an H100
 #   real        the real model against the run of the CPU; needs SURGEON_SMOLLM2 and SURGEON_WIKITEXT
 set -u
 out=$1
@@ -39,6 +40,7 @@ for s in "$@"; do
   parity) step parity "$tests" -test.v -test.timeout 9m -test.skip SmolLM2 ;;
   memcheck | racecheck) step "$s" sanitizer "$s" ;;
   bench) step bench bench/cuda.sh bin/surgeon-cuda ;;
+  older) step older env SURGEON_CUDA_CAPABILITY=80 bin/surgeon-cuda bench ops --device cuda:0 --filter '^Gram' --go ;;
   real) step real "$tests" -test.v -test.timeout 9m -test.run SmolLM2 ;;
   *) echo "on-gpu.sh: no step is called $s" && exit 2 ;;
   esac

@@ -26,6 +26,8 @@ type Device struct {
 	closed  bool
 	err     error // the first failure
 
+	capability int // the compute capability whose kernels it runs, 90 for 9.0: the GPU's, or that of SURGEON_CUDA_CAPABILITY
+
 	memory    pool
 	transfers transfers
 	watched   block // the smallest tag that WatchFinite remembers
@@ -41,9 +43,11 @@ var _ device.Device = (*Device)(nil)
 // Name is "cuda:0 NVIDIA H100 80GB HBM3".
 func (d *Device) Name() string { return fmt.Sprintf("%s %s", d.id(), d.name) }
 
-// Bits is "cuda NVIDIA H100 80GB HBM3, cuBLAS 130100, cuSOLVER 12004": the libraries, which are found when the program starts,
-// choose their algorithms by the kind of GPU.
-func (d *Device) Bits() string { return "cuda " + d.name + ", " + d.library.versions }
+// Bits is "cuda NVIDIA H100 80GB HBM3, kernels for 9.0, cuBLAS 130100, cuSOLVER 12004": the libraries, which are found when the
+// program starts, choose their algorithms by the kind of GPU.
+func (d *Device) Bits() string {
+	return fmt.Sprintf("cuda %s, kernels for %s, %s", d.name, dotted(d.capability), d.library.versions)
+}
 
 func (d *Device) id() string { return fmt.Sprintf("cuda:%d", d.ordinal) }
 

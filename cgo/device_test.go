@@ -36,7 +36,7 @@ func gpu(t testing.TB, o Options) *Device {
 
 // What would be caught: bits that are taken for the same with another cuBLAS or cuSOLVER.
 func TestBits(t *testing.T) {
-	if bits := gpu(t, Options{}).Bits(); !regexp.MustCompile(`^cuda .+, cuBLAS \d+, cuSOLVER \d+$`).MatchString(bits) {
+	if bits := gpu(t, Options{}).Bits(); !regexp.MustCompile(`^cuda .+, kernels for \d+\.\d, cuBLAS \d+, cuSOLVER \d+$`).MatchString(bits) {
 		t.Errorf("%q does not name the libraries", bits)
 	}
 }
@@ -129,6 +129,27 @@ func TestSyncSwitch(t *testing.T) {
 // What would be caught: any operation that differs from the definition of package cpu (see devicetest.Run).
 func TestParity(t *testing.T) {
 	devicetest.Run(t, onGPU, devicetest.Options{})
+}
+
+// What would be caught: an A100 that is given kernels of an H100, or more shared memory than it has; a fault of its own kernels.
+func TestKernelsOfAnA100(t *testing.T) {
+	t.Setenv("SURGEON_CUDA_CAPABILITY", "80")
+	t.Setenv("SURGEON_EMU_CAPABILITY", "80")
+	if bits := gpu(t, Options{}).Bits(); !strings.Contains(bits, "kernels for 8.0") {
+		t.Errorf("%q does not tell that another GPU's kernels run", bits)
+	}
+	devicetest.Run(t, onGPU, devicetest.Options{Types: []device.Type{device.BF16}, Only: regexp.MustCompile("^(Gram ones=0 beta=0|Gram ones=1 beta=1|Attention)$")})
+}
+
+// What would be caught: a word that is taken for some capability, or a kernel that the GPU has no code for.
+func TestCapabilityAsked(t *testing.T) {
+	gpu(t, Options{})
+	for _, asked := range []string{"9.0", "75", "999"} {
+		t.Setenv("SURGEON_CUDA_CAPABILITY", asked)
+		if d, err := open(0, Options{}); err == nil || !strings.Contains(err.Error(), `SURGEON_CUDA_CAPABILITY is "`+asked+`"`) {
+			t.Errorf("%s: %v, %v", asked, d, err)
+		}
+	}
 }
 
 func onGPU(t *testing.T) device.Device { return gpu(t, Options{}) }

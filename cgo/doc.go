@@ -11,8 +11,10 @@
 //	            └─ surgeon_gram (kernels/gram.cu) ── queued on the one stream; the call returns
 //
 // There is one stream, so operations take effect in the order of the calls, and freed memory can be given out again at once.
-// Only Download, Diagonal, FirstNonFinite, Cholesky, Eigh, EighBatch, Histogram, Compare, Smallest with marks and Sync wait. Bits are the same at every run on one kind of GPU: no sum
-// is made in an order that depends on chance.
+// Only Download, Diagonal, FirstNonFinite, Cholesky, Eigh, EighBatch, Histogram, Compare, Smallest with marks and Sync wait.
+// Bits are the same at every run on one kind of GPU: no sum is made in an order that depends on chance.
+//
+// An H100 runs some kernels that older GPUs lack the instructions for. SURGEON_CUDA_CAPABILITY=80 gives it those of an A100.
 //
 // # Failure
 //

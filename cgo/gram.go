@@ -15,6 +15,6 @@ func (d *Device) Gram(alpha float64, x device.Tensor, beta float64, s device.Sym
 	space, free := d.scratch(int64(C.surgeon_gram_scratch(typ, tokens, n, ones)))
 	defer free()
 	d.run("Gram", func() C.int {
-		return C.surgeon_gram(typ, tokens, n, ones, C.double(alpha), from, C.double(beta), to, space, d.queue())
+		return C.surgeon_gram(typ, C.int(d.capability), tokens, n, ones, C.double(alpha), from, C.double(beta), to, space, d.queue())
 	})
 }

@@ -8,7 +8,9 @@ import "C"
 
 import (
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 
 	"gorgonia.org/cu"
 
@@ -91,7 +93,7 @@ func describe(ordinal int) (cu.Device, Info, error) {
 		return dev, info, err
 	}
 	if info.Capability = 10*major + minor; info.Capability < oldestCapability {
-		info.Problem = fmt.Sprintf("compute capability %d.%d; at least %d.%d is needed (A100 or newer)", major, minor, oldestCapability/10, oldestCapability%10)
+		info.Problem = fmt.Sprintf("compute capability %s; at least %s is needed (A100 or newer)", dotted(info.Capability), dotted(oldestCapability))
 	} else if shared < leastShared {
 		info.Problem = fmt.Sprintf("%d KiB of shared memory for a block of threads; %d are needed (A100, H100 or newer; GPUs for workstations have less)", shared>>10, leastShared>>10)
 	}
@@ -141,13 +143,34 @@ func open(ordinal int, o Options) (*Device, error) {
 	if info.Problem != "" {
 		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has %s", ordinal, info.Name, info.Problem)}
 	}
-	d := &Device{ordinal: ordinal, name: info.Name, device: dev, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder}
+	capability, err := kernelsFor(info.Capability)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{ordinal: ordinal, name: info.Name, device: dev, capability: capability, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder}
 	if err := d.start(o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)
 	}
 	return d, nil
 }
+
+// kernelsFor is the compute capability whose kernels a GPU runs: its own, or an older one that SURGEON_CUDA_CAPABILITY asks for, so
+// that the kernels of an A100 can be tried and timed on what is newer.
+func kernelsFor(own int) (int, error) {
+	asked := os.Getenv("SURGEON_CUDA_CAPABILITY")
+	if asked == "" {
+		return own, nil
+	}
+	n, err := strconv.Atoi(asked)
+	if err != nil || n < oldestCapability || n > own {
+		return 0, fmt.Errorf("SURGEON_CUDA_CAPABILITY is %q; it is the compute capability whose kernels are used, from %d to the GPU's own %d", asked, oldestCapability, own)
+	}
+	return n, nil
+}
+
+// dotted is "9.0" for 90.
+func dotted(capability int) string { return fmt.Sprintf("%d.%d", capability/10, capability%10) }
 
 // start takes what the device works with.
 func (d *Device) start(o Options) error {

@@ -21,5 +21,6 @@ must "binds functions when they are called" lazy
 must "finds the libraries it needs" found
 must "has machine code for sm_80" code sm_80
 must "has machine code for sm_90" code sm_90
+must "has machine code for what sm_90 alone has" code sm_90a
 must "has PTX for what comes later" ptx sm_90
 exit $failed

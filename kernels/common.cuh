@@ -80,7 +80,7 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, void
 // shared<T>() is the block's shared memory.
 template <class T> __device__ __forceinline__ T &shared() {
 #ifdef __CUDACC__
-	extern __shared__ __align__(128) unsigned char surgeon_shared[];
+	extern __shared__ __align__(1024) unsigned char surgeon_shared[];
 	return *reinterpret_cast<T *>(surgeon_shared);
 #else
 	return *reinterpret_cast<T *>(emu::sharedMemory());

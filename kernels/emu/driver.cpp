@@ -36,7 +36,7 @@ CUresult attribute(int *v, CUdevice_attribute a, CUdevice) {
 	switch (a) {
 	case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *v = capability / 10; break;
 	case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *v = capability % 10; break;
-	case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *v = capability % 10 ? 99 << 10 : 163 << 10; break; // emu.cpp holds launches to it
+	case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *v = capability % 10 ? 99 << 10 : capability == 90 ? 227 << 10 : 163 << 10; break; // emu.cpp holds launches to it
 	default: *v = 0;
 	}
 	return CUDA_SUCCESS;

@@ -1,5 +1,5 @@
 // The scheduler of the emulated device: see emu.h.
-#include "emu.h"
+#include "../warpgroup.cuh"
 
 #include <boost/context/detail/fcontext.hpp>
 #include <stdio.h>
@@ -24,12 +24,17 @@ namespace ctx = boost::context::detail;
 
 const size_t stackBytes = 256 << 10; // reserved, not used: kernels hold some kilobytes of registers
 
-enum State { ready, atBlockBarrier, atWarpBarrier, ended };
+enum State { ready, atBlockBarrier, atWarpBarrier, atGate, ended };
 
 struct Copy {
 	void *to;
 	const void *from;
 	bool valid;
+};
+
+struct Product {
+	float *d;
+	uint64_t a, b;
 };
 
 struct Thread {
@@ -39,6 +44,11 @@ struct Thread {
 	State state = ended;
 	dim3 index;
 	std::deque<std::vector<Copy>> copies; // groups that were committed, then the open one
+	bool hidden; // some arrived that warpgroup products do not see
+	std::deque<std::vector<Product>> products;
+	bool fenced; // since the last group of products
+	Gate *gate;  // that is waited for
+	uint32_t parity;
 };
 
 struct Warp {
@@ -128,6 +138,9 @@ void threadMain(ctx::transfer_t from) {
 		for (auto &group : x.copies)
 			if (!group.empty())
 				die("a thread ended before its asynchronous copies were waited for");
+		for (auto &group : x.products)
+			if (!group.empty())
+				die("a thread ended before its warpgroup's products were waited for");
 		x.state = ended;
 		B.alive--;
 		B.warps[B.self / 32].alive--;
@@ -161,7 +174,12 @@ bool runWarp(int w) {
 	bool moved = false;
 	for (int lane : B.laneOrder) {
 		int t = 32 * w + lane;
-		if (t < B.count && B.threads[t].state == ready) {
+		if (t >= B.count)
+			continue;
+		Thread &x = B.threads[t];
+		if (x.state == atGate && (x.gate->phase & 1) != x.parity)
+			x.state = ready;
+		if (x.state == ready) {
 			toThread(t);
 			moved = true;
 		}
@@ -171,7 +189,7 @@ bool runWarp(int w) {
 
 void runBlock(dim3 block, size_t sharedBytes) {
 	void *memory = nullptr;
-	if (posix_memalign(&memory, 128, sharedBytes + (sharedBytes == 0)) != 0)
+	if (posix_memalign(&memory, 1024, sharedBytes + (sharedBytes == 0)) != 0)
 		die("no memory for shared memory");
 	memset(memory, 0xff, sharedBytes);
 	B.sharedMemory = memory;
@@ -186,6 +204,8 @@ void runBlock(dim3 block, size_t sharedBytes) {
 		Thread &x = B.threads[t];
 		x.state = ready;
 		x.copies.clear();
+		x.products.clear();
+		x.hidden = x.fenced = false;
 		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
 	}
 	while (B.alive > 0) {
@@ -211,10 +231,16 @@ static bool lost() {
 	return at && launches >= strtoull(at, nullptr, 10);
 }
 
+// sharedLimit is how much shared memory a block can have: that of an H100 for compute capability 9.0, else of an A100.
+static size_t sharedLimit() {
+	const char *capability = getenv("SURGEON_EMU_CAPABILITY");
+	return capability == nullptr || strcmp(capability, "90") == 0 ? 227 << 10 : 163 << 10;
+}
+
 int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body) {
 	if (lost())
 		return 719; // cudaErrorLaunchFailure
-	if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > 163 << 10)
+	if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > sharedLimit())
 		return 9; // cudaErrorInvalidConfiguration
 	if (!B.seeded) {
 		const char *seed = getenv("SURGEON_EMU_SEED");
@@ -266,6 +292,8 @@ void copyLater(void *to, const void *from, bool valid) {
 	Thread &x = B.threads[B.self];
 	if (x.copies.empty())
 		x.copies.emplace_back();
+	if (lane() % 2 == 0) // at once, the others' when they are waited for: see tensor.h
+		valid ? memcpy(to, from, 16) : memset(to, 0, 16);
 	x.copies.back().push_back(Copy{to, from, valid});
 }
 
@@ -279,12 +307,97 @@ void copyCommit() {
 void copyWait(int groupsLeft) {
 	Thread &x = B.threads[B.self];
 	while ((int)x.copies.size() - 1 > groupsLeft) {
+		x.hidden |= !x.copies.front().empty();
 		for (const Copy &c : x.copies.front())
-			if (c.valid)
+			if (lane() % 2 == 0)
+				continue;
+			else if (c.valid)
 				memcpy(c.to, c.from, 16);
 			else
 				memset(c.to, 0, 16);
 		x.copies.pop_front();
+	}
+}
+
+void setGate(Gate &gate, int times) { gate = Gate{0, (uint16_t)times, (uint16_t)times}; }
+
+void openGate(Gate &gate) {
+	if (gate.times == 0xffff)
+		die("a gate is opened that was not set");
+	if (B.threads[B.self].hidden)
+		die("a gate is opened for copies that warpgroup products do not see");
+	if (--gate.left == 0) {
+		gate.left = gate.times;
+		gate.phase++;
+	}
+}
+
+void passGate(Gate &gate, int parity) {
+	if (gate.times == 0xffff)
+		die("a gate is waited for that was not set");
+	Thread &x = B.threads[B.self];
+	x.gate = &gate;
+	x.parity = (uint32_t)parity;
+	x.state = atGate;
+	toScheduler();
+}
+
+void showWarpgroup() { B.threads[B.self].hidden = false; }
+
+void fenceWarpgroup() { B.threads[B.self].fenced = true; }
+
+// element is that of row k and column c of a matrix described by matrixAt.
+static float element(uint64_t matrix, int k, int c) {
+	uint64_t address = (matrix & 0x3fff) << 4, panel = (matrix >> 16 & 0x3fff) << 4, eightRows = (matrix >> 32 & 0x3fff) << 4;
+	uint64_t at = address + c / 64 * panel + k / 8 * eightRows + k % 8 * 128 + c % 64 * 2;
+	at ^= (at >> 7 & 7) << 4;
+	uint16_t bits;
+	memcpy(&bits, (const char *)B.sharedMemory + at, 2);
+	return __uint_as_float((uint32_t)bits << 16);
+}
+
+// multiply is what the running thread gets of a product.
+static void multiply(float *d, uint64_t a, uint64_t b) {
+	int g = lane() / 4, t = lane() % 4, row = B.self / 32 % 4 * 16 + g;
+	float rows[2][16];
+	for (int k = 0; k < 16; k++)
+		for (int r = 0; r < 2; r++)
+			rows[r][k] = element(a, k, row + 8 * r);
+	for (int j = 0; j < 32; j++)
+		for (int c = 0; c < 2; c++)
+			for (int k = 0; k < 16; k++) {
+				float x = element(b, k, 8 * j + 2 * t + c);
+				for (int r = 0; r < 2; r++)
+					d[4 * j + 2 * r + c] += rows[r][k] * x;
+			}
+}
+
+void multiplyLater(float *d, uint64_t a, uint64_t b) {
+	Thread &x = B.threads[B.self];
+	if (fromLane(a, 0) != a || fromLane(b, 0) != b)
+		die("threads of a warpgroup multiply different matrices");
+	if (!x.fenced)
+		die("a product of a warpgroup without a fence before it");
+	if (x.products.empty())
+		x.products.emplace_back();
+	if (lane() % 2 == 0)
+		multiply(d, a, b);
+	else
+		x.products.back().push_back(Product{d, a, b});
+}
+
+void commitWarpgroup() {
+	Thread &x = B.threads[B.self];
+	x.products.emplace_back();
+	x.fenced = false;
+}
+
+void waitWarpgroup(int groupsLeft) {
+	Thread &x = B.threads[B.self];
+	while ((int)x.products.size() - 1 > groupsLeft) {
+		for (const Product &p : x.products.front())
+			multiply(p.d, p.a, p.b);
+		x.products.pop_front();
 	}
 }
 

@@ -60,7 +60,8 @@ inline void loadMatrix4Transposed(uint32_t *r, const bf16 *row) {
 	emu::warpBarrier();
 }
 
-// Copies arrive only when they are waited for: reading too early finds the NaN that was there before.
+// Copies of half of the threads arrive only when they are waited for: reading too early finds the NaN that was there before.
+// Those of the others arrive at once: what is still to be read shows that it was overwritten.
 inline void copyAsync(void *to, const void *from, bool valid) { emu::copyLater(to, from, valid); }
 inline void copyCommit() { emu::copyCommit(); }
 template <int n> void copyWait() { emu::copyWait(n); }

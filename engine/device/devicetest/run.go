@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"testing"
 
@@ -15,6 +16,8 @@ import (
 type Options struct {
 	// Types are the element types that are run; nil means all.
 	Types []device.Type
+	// Only is which rows of the table are run, by name; nil means all, and the conversions of Copy.
+	Only *regexp.Regexp
 	// Loops makes the loops of the table the reference, in place of the cpu in float64. It is what proves the cpu.
 	Loops bool
 	// Seed of the random numbers, printed. 0 stands for 1.
@@ -35,6 +38,9 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, o Options) {
 	name := d.Name()
 	u := &run{d: d, ref: ref, Options: o}
 	for _, op := range Ops() {
+		if o.Only != nil && !o.Only.MatchString(op.Name) {
+			continue
+		}
 		t.Run(op.Name, func(t *testing.T) {
 			for _, typ := range o.Types {
 				if op.Types != nil && !slices.Contains(op.Types, typ) {
@@ -46,7 +52,9 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, o Options) {
 			}
 		})
 	}
-	t.Run("Copy", func(t *testing.T) { u.cases += conversions(t, d) })
+	if o.Only == nil {
+		t.Run("Copy", func(t *testing.T) { u.cases += conversions(t, d) })
+	}
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
