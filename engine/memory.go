@@ -137,7 +137,11 @@ func sumScratch(r, c int64, o Options) int64 {
 	if products == 1 {
 		bases = squares
 	}
-	return 8 * max(5*weights+2*squares+3*square, 15*weights+products*squares+bases)
+	update := 12*weights + bases
+	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and its inverse
+		update = 15*weights + products*squares + bases
+	}
+	return 8 * max(5*weights+2*squares+3*square, update, 7*weights+square) // costs, update, prediction
 }
 
 // costMatrices says whether the costs of single weights are made of more than a number for each row and column.

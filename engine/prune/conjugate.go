@@ -11,6 +11,8 @@ const (
 	// residualLimit is where conjugate gradients have converged: the residual, measured by the preconditioner, as a share of the
 	// right side's. It is far below what damping and sampling of the factors leave uncertain, and far above rounding.
 	residualLimit = 1e-11
+	// roundingLimit is the most residual with which a solve may end that rounding keeps from its limit.
+	roundingLimit = 1e-6
 	// maxIterations is when they are given up. What a good preconditioner leaves takes tens to hundreds; what takes thousands has
 	// factors that are near singular, and more damping is what it needs.
 	maxIterations = 5000
@@ -21,36 +23,35 @@ const (
 type conjugate struct {
 	dev          device.Device
 	most         int                      // iterations before it is given up
-	limit        float64                  // of the residual, as a share of the right side's, where it has converged
+	limit        float64                  // of the residual where it has converged, as a share of the right side's, or of energy
+	energy       float64                  // where it is not 0: xᵀMx − 2bᵀx + energy is twice what x costs
 	apply        func(x, y device.Tensor) // y ← M x
 	precondition func(r, z device.Tensor) // z ← P r
 }
 
 // solve is x ← M⁻¹ b by preconditioned conjugate gradients (Hestenes and Stiefel 1952; Golub and Van Loan, Matrix Computations,
-// 11.5): M and P once per iteration. It ends where rᵀ P r ≤ limit² · bᵀ P b for the residual r = b − M x made anew from
+// 11.5): M and P once per iteration. It ends where rᵀ P r ≤ limit² · bᵀ P b, or limit² times twice what x costs, for the residual
+// r = b − M x made anew from
 // x: the one that is carried along drifts away from it, and where they disagree the iteration starts again from where it is.
-// ok is false for a system that is not positive definite.
+// Where that has not halved what was there the time before, rounding allows no better, and it ends too, if below
+// roundingLimit: P and M with a condition of 1e16 leave 1e-8. ok is false for a system that is not positive definite.
 func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error) {
 	d := c.dev
 	alloc := func() device.Tensor { return d.Alloc(b.Rows, b.Cols, device.F64) }
-	r, z, p, q, sums := alloc(), alloc(), alloc(), alloc(), d.Alloc(1, b.Rows, device.F64)
-	defer func() { d.Free(r, z, p, q, sums) }()
-	dot := func(u, v device.Tensor) (total float64) {
-		d.RowDot(u, v, sums)
-		for _, s := range device.DownloadSlice[float64](d, sums) {
-			total += s
-		}
-		return total
-	}
+	r, z, p, q := alloc(), alloc(), alloc(), alloc()
+	defer func() { d.Free(r, z, p, q) }()
 	d.Zero(x)
 	d.Copy(b, r)
 	c.precondition(r, z)
-	rho := dot(r, z)
-	limit := c.limit * c.limit * rho
+	rho := dot(d, r, z)
+	limit, cost := c.limit*c.limit*rho, c.energy
+	if c.energy != 0 {
+		limit = c.limit * c.limit * cost
+	}
 	if !(rho >= 0) || math.IsInf(rho, 0) { // P is not positive definite, or b is not finite
 		return 0, false, d.Sync()
 	}
-	restart := true
+	restart, anew, rounding := true, rho, rho*(roundingLimit*roundingLimit)
 	for ; rho > limit; iterations++ {
 		if iterations == c.most {
 			if err := d.Sync(); err != nil {
@@ -64,26 +65,45 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 			restart = false
 		}
 		c.apply(p, q)
-		curvature := dot(p, q)
+		curvature := dot(d, p, q)
 		if !(curvature > 0) || math.IsInf(curvature, 0) {
 			return iterations, false, d.Sync()
+		}
+		if c.energy != 0 {
+			cost -= rho / curvature * rho
+			limit = c.limit * c.limit * cost
 		}
 		d.Axpy(rho/curvature, p, x)
 		d.Axpy(-rho/curvature, q, r)
 		c.precondition(r, z)
 		before := rho
-		if rho = dot(r, z); rho <= limit {
+		if rho = dot(d, r, z); rho <= limit {
 			c.apply(x, q)
 			d.Copy(b, r)
 			d.Axpy(-1, q, r)
 			c.precondition(r, z)
-			if rho, restart = dot(r, z), true; !(rho >= -limit) {
+			if rho, restart = dot(d, r, z), true; !(rho >= -limit) {
 				return iterations, false, d.Sync()
 			}
+			if rho <= rounding && rho > anew/4 {
+				limit = rho
+			}
+			anew = rho
 			continue
 		}
 		d.Axpy(rho/before, p, z) // the new direction, in place of z, which is not needed any more
 		p, z = z, p
 	}
 	return iterations, rho <= limit, d.Sync()
+}
+
+// dot is Σ u∘v.
+func dot(d device.Device, u, v device.Tensor) (total float64) {
+	sums := d.Alloc(1, u.Rows, device.F64)
+	defer d.Free(sums)
+	d.RowDot(u, v, sums)
+	for _, s := range device.DownloadSlice[float64](d, sums) {
+		total += s
+	}
+	return total
 }

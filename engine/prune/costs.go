@@ -3,6 +3,7 @@ package prune
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -106,14 +107,23 @@ func energies(d device.Device, g, a *factor, w device.Tensor) (rows, cols []floa
 // inverseDiagonal is the diagonal of the inverse of the damped factor, over its alive indices.
 func inverseDiagonal(d device.Device, f *factor) ([]float64, error) {
 	l, err := f.cholesky(d, f.index)
-	if err != nil || f.identity() {
-		return f.diagonal(d), err
+	if err != nil {
+		return nil, err
 	}
-	diag := d.Alloc(1, l.Rows, device.F64)
+	defer d.Free(l)
+	return choleskyInverseDiagonal(d, l, len(f.index)), nil
+}
+
+// choleskyInverseDiagonal is the diagonal of the inverse of what has the Cholesky factor l, of order n; a zero l stands for the
+// identity.
+func choleskyInverseDiagonal(d device.Device, l device.Tensor, n int) []float64 {
+	if l.IsZero() {
+		return slices.Repeat([]float64{1}, n)
+	}
+	diag := d.Alloc(1, n, device.F64)
+	defer d.Free(diag)
 	d.CholeskyInverseDiag([]device.Tensor{l}, []device.Tensor{diag})
-	x := device.DownloadSlice[float64](d, diag)
-	d.Free(l, diag)
-	return x, nil
+	return device.DownloadSlice[float64](d, diag)
 }
 
 // check refuses costs that are not finite.

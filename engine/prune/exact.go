@@ -78,6 +78,11 @@ func fisherInverseDiagonal(d device.Device, l Layer, alive Kept, damp Damping) (
 		return device.Tensor{}, nil, err
 	}
 	defer s.free(d)
+	return s.inverseDiagonal(d), s.raised, nil
+}
+
+// inverseDiagonal is the diagonal of F'⁻¹, R×C; the caller frees it.
+func (s *spectral) inverseDiagonal(d device.Device) device.Tensor {
 	t := s.reciprocals(d)
 	x := d.Alloc(t.Rows, t.Cols, device.F64)
 	defer d.Free(x)
@@ -87,7 +92,7 @@ func fisherInverseDiagonal(d device.Device, l Layer, alive Kept, damp Damping) (
 	squares = s.cols.squares(d)
 	rightTransposed(d, x, squares, t)
 	d.Free(squares)
-	return t, s.raised, nil
+	return t
 }
 
 // reciprocals is T, T_ij = 1/(α + s_i·t_j).

@@ -54,9 +54,6 @@ const batchRows = 128
 // A factor that is the identity has no correlations: without G rows do not know of one another and are groups by themselves;
 // without both there is nothing to re-fit.
 func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update, damp Damping, grouping Grouping) (Result, error) {
-	if how != None && (!l.factored(damp) || l.A.N == 0 && l.G.N > 0) { // without A there are no rows to be solved by themselves
-		return refitMasked(d, l, alive, gone, damp, grouping.limit())
-	}
 	p := newPartition(alive, alive)
 	places := placesOf(p, l.W.Cols, gone)
 	w := gather(d, l.W, p.rows, p.cols)
@@ -65,15 +62,20 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 	defer d.Free(v)
 	d.Copy(w, v)
 	var result Result
-	if how != None && places.count() > 0 && l.A.N > 0 {
-		var err error
-		if result, err = refitElements(d, l, alive, places, damp, grouping, w, v); err != nil {
-			return Result{}, err
-		}
+	var err error
+	switch {
+	case how == None || places.count() == 0:
+	case !l.factored(damp) || l.A.N == 0 && l.G.N > 0: // without A there are no rows to be solved by themselves
+		result, err = refitMasked(d, l, alive, places, damp, grouping.limit(), w, v)
+	case l.A.N > 0:
+		result, err = refitElements(d, l, alive, places, damp, grouping, w, v)
 	}
-	places.zero(d, v)
+	if err != nil {
+		return Result{}, err
+	}
+	places.set(d, v, 0)
 
-	err := result.step(d, l, p, w, v)
+	err = result.step(d, l, p, w, v)
 	return result, err
 }
 
@@ -114,12 +116,11 @@ func (r removal) part(from, to int) removal {
 	return p
 }
 
-// zero makes the removed weights of an alive matrix 0.
-func (r removal) zero(d device.Device, v device.Tensor) {
-	zeros := d.Alloc(1, r.count(), v.Type)
-	defer d.Free(zeros)
-	d.Zero(zeros)
-	d.Scatter(zeros, nil, r.at, v.Reshape(1, v.Len()))
+// set makes a value of the removed weights of an alive matrix.
+func (r removal) set(d device.Device, x device.Tensor, value float64) {
+	values := fill(d, r.count(), 1, value)
+	d.Scatter(values.Reshape(1, r.count()), nil, r.at, x.Reshape(1, x.Len()))
+	d.Free(values)
 }
 
 // group is rows from to to−1 of the alive matrix: as many whole rows as have at most limit weights to remove.

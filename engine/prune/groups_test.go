@@ -89,26 +89,38 @@ func TestGroups(t *testing.T) {
 func TestTolerance(t *testing.T) {
 	dev := cpu.Open()
 	defer dev.Close()
-	rng := rand.New(rand.NewPCG(61, 0))
-	p := layerWithSpectrum(dev, rng, 40, 48, 1)
-	gone := make([]bool, 40*48)
-	for i := range gone {
-		gone[i] = rng.IntN(2) == 0
-	}
-	apply := func(g Grouping) Result {
-		t.Helper()
-		r, err := ApplyElements(dev, p.layer, p.alive, gone, Joint, Damping{G: 0.1, A: 0.01}, g)
-		if err != nil {
-			t.Fatal(err)
+	for _, test := range []struct {
+		name   string
+		scales []float64
+		joint  bool
+	}{{"one product, factors damped", []float64{1}, false}, {"one product, joint damping", []float64{1}, true}, {"two products", []float64{1, 0.3}, false},
+		{"three products", []float64{1, 0.3, 0.1}, false}} {
+		rng := rand.New(rand.NewPCG(61, 0))
+		p := layerWithSpectrum(dev, rng, 40, 48, test.scales...)
+		gone := make([]bool, 40*48)
+		for i := range gone {
+			gone[i] = rng.IntN(2) == 0
 		}
-		return r
-	}
-	exact, near, groups := apply(Grouping{}), apply(Grouping{Tolerance: 0.01}), apply(Grouping{Limit: 100})
-	t.Logf("predicted %.6g exactly in %d steps, %.6g within a hundredth in %d, %.6g in groups", exact.Predicted, exact.Iterations, near.Predicted, near.Iterations, groups.Predicted)
-	if near.Iterations >= exact.Iterations || near.Predicted == exact.Predicted || near.Predicted > 1.01*exact.Predicted || near.Predicted < 0.99*exact.Predicted {
-		t.Errorf("a tolerance of 0.01 gives %v in %d steps, 0 gives %v in %d", near.Predicted, near.Iterations, exact.Predicted, exact.Iterations)
-	}
-	if groups.Predicted < 1.1*exact.Predicted {
-		t.Errorf("groups give %v, all rows together %v", groups.Predicted, exact.Predicted)
+		apply := func(g Grouping) Result {
+			t.Helper()
+			r, err := ApplyElements(dev, p.layer, p.alive, gone, Joint, Damping{G: 0.1, A: 0.01, Joint: test.joint}, g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		exact, near := apply(Grouping{}), apply(Grouping{Tolerance: 0.01})
+		t.Logf("%s: predicted %.6g exactly in %d steps, %.6g within a hundredth in %d", test.name, exact.Predicted, exact.Iterations, near.Predicted, near.Iterations)
+		if near.Iterations >= exact.Iterations || near.Predicted == exact.Predicted || near.Predicted > 1.03*exact.Predicted || near.Predicted < 0.99*exact.Predicted {
+			t.Errorf("%s: a tolerance of 0.01 gives %v in %d steps, 0 gives %v in %d", test.name, near.Predicted, near.Iterations, exact.Predicted, exact.Iterations)
+		}
+		if len(test.scales) > 1 || test.joint {
+			continue
+		}
+		groups := apply(Grouping{Limit: 100})
+		t.Logf("%s: predicted %.6g in groups", test.name, groups.Predicted)
+		if groups.Predicted < 1.1*exact.Predicted {
+			t.Errorf("groups give %v, all rows together %v", groups.Predicted, exact.Predicted)
+		}
 	}
 }

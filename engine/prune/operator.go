@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"errors"
 	"fmt"
 
 	"surgeon/engine/device"
@@ -104,13 +105,15 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 		o.apply(x, y)
 		d.Divide(y, keeps, y)
 	}
-	restricted(x, y)
+	o.apply(x, y)
+	energy := dot(d, x, y)
+	d.Divide(y, keeps, y)
 	d.Zero(b)
 	d.Axpy(-1, y, b)
-	c := conjugate{dev: d, most: o.most, limit: o.limit, apply: restricted, precondition: precondition}
+	c := conjugate{dev: d, most: o.most, limit: o.limit, energy: energy, apply: restricted, precondition: precondition}
 	iterations, ok, err := c.solve(b, y)
 	if err == nil && !ok {
-		err = fmt.Errorf("the curvature is not positive definite over the weights that stay, or not finite; it needs a higher damping, or fewer products")
+		err = errNotPositive
 	}
 	if err != nil {
 		return iterations, fmt.Errorf("layer %s: %w", layer, err)
@@ -118,6 +121,8 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 	d.Axpy(1, y, x)
 	return iterations, nil
 }
+
+var errNotPositive = errors.New("the curvature is not positive definite over the weights of an update, or not finite; it needs a higher damping, or fewer products")
 
 // fill is a new rows×cols matrix of one value.
 func fill(d device.Device, rows, cols int, value float64) device.Tensor {

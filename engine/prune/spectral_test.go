@@ -101,17 +101,17 @@ func TestIllConditionedFactors(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
-			masked, err := refitMasked(dev, l, all, removed, test.damp, residualLimit)
+			single, err := masked(dev, l, all, removed, test.damp, residualLimit)
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
-			t.Logf("%s: row %d took %d steps, as single weights %d", test.name, r, step.Iterations, masked.Iterations)
+			t.Logf("%s: row %d took %d steps, as single weights %d", test.name, r, step.Iterations, single.Iterations)
 			p := sumProblem{problem: problem{r: 4, c: 4, w: mat.NewDense(4, 4, w)}, alive: all, damp: test.damp,
 				gs: []*mat.Dense{withEigenvalues(g1...)}, as: []*mat.Dense{withEigenvalues(a1...)}}
 			if test.rest != nil {
 				p.gs, p.as = append(p.gs, withEigenvalues(g2...)), append(p.as, withEigenvalues(a2...))
 			}
-			for _, result := range []Result{step, masked} {
+			for _, result := range []Result{step, single} {
 				got := device.DownloadSlice[float64](dev, result.W)
 				if residual := p.residual(got, func(i, _ int) bool { return i == r }); !(residual < 20*residualLimit) {
 					t.Errorf("%s: row %d: residual %.3g of the right side", test.name, r, residual)
@@ -120,7 +120,7 @@ func TestIllConditionedFactors(t *testing.T) {
 			if test.rest == nil { // damped, and so not comparable with an undamped prediction
 				continue
 			}
-			for _, predicted := range []float64{step.Predicted, masked.Predicted} {
+			for _, predicted := range []float64{step.Predicted, single.Predicted} {
 				if e := math.Abs(predicted-rows[r]) / rows[r]; !(e < limit) {
 					t.Errorf("%s: row %d is predicted to cost %v, want %v, off by %.2g, limit %.2g", test.name, r, predicted, rows[r], e, limit)
 				}
@@ -187,9 +187,9 @@ func TestSumsThatFail(t *testing.T) {
 			matches("update", err, test.update)
 			dev.Free(result.W)
 		}
-		masked, _ := refitMasked(dev, test.layer, all, make([]bool, 16), test.damp, residualLimit)
+		single, _ := masked(dev, test.layer, all, make([]bool, 16), test.damp, residualLimit)
 		elements.Free(dev)
-		dev.Free(masked.W)
+		dev.Free(single.W)
 		if now := dev.Memory().Used; now != used {
 			t.Errorf("%s: %d bytes are held, %d were before", test.name, now, used)
 		}
