@@ -161,7 +161,7 @@ func BenchmarkWeights(b *testing.B) {
 					b.Fatal(err)
 				}
 				dev.Free(r.W)
-				checksum, iterations, flop = checksum+r.Predicted, max(iterations, r.Iterations), flop+prune.ApplyElementsFLOP(0, l.W.Rows, l.W.Cols, 0.5)
+				checksum, iterations, flop = checksum+r.Predicted, max(iterations, r.Iterations), flop+prune.ApplyElementsFLOP(l.W.Rows, l.W.Cols)
 			}
 		}
 		reportRate(b, flop, rate)

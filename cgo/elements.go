@@ -86,16 +86,6 @@ func (d *Device) Smallest(n, m int, x, sums device.Tensor, marks []bool) {
 	d.marks("Smallest", unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(marks))), len(marks)), call)
 }
 
-// KronGather is y_ij ← g[rows_i, rows_j]·a[cols_i, cols_j].
-func (d *Device) KronGather(g, a device.Tensor, rows, cols []int32, y device.Tensor) {
-	device.CheckKronGather(g, a, rows, cols, y)
-	ag, aa, to := d.doubles(g), d.doubles(a), d.doubles(y)
-	is, js := d.indices("KronGather", rows, cols)
-	d.run("KronGather", func() C.int {
-		return C.surgeon_kron_gather(C.int64_t(len(rows)), ag, C.int64_t(g.Rows), is, aa, C.int64_t(a.Rows), js, to, d.queue())
-	})
-}
-
 // Divide is z_i ← x_i / y_i.
 func (d *Device) Divide(x, y, z device.Tensor) {
 	device.CheckDivide(x, y, z)

@@ -20,7 +20,7 @@ var purposes = []purpose{
 	{[]string{"step-limit", "rank-by"}, func(o *Options) bool { return o.Structure == prune.RowCol }, "--structure rowcol"},
 	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Structure != prune.RowCol }, "--structure element, or N:M"},
 	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Update != prune.None }, "--update joint"},
-	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Curvature != curvature.Activations }, "a curvature of gradients: with activations rows know nothing of one another, and each is re-fitted to rounding"},
+	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Curvature != curvature.Activations }, "a curvature of gradients: with activations rows know nothing of one another"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Damping != jointDamping }, "--damping factored: with joint all weights that go are one group"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Curvature != curvature.KronSum }, "another --curvature: with kron-sum all weights that go are one group"},
 	{[]string{"keep-biases"}, func(o *Options) bool { return o.Structure == prune.Element }, "--structure element: rows go with their biases, and blocks of N:M hold none"},

@@ -41,7 +41,7 @@ func TestIdleOptions(t *testing.T) {
 			o.Structure, o.Curvature, o.PowerSteps, o.Rank = prune.Element, curvature.KronSum, 4, 2
 		}, element, "kron-sum"},
 		{"group", func(o *Options) { o.Structure, o.Curvature = prune.Element, curvature.Activations }, element, "with activations"},
-		{"tolerance", func(o *Options) { o.Structure, o.Curvature = prune.Element, curvature.Activations }, element, "with activations"},
+		{"sequential", func(o *Options) { o.Structure, o.Curvature = prune.Element, curvature.Activations }, element, "with activations"},
 		{"cost", func(o *Options) { o.Curvature, o.Update = curvature.Identity, prune.None }, func(o *Options) {}, "with identity"},
 		{"keep-biases", func(o *Options) {}, element, "it needs --structure element"},
 		{"power-steps", func(o *Options) {}, func(o *Options) { o.Curvature = curvature.Nearest }, "nearest or kron-sum"},

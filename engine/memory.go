@@ -116,13 +116,8 @@ func layerScratch(r, c int64, o Options) int64 {
 		return 8 * max(3*weights+2*square, // costs
 			6*weights+square) // update
 	}
-	groups := int64(0)
-	if o.Update != prune.None {
-		groups = prune.BatchElements(o.together(), int(r), int(c))
-	}
 	return 8 * max(2*weights+2*square, // costs: a factor on its way to the diagonal of its inverse; thresholds take less
-		4*weights+r*r+c*c+groups,            // systems of groups
-		6*weights+r*r+c*c, 6*weights+square) // the products after them, and the prediction
+		14*weights+(5*r*r+3*c*c)/2, 7*weights+square) // conjugate gradients, some in float32, and the prediction
 }
 
 // sumScratch is layerScratch for sums of products and for joint damping: bases of both sides and what leads to them for the

@@ -110,7 +110,7 @@ func (o *Options) updateWork(rows, cols int, before, after float64) float64 {
 	case o.Structure == prune.RowCol:
 		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2))
 	}
-	return prune.ApplyElementsFLOP(o.together(), rows, cols, after)
+	return prune.ApplyElementsFLOP(rows, cols)
 }
 
 // planTime multiplies the rates with the work; so many windows of other text are evaluated.
@@ -415,13 +415,10 @@ func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) e
 	return nil
 }
 
-// timeWeights times costs and update of single weights on as many rows as make one group, and a look at the costs.
+// timeWeights times costs and update of single weights on one layer, and a look at the costs.
 func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) error {
 	cols := min(cfg.Inner, largestMeasured)
 	rows := min(cfg.Width, largestMeasured)
-	if limit := o.together(); limit > 0 {
-		rows = max(1, min(rows, int(float64(limit)/(o.Target*float64(cols)))))
-	}
 	l := randomLayer(dev, rows, cols, o)
 	defer freeLayer(dev, l)
 	rng := rand.New(rand.NewPCG(5, 0))

@@ -71,14 +71,6 @@ func (o *Options) grouping() prune.Grouping {
 	return prune.Grouping{Limit: o.Group, Sequential: o.Sequential, Tolerance: o.Tolerance}
 }
 
-// together is Grouping.Limit as it is in force: without gradients rows know nothing of one another.
-func (o *Options) together() int {
-	if o.Curvature == curvature.Activations {
-		return 1
-	}
-	return o.Group
-}
-
 // weightUpdate removes and re-fits, layer by layer. What is dead in a layer goes too.
 func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, costs []prune.ElementCosts, s prune.WeightSelection, o *Outcome) error {
 	defer t.time("update")()

@@ -4,7 +4,6 @@
 //	divideOuter    x_ij ← x_ij / (α + s_i·t_j)           read 1, written 1 element; 3 FLOP
 //	divide         z_i ← x_i / y_i                       read 2, written 1 element; 1 FLOP
 //	compare        marks_i ← x_i against a limit         read 1 element, written 1 byte
-//	kronGather     y_ij ← g[rows_i, rows_j]·a[cols_i, cols_j]       read 2 elements from anywhere, written 1; 1 FLOP
 //
 // All of them should take the time of their bytes. The products of a cost are rounded one by one in the order above, as on
 // the CPU: there is no addition that the compiler could fuse with one of them.
@@ -83,18 +82,6 @@ struct Compare {
 	}
 };
 
-// kronGather: the threads of a warp have neighbouring columns of y, so that y is written in whole pieces, and the lists of the
-// rows are the same for all of them. What is read lies anywhere in a row of g and one of a.
-__global__ void __launch_bounds__(elementThreads)
-kronGather(int64_t n, const double *g, int64_t gCols, const int32_t *rows, const double *a, int64_t aCols, const int32_t *cols, double *y) {
-	for (int64_t j = first(); j < n; j += stride()) {
-		int64_t gCol = rows[j], aCol = cols[j];
-#pragma unroll 4
-		for (int64_t i = blockIdx.y; i < n; i += gridDim.y)
-			y[i * n + j] = __ldg(&g[__ldg(&rows[i]) * gCols + gCol]) * __ldg(&a[__ldg(&cols[i]) * aCols + aCol]);
-	}
-}
-
 } // namespace
 
 extern "C" int surgeon_element_costs(int64_t rows, int64_t cols, const double *w, const double *r, const double *c, double *cost, void *stream) {
@@ -111,10 +98,4 @@ extern "C" int surgeon_divide(int64_t n, const double *x, const double *y, doubl
 
 extern "C" int surgeon_compare(int64_t n, const double *x, double limit, uint8_t *marks, void *stream) {
 	return launchElements<double>(n, aligned(x), Compare{x, limit, marks}, stream);
-}
-
-extern "C" int surgeon_kron_gather(int64_t n, const double *g, int64_t gOrder, const int32_t *rows, const double *a, int64_t aOrder, const int32_t *cols, double *y, void *stream) {
-	dim3 grid, block;
-	shapeOf(n, n, 1, grid, block);
-	return launch(kronGather, grid, block, 0, stream, n, g, gOrder, rows, a, aOrder, cols, y);
 }

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 8
+#define SURGEON_INTERFACE 9
 
 #ifdef __cplusplus
 extern "C" {
@@ -65,13 +65,12 @@ int surgeon_diagonal(int type, int64_t n, const void *s, double *d, void *stream
 int surgeon_watch_finite(int type, int64_t n, const void *s, int64_t tag, int64_t *smallest, void *stream);
 int surgeon_watch_forget(int64_t *smallest, void *stream);
 
-/* elements.cu: float64. Lists are of int32, n pairs of a row and a column. */
+/* elements.cu: float64. */
 enum { SURGEON_MORE = 0, SURGEON_LESS = 1, SURGEON_EQUAL = 2 }; /* device.Order */
 int surgeon_element_costs(int64_t rows, int64_t cols, const double *w, const double *r, const double *c, double *cost, void *stream);
 int surgeon_divide(int64_t n, const double *x, const double *y, double *z, void *stream);
 int surgeon_divide_outer(int64_t rows, int64_t cols, double alpha, const double *s, const double *t, double *x, void *stream);
 int surgeon_compare(int64_t n, const double *x, double limit, uint8_t *marks, void *stream);
-int surgeon_kron_gather(int64_t n, const double *g, int64_t gOrder, const int32_t *rows, const double *a, int64_t aOrder, const int32_t *cols, double *y, void *stream);
 
 /* histogram.cu: counts[the next width bits of the key of x_i] goes up by one where the first read bits are prefix; width is at
  * most 13. */

@@ -64,23 +64,6 @@ func CheckSmallest(n, m int, x, sums Tensor, marks []bool) {
 	}
 }
 
-// CheckKronGather checks the arguments of KronGather.
-func CheckKronGather(g, a Tensor, rows, cols []int32, y Tensor) {
-	o, ag, aa, ay := op("KronGather"), arg{"g", g}, arg{"a", a}, arg{"y", y}
-	o.square(ag)
-	o.square(aa)
-	o.float64s(ag, aa)
-	if len(rows) != len(cols) {
-		o.fail("%d rows and %d cols, want pairs", len(rows), len(cols))
-	}
-	if len(rows) > 0 { // nil stands for no pair here
-		o.indices("rows", rows, g.Rows)
-		o.indices("cols", cols, a.Rows)
-	}
-	o.is(ay, len(rows), len(rows), F64)
-	o.apart(ay, ag, aa)
-}
-
 // CheckDivide checks the arguments of Divide.
 func CheckDivide(x, y, z Tensor) {
 	o, ax, ay, az := op("Divide"), arg{"x", x}, arg{"y", y}, arg{"z", z}

@@ -143,9 +143,6 @@ type Elements interface {
 	// added up from the smallest, with the same bits on every device; in longer runs the order of the additions is the device's.
 	// A zero sums or a nil marks is left out.
 	Smallest(n, m int, x, sums Tensor, marks []bool)
-	// KronGather is y_ij ← g[rows_i, rows_j]·a[cols_i, cols_j]: the entries of g ⊗ a at the pairs (rows_i, cols_i). g and a are
-	// square, y of the order of the lists.
-	KronGather(g, a Tensor, rows, cols []int32, y Tensor)
 	// Divide is z_i ← x_i / y_i. z may be x or y.
 	Divide(x, y, z Tensor)
 	// DivideOuter is x_ij ← x_ij / (α + s_i·t_j), s 1×Rows, t 1×Cols: in the eigenbasis of both factors, (α·I + S ⊗ T)⁻¹ x.

@@ -26,6 +26,7 @@ type conjugate struct {
 	limit        float64                  // of the residual where it has converged, as a share of the right side's, or of energy
 	energy       float64                  // where it is not 0: xᵀMx − 2bᵀx + energy is twice what x costs
 	apply        func(x, y device.Tensor) // y ← M x
+	exact        func(x, y device.Tensor) // the same where apply is rounded to float32; nil for apply
 	precondition func(r, z device.Tensor) // z ← P r
 }
 
@@ -78,7 +79,10 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 		c.precondition(r, z)
 		before := rho
 		if rho = dot(d, r, z); rho <= limit {
-			c.apply(x, q)
+			if c.exact == nil {
+				c.exact = c.apply
+			}
+			c.exact(x, q)
 			d.Copy(b, r)
 			d.Axpy(-1, q, r)
 			c.precondition(r, z)

@@ -17,9 +17,10 @@
 // A curvature is a sum of products, F = Σ_k G_k ⊗ A_k, each side measured or the identity. What is computed with it depends
 // on the number of products and on the damping:
 //
-//	                            exact inverse   costs                updates
-//	1, factors damped           G'⁻¹ ⊗ A'⁻¹     costs.go             update.go, direct; single weights as below
-//	1, joint damping; 2         spectral.go     obs exact.go, obd    refit.go: conjugate gradients (operator.go), which an
-//	3 and more                  none            obd                  inverse (inverse.go) makes short
+//	                            exact inverse   costs                updates of rows and columns; of single weights
+//	1, factors damped           G'⁻¹ ⊗ A'⁻¹     costs.go             update.go, direct; groups.go
+//	1, joint damping; 2         spectral.go     obs exact.go, obd    refit.go, conjugate gradients: with F' (operator.go), which an
+//	                                                                 inverse (inverse.go) makes short; with that inverse
+//	3 and more                  none            obd                  refit.go, with F' for both
 //	2 and more, joint damping   refused
 package prune

@@ -30,22 +30,12 @@ func CostElementsFLOP(rows, cols int) float64 {
 	return 2 * (r*r*r + c*c*c) / 3
 }
 
-// iterationsExpected is about how many iterations the update of a group takes.
-const iterationsExpected = 12
+// stepsExpected is about how many steps of conjugate gradients the update of single weights takes.
+const stepsExpected = 30
 
-// ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead and this share of every row goes:
-// two inverses, the factors of single rows, the iterations of groups that have several, two products for the step, and two for
-// the predicted increase.
-func ApplyElementsFLOP(limit, rows, cols int, gone float64) float64 {
+// ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead: two inverses, and two products for
+// each step of conjugate gradients, for a last look at its residual, for the step itself, and for the predicted increase.
+func ApplyElementsFLOP(rows, cols int) float64 {
 	r, c := float64(rows), float64(cols)
-	n := gone * c
-	together := float64(limit) / n // rows of a group
-	if limit == 0 {
-		together = max(1, groupBytes/(4*n*n))
-	}
-	flop := 7*(r*r*r+c*c*c)/3 + r*n*n*n/3 + 2*(2*r*r*c+2*r*c*c)
-	if together >= 2 {
-		flop += iterationsExpected * (2*r*c*c + 2*r*min(r, together)*c + r*2*n*n)
-	}
-	return flop
+	return 7*(r*r*r+c*c*c)/3 + (stepsExpected+3)*(2*r*r*c+2*r*c*c)
 }

@@ -70,20 +70,15 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 		return Result{}, err
 	}
 	defer inverse.free()
-	goes, diagonal := fill(d, w.Rows, w.Cols, math.Inf(1)), inverse.diagonal()
+	goes, diagonal := places.mark(d, w.Rows), inverse.diagonal()
 	b, y := d.Alloc(w.Rows, w.Cols, device.F64), d.Alloc(w.Rows, w.Cols, device.F64)
 	defer d.Free(goes, diagonal, b, y)
-	places.set(d, goes, 1)
-	d.Divide(w, goes, b) // 0 on what stays, and so is all that becomes of it
-	c := conjugate{dev: d, most: maxIterations, limit: limit,
-		apply: func(x, mx device.Tensor) {
-			d.Copy(x, mx)
-			inverse.solve(mx)
-			d.Divide(mx, goes, mx)
-		},
-		precondition: func(r, z device.Tensor) { d.Divide(r, diagonal, z) },
-	}
-	iterations, ok, err := c.solve(b, y)
+	d.Divide(w, goes, b)
+	system := removedSystem{d: d, goes: goes, diagonal: diagonal, limit: limit, inverse: func(x, fx device.Tensor) {
+		d.Copy(x, fx)
+		inverse.solve(fx)
+	}}
+	iterations, ok, err := system.solve(b, y)
 	if err == nil && !ok {
 		err = errNotPositive
 	}

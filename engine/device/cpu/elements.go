@@ -149,20 +149,6 @@ func compare(a, b float64) int {
 	return 0
 }
 
-// KronGather is y_ij ← g[rows_i, rows_j]·a[cols_i, cols_j].
-func (d *Device) KronGather(g, a device.Tensor, rows, cols []int32, y device.Tensor) {
-	device.CheckKronGather(g, a, rows, cols, y)
-	mg, ma, my := whole[float64](d, g), whole[float64](d, a), whole[float64](d, y)
-	parallel(len(rows), rowGrain(len(rows)), func(_, i0, i1 int) {
-		for i := i0; i < i1; i++ {
-			fromG, fromA, out := mg.row(int(rows[i])), ma.row(int(cols[i])), my.row(i)
-			for j := range out {
-				out[j] = fromG[rows[j]] * fromA[cols[j]]
-			}
-		}
-	})
-}
-
 // Divide is z_i ← x_i / y_i.
 func (d *Device) Divide(x, y, z device.Tensor) {
 	device.CheckDivide(x, y, z)

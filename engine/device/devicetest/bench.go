@@ -132,7 +132,6 @@ var timed = []struct {
 	{op: "ElementCosts", in: float64s, shapes: weights[:2]},
 	{op: "Histogram bits=0 digit=12 of=2", in: float64s, shapes: weights[:2]},
 	{op: "Smallest 2 of 4, sums", in: float64s, shapes: []Shape{{M: 576, N: 384}, {M: 4096, N: 2752}}},
-	{op: "KronGather", in: float64s, shapes: []Shape{{M: 576, N: 1536, K: 2000}, {M: 4096, N: 11008, K: 2000}}},
 	{op: "Axpy", in: float64s, shapes: weights[:2]},
 	{op: "Gather rows=true cols=true", in: float64s, shapes: weights[:2]},
 	{op: "Scatter rows=true cols=true", in: float64s, shapes: weights[:2]},

@@ -35,7 +35,6 @@ func elements() []Op {
 	for _, gives := range []string{sumsAlone, marksAlone} {
 		ops = append(ops, smallest(2, 4, gives, few), smallest(500, 577, gives, long))
 	}
-	ops = append(ops, kronGather())
 	for _, in := range []inPlace{apart, onFirst, onSecond} {
 		ops = append(ops, divide(in))
 	}
@@ -243,39 +242,6 @@ func smallest(n, m int, gives string, shapes []Shape) Op {
 			return told
 		}
 		return c
-	}}
-}
-
-// kronGather: g of order M, a of order N, K pairs in any order, some of them twice.
-func kronGather() Op {
-	shapes := []Shape{{M: 1, N: 1, K: 1}, {M: 31, N: 33, K: 65}, {M: 5, N: 7, K: 129}, {M: 63, N: 2, K: 300}, {M: 300, N: 127, K: 31}, {M: 3, N: 4, K: 0}, {M: 4, N: 3, K: 0}}
-	return Op{Name: "KronGather", Types: double, Shapes: shapes, Exact: true, Case: func(s Shape, r *rand.Rand) Case {
-		var rows, cols []int32
-		if s.M < s.N { // no pairs are none, and none are no nil list
-			rows, cols = []int32{}, []int32{}
-		}
-		for range s.K {
-			rows, cols = append(rows, int32(r.IntN(s.M))), append(cols, int32(r.IntN(s.N)))
-		}
-		if s.K > 2 {
-			rows[s.K-1], cols[s.K-1] = rows[0], cols[0]
-		}
-		return Case{
-			Operands: []Operand{in("g", s.M, s.M).moved(min(s.M, s.K) * min(s.M, s.K)), in("a", s.N, s.N).moved(min(s.N, s.K) * min(s.N, s.K)), out("y", s.K, s.K)},
-			Limit:    sameRounding,
-			Call: func(d device.Device, x []device.Tensor) []float64 {
-				d.KronGather(x[0], x[1], rows, cols, x[2])
-				return nil
-			},
-			Loops: func(x [][]float64) []float64 {
-				for i := range s.K {
-					for j := range s.K {
-						x[2][i*s.K+j] = x[0][int(rows[i])*s.M+int(rows[j])] * x[1][int(cols[i])*s.N+int(cols[j])]
-					}
-				}
-				return nil
-			},
-		}
 	}}
 }
 
