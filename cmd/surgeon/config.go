@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
@@ -54,7 +55,7 @@ func readYAML(path, expected string) ([]byte, error) {
 	if err == nil && len(data) > configBytesMax {
 		err = fmt.Errorf("%s is longer than %d bytes; a YAML file with %s is expected", path, configBytesMax, expected)
 	}
-	return data, err
+	return bytes.TrimPrefix(data, []byte("\ufeff")), err // of editors that begin every file with it
 }
 
 // readConfig reads a YAML file. What is wrong in it is refused with file, line, column and the lines around it.
@@ -64,17 +65,41 @@ func readConfig(path string) (configValues, error) {
 		return nil, refuse("--config: %w", err)
 	}
 	values, err := parseConfig(data)
+	if err != nil {
+		return nil, located(path, err)
+	}
+	return values, nil
+}
+
+// located refuses what is wrong in a YAML file, with its place and the lines around that.
+func located(path string, err error) error {
 	if bad, ok := errors.AsType[yaml.Error](err); ok && bad.GetToken() != nil { // of the YAML library
-		err = &configError{bad.GetMessage(), bad.GetToken()}
+		sentence := bad.GetMessage()
+		if t, ok := errors.AsType[*yaml.TypeError](err); ok { // which names types of Go
+			sentence = inWords(t.DstType.Kind()) + " is expected here"
+		}
+		err = &configError{sentence, bad.GetToken()}
 	}
 	if bad, ok := errors.AsType[*configError](err); ok {
 		at := bad.at.Position
-		return nil, refuse("%s:%d:%d: %s\n%s", path, at.Line, at.Column, bad.sentence, bad.source())
+		return refuse("%s:%d:%d: %s\n%s", path, at.Line, at.Column, bad.sentence, bad.source())
 	}
-	if err != nil {
-		return nil, refuse("%s: %w", path, err)
+	return refuse("%s: %w", path, err)
+}
+
+// inWords is what a value of this kind is called in a YAML file.
+func inWords(kind reflect.Kind) string {
+	switch kind {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float64:
+		return "a number"
+	case reflect.String:
+		return "a text"
+	case reflect.Slice:
+		return "a list"
 	}
-	return values, nil
+	return "a mapping"
 }
 
 // configError is something wrong at a place in a YAML file.

@@ -13,7 +13,7 @@ import (
 // way through the file.
 func TestConfigPrecedence(t *testing.T) {
 	tiny(t)
-	writeFile(t, "run.yaml", `# a run
+	writeFile(t, "run.yaml", "\ufeff"+`# a run, in a file with a mark of its byte order
 model: model
 text:
   - text.txt

@@ -49,7 +49,7 @@ func readTable(path string) (tableFile, error) {
 		return file, refuse("%w", err)
 	}
 	if err := yaml.UnmarshalWithOptions(data, &file, yaml.Strict()); err != nil {
-		return file, refuse("%s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
+		return file, located(path, err)
 	}
 	if len(file.Tables) == 0 {
 		return file, refuse("%s has no tables", path)
