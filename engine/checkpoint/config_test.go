@@ -113,7 +113,7 @@ func TestConfigRefuses(t *testing.T) {
 		want []string
 	}{
 		{`{`, []string{"config.json", "JSON"}},
-		{`[]`, []string{"config.json"}},
+		{`[]`, []string{"config.json: this is of the type array; an object is expected"}},
 		{`null`, []string{"model_type is missing"}},
 		{`{}`, []string{"model_type is missing", "llama", "opt", "qwen3"}},
 		{`{"model_type":"gpt2"}`, []string{`"gpt2"`, "llama, mistral, opt, qwen2, qwen3"}},

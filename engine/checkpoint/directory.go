@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,7 +81,7 @@ func (c *Checkpoint) findFiles() (map[string]string, error) {
 		return nil, err
 	}
 	var x index
-	if err := json.Unmarshal(text, &x); err != nil {
+	if err := readObject(text, &x); err != nil {
 		return nil, fmt.Errorf("%s: %w", indexName, err)
 	}
 	if len(x.WeightMap) == 0 {

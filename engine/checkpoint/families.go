@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -133,7 +132,7 @@ func Families() []string { return slices.Sorted(maps.Keys(families)) }
 // not is an error that names the key, its value and what is supported.
 func ParseConfig(text []byte) (Config, error) {
 	f := fields{}
-	if err := json.Unmarshal(text, &f.values); err != nil {
+	if err := readObject(text, &f.values); err != nil {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	c, err := f.config()

@@ -2,8 +2,10 @@ package checkpoint
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
+	"reflect"
 )
 
 // fields are the keys of a JSON object. The first key that cannot be read is remembered in err, and the readers go on with
@@ -11,6 +13,23 @@ import (
 type fields struct {
 	values map[string]json.RawMessage
 	err    error
+}
+
+// readObject reads a JSON object. What is something else is told in the words of JSON, not of Go.
+func readObject(text []byte, to any) error {
+	err := json.Unmarshal(text, to)
+	if bad, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		at := "this"
+		if bad.Field != "" {
+			at = bad.Field
+		}
+		want := "an object"
+		if bad.Type.Kind() == reflect.String {
+			want = "a text"
+		}
+		return fmt.Errorf("%s is of the type %s; %s is expected", at, bad.Value, want)
+	}
+	return err
 }
 
 func (f *fields) fail(format string, args ...any) {

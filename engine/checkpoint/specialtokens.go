@@ -35,7 +35,7 @@ func (c *Checkpoint) SpecialTokens() (begin, end string, err error) {
 			continue
 		}
 		if err == nil {
-			err = json.Unmarshal(text, &fields)
+			err = readObject(text, &fields)
 		}
 		if err != nil {
 			return "", "", fmt.Errorf("%s: %w", name, err)
