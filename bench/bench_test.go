@@ -161,7 +161,7 @@ func BenchmarkWeights(b *testing.B) {
 					b.Fatal(err)
 				}
 				dev.Free(r.W)
-				checksum, iterations, flop = checksum+r.Predicted, max(iterations, r.Iterations), flop+prune.ApplyElementsFLOP(l.W.Rows, l.W.Cols)
+				checksum, iterations, flop = checksum+r.Predicted, max(iterations, r.Iterations), flop+prune.ApplyElementsFLOP(l.W.Rows, l.W.Cols, r.Iterations)
 			}
 		}
 		reportRate(b, flop, rate)

@@ -110,7 +110,7 @@ func (o *Options) updateWork(rows, cols int, before, after float64) float64 {
 	case o.Structure == prune.RowCol:
 		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2))
 	}
-	return prune.ApplyElementsFLOP(rows, cols)
+	return prune.ApplyElementsFLOP(rows, cols, prune.StepsExpected)
 }
 
 // planTime multiplies the rates with the work; so many windows of other text are evaluated.

@@ -30,12 +30,13 @@ func CostElementsFLOP(rows, cols int) float64 {
 	return 2 * (r*r*r + c*c*c) / 3
 }
 
-// stepsExpected is about how many steps of conjugate gradients the update of single weights takes.
-const stepsExpected = 30
+// StepsExpected is about how many steps of conjugate gradients the update of single weights takes with the usual tolerance: on
+// SmolLM2, half of whose weights go, 26 to 34 in the mean over the layers of a kind.
+const StepsExpected = 30
 
 // ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead: two inverses, and two products for
 // each step of conjugate gradients, for a last look at its residual, for the step itself, and for the predicted increase.
-func ApplyElementsFLOP(rows, cols int) float64 {
+func ApplyElementsFLOP(rows, cols, steps int) float64 {
 	r, c := float64(rows), float64(cols)
-	return 7*(r*r*r+c*c*c)/3 + (stepsExpected+3)*(2*r*r*c+2*r*c*c)
+	return 7*(r*r*r+c*c*c)/3 + float64(steps+3)*(2*r*r*c+2*r*c*c)
 }
