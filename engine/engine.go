@@ -55,7 +55,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 	s.Threshold, s.PredictedIncrease = o.Threshold, o.Predicted
 	s.Reached = float64(o.Removed) / float64(o.Total)
 	s.Reduction = float64(o.Removed) / float64(r.report.Model.Parameters)
-	s.DampingsRaised = r.raised(o.Raised)
+	s.DampingsRaised, s.UpdateSteps = r.raised(o.Raised), o.Steps
 	if o.FewTokens != "" {
 		r.warn(fmt.Sprintf("shot %d: %s", number, o.FewTokens))
 	}

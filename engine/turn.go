@@ -9,6 +9,7 @@ import (
 	"surgeon/engine/device"
 	"surgeon/engine/model"
 	"surgeon/engine/prune"
+	"surgeon/engine/report"
 )
 
 // turn is what the stages of one turn of the method's loop work with; engine.go has the stages.
@@ -32,6 +33,7 @@ type Outcome struct {
 	Kept      []prune.Kept // rows and columns, by layer; nil for single weights
 	Predicted *float64     // increase of the loss in nats per token; nil without curvature
 	Raised    []prune.Raised
+	Steps     *report.Steps      // of the update of single weights
 	FewTokens string             // a warning that nearest products rest on few tokens, or ""
 	Seconds   map[string]float64 // by stage; of Turn only
 }

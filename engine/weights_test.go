@@ -53,6 +53,11 @@ func TestWeightRuns(t *testing.T) {
 				o.fill()
 				checkTarget(t, o, r)
 				checkZeros(t, o, r)
+				for _, s := range r.Shots {
+					if (s.UpdateSteps != nil) != (o.Update != prune.None) || s.UpdateSteps != nil && !(s.UpdateSteps.Mean >= 1 && float64(s.UpdateSteps.Most) >= s.UpdateSteps.Mean) {
+						t.Errorf("shot %d: steps %+v", s.Number, s.UpdateSteps)
+					}
+				}
 
 				stopped := o
 				stopped.Output = filepath.Join(t.TempDir(), "out")

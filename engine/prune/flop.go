@@ -30,8 +30,8 @@ func CostElementsFLOP(rows, cols int) float64 {
 	return 2 * (r*r*r + c*c*c) / 3
 }
 
-// StepsExpected is about how many steps of conjugate gradients the update of single weights takes with the usual tolerance: on
-// SmolLM2, half of whose weights go, 26 to 34 in the mean over the layers of a kind.
+// StepsExpected is about how many steps of conjugate gradients the update of single weights takes with the usual tolerance:
+// SmolLM2's layers, half of whose weights go, take as many in the mean (update_steps in report.json).
 const StepsExpected = 30
 
 // ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead: two inverses, and two products for

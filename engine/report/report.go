@@ -120,8 +120,9 @@ type Shot struct {
 	LossesAfter []TextLoss `json:"held_out_losses_after,omitempty"` // held-out losses after the shot by text, where they have names
 
 	DampingsRaised []Damping          `json:"dampings_raised"`
-	Seconds        map[string]float64 `json:"seconds"`    // by stage: curvature, costs, threshold, update, lora, check, journal
-	PeakBytes      int64              `json:"peak_bytes"` // resident, of the process up to here
+	UpdateSteps    *Steps             `json:"update_steps,omitempty"` // nil where nothing was solved for in steps
+	Seconds        map[string]float64 `json:"seconds"`                // by stage: curvature, costs, threshold, update, lora, check, journal
+	PeakBytes      int64              `json:"peak_bytes"`             // resident, of the process up to here
 }
 
 // TotalSeconds is the time of all stages.
@@ -140,6 +141,13 @@ type LoraRound struct {
 	LossBefore float64  `json:"held_out_loss_before"`
 	LossAfter  float64  `json:"held_out_loss_after"`
 	LeftOut    []string `json:"layers_left_out,omitempty"` // that have no weight left
+}
+
+// Steps are how many steps of conjugate gradients the update of a layer's single weights took, by layers. Many are the sign of
+// factors that are near singular.
+type Steps struct {
+	Mean float64 `json:"mean"`
+	Most int     `json:"most"`
 }
 
 // Damping is a factor that is not positive definite with the damping that was asked for.
