@@ -132,7 +132,7 @@ func sumScratch(r, c int64, o Options) int64 {
 	if products == 1 {
 		bases = squares
 	}
-	update := 12*weights + bases
+	update := 13*weights + bases + squares/2
 	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and its inverse
 		update = 15*weights + products*squares + bases
 	}

@@ -3,7 +3,6 @@ package prune
 import (
 	"fmt"
 	"math"
-	"slices"
 
 	"surgeon/engine/device"
 )
@@ -110,20 +109,13 @@ func inverseDiagonal(d device.Device, f *factor) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.Free(l)
-	return choleskyInverseDiagonal(d, l, len(f.index)), nil
-}
-
-// choleskyInverseDiagonal is the diagonal of the inverse of what has the Cholesky factor l, of order n; a zero l stands for the
-// identity.
-func choleskyInverseDiagonal(d device.Device, l device.Tensor, n int) []float64 {
-	if l.IsZero() {
-		return slices.Repeat([]float64{1}, n)
+	if f.identity() {
+		return f.diagonal(d), nil
 	}
-	diag := d.Alloc(1, n, device.F64)
-	defer d.Free(diag)
+	diag := d.Alloc(1, l.Rows, device.F64)
+	defer d.Free(l, diag)
 	d.CholeskyInverseDiag([]device.Tensor{l}, []device.Tensor{diag})
-	return device.DownloadSlice[float64](d, diag)
+	return device.DownloadSlice[float64](d, diag), nil
 }
 
 // check refuses costs that are not finite.

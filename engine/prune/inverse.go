@@ -4,64 +4,17 @@ import (
 	"surgeon/engine/device"
 )
 
-// inverse is F'⁻¹ over rows × cols of a layer, or what comes near it, as conjugate gradients need it.
-type inverse struct {
-	solve    func(x device.Tensor) // x ← F'⁻¹x, R×C
-	diagonal func() device.Tensor  // of F'⁻¹, R×C, which the caller frees
-	free     func()
-	lambda   float64 // the joint damping in force
-	raised   []Raised
-}
-
-// newInverse is
-//
-//   - for one product of damped factors, G'⁻¹ X A'⁻¹ by two Cholesky factors: exact;
-//   - for one product with joint damping, or two products, spectral.go: exact;
-//   - for more, the inverse of the diagonal of F' in a basis that is good for all products (newMean).
+// newInverse is F'⁻¹ over rows × cols of a layer, or what comes near it, as conjugate gradients need it: for one product with joint
+// damping and for two products spectral.go, exact; for more the inverse of the diagonal of F' in a basis that is good for all
+// products (newMean). One product of damped factors is solved without it (update.go).
 //
 // rows and cols are positions in the full matrix, all alive; products are those of the layer, and take note of a damping that
 // had to be raised.
-func newInverse(d device.Device, l Layer, products []product, rows, cols []int32, damp Damping) (*inverse, error) {
-	if l.factored(damp) {
-		return newCholeskys(d, products[0], rows, cols, damp)
-	}
-	solver := newSpectral
+func newInverse(d device.Device, l Layer, products []product, rows, cols []int32, damp Damping) (*spectral, error) {
 	if len(products) > 2 {
-		solver = newMean
+		return newMean(d, l, products, rows, cols, damp)
 	}
-	s, err := solver(d, l, products, rows, cols, damp)
-	if err != nil {
-		return nil, err
-	}
-	v := &inverse{solve: func(x device.Tensor) { s.solve(d, x) }, diagonal: func() device.Tensor { return s.inverseDiagonal(d) }, free: func() { s.free(d) }, raised: s.raised}
-	if damp.Joint {
-		v.lambda = s.alpha
-	}
-	return v, nil
-}
-
-func newCholeskys(d device.Device, p product, rows, cols []int32, damp Damping) (*inverse, error) {
-	g, err := p.g.cholesky(d, rows)
-	if err != nil {
-		return nil, err
-	}
-	a, err := p.a.cholesky(d, cols)
-	if err != nil {
-		d.Free(g)
-		return nil, err
-	}
-	solve := func(x device.Tensor) {
-		if !g.IsZero() {
-			d.CholeskySolve(device.Left, []device.Tensor{g}, []device.Tensor{x})
-		}
-		if !a.IsZero() {
-			d.CholeskySolve(device.Right, []device.Tensor{a}, []device.Tensor{x})
-		}
-	}
-	diagonal := func() device.Tensor {
-		return outer(d, choleskyInverseDiagonal(d, g, len(rows)), choleskyInverseDiagonal(d, a, len(cols)))
-	}
-	return &inverse{solve: solve, diagonal: diagonal, free: func() { d.Free(g, a) }, raised: append(p.g.raised(damp.G), p.a.raised(damp.A)...)}, nil
+	return newSpectral(d, l, products, rows, cols, damp)
 }
 
 // newMean is (E_G ⊗ E_A) diag(f)⁻¹ (E_G ⊗ E_A)ᵀ, f the diagonal of F' in that basis,

@@ -45,7 +45,8 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 }
 
 // refitMasked adds to v, which is w over alive rows and columns, the step that re-fits all weights but those that go, which it
-// leaves near 0: with D = v − w, ½ vec(D)ᵀF'vec(D) is least subject to D = −W on what goes. It takes every curvature and damping.
+// leaves near 0: with D = v − w, ½ vec(D)ᵀF'vec(D) is least subject to D = −W on what goes, for every curvature but one product of
+// damped factors (groups.go).
 // limit is that of the residual, as a share of the right side's.
 //
 // Where F' has an exact inverse, D = −F'⁻¹Y for the Y that is 0 but on what goes, Q, and [F'⁻¹]_QQ y = w_Q there: conjugate
@@ -65,19 +66,24 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 		return Result{Raised: raised, Iterations: iterations}, err
 	}
 	products := newProducts(d, l, alive, damp)
-	inverse, err := newInverse(d, l, products, products[0].g.index, products[0].a.index, damp)
+	inverse, err := newSpectral(d, l, products, products[0].g.index, products[0].a.index, damp)
 	if err != nil {
 		return Result{}, err
 	}
-	defer inverse.free()
-	goes, diagonal := places.mark(d, w.Rows), inverse.diagonal()
+	defer inverse.free(d)
+	goes, diagonal := places.mark(d, w.Rows), inverse.inverseDiagonal(d)
 	b, y := d.Alloc(w.Rows, w.Cols, device.F64), d.Alloc(w.Rows, w.Cols, device.F64)
 	defer d.Free(goes, diagonal, b, y)
 	d.Divide(w, goes, b)
 	system := removedSystem{d: d, goes: goes, diagonal: diagonal, limit: limit, inverse: func(x, fx device.Tensor) {
 		d.Copy(x, fx)
-		inverse.solve(fx)
+		inverse.solve(d, fx)
 	}}
+	if limit >= float32Limit {
+		var free func()
+		system.rounded, free = inverse.rounded(d)
+		defer free()
+	}
 	iterations, ok, err := system.solve(b, y)
 	if err == nil && !ok {
 		err = errNotPositive
@@ -85,7 +91,7 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 	if err != nil {
 		return Result{}, fmt.Errorf("layer %s: %w", l.Name, err)
 	}
-	inverse.solve(y)
+	inverse.solve(d, y)
 	d.Axpy(-1, y, v)
 	return Result{Raised: inverse.raised, Iterations: iterations}, nil
 }
@@ -103,9 +109,13 @@ func change(d device.Device, l Layer, alive Kept, damp Damping, limit float64, w
 	if err != nil {
 		return device.Tensor{}, nil, 0, err
 	}
-	o := newOperator(d, products, v.lambda, limit) // after the inverse, which may have raised a damping
+	lambda := 0.
+	if damp.Joint {
+		lambda = v.alpha
+	}
+	o := newOperator(d, products, lambda, limit) // after the inverse, which may have raised a damping
 	part := d.Alloc(len(rows), len(cols), device.F64)
-	defer func() { d.Free(part); o.free(); v.free() }()
+	defer func() { d.Free(part); o.free(); v.free(d) }()
 
 	delta = d.Alloc(w.Rows, w.Cols, device.F64)
 	kept := d.Alloc(w.Rows, w.Cols, device.F64)
@@ -115,7 +125,7 @@ func change(d device.Device, l Layer, alive Kept, damp Damping, limit float64, w
 	d.Free(kept)
 	iterations, err = o.minimise(l.Name, keeps, func(r, z device.Tensor) {
 		d.Gather(r, rows, cols, part)
-		v.solve(part)
+		v.solve(d, part)
 		d.Zero(z)
 		d.Scatter(part, rows, cols, z)
 		d.Divide(z, keeps, z)

@@ -25,23 +25,6 @@ func (p sumProblem) judge(t *testing.T, dev device.Device, got Result, want []fl
 	}
 }
 
-// masked is ApplyElements by refitMasked, also where it would take groups.
-func masked(dev device.Device, l Layer, alive Kept, gone []bool, damp Damping, limit float64) (Result, error) {
-	p := newPartition(alive, alive)
-	if len(p.rows) == 0 || len(p.cols) == 0 {
-		return Result{W: Restrict(dev, l.W, alive)}, nil
-	}
-	places := placesOf(p, l.W.Cols, gone)
-	w, v := gather(dev, l.W, p.rows, p.cols), gather(dev, l.W, p.rows, p.cols)
-	defer dev.Free(w, v)
-	result, err := refitMasked(dev, l, alive, places, damp, limit, w, v)
-	if err != nil {
-		return result, err
-	}
-	places.set(dev, v, 0)
-	return result, result.step(dev, l, p, w, v)
-}
-
 var updateCases = append([]curvatureCase{{"GA", false}, {"IA", false}, {"GI", false}, {"II", false}, {"II", true}, {"GA+GA+GA", false},
 	{"GA+IA+GI+GA", false}}, exactCases...)
 
@@ -123,7 +106,9 @@ func TestMaskedUpdateAgainstDense(t *testing.T) {
 			}
 			want, _ := p.constrained(p.fisher(p.damp), func(i, j int) bool { return removed[i*p.c+j] || p.dead(i, j) })
 			for way, apply := range map[string]func() (Result, error){
-				"all at once": func() (Result, error) { return masked(dev, p.layer, p.alive, removed, p.damp, residualLimit) },
+				"all at once": func() (Result, error) {
+					return ApplyElements(dev, p.layer, p.alive, removed, Joint, p.damp, Grouping{})
+				},
 				"one group": func() (Result, error) {
 					return ApplyElements(dev, p.layer, p.alive, removed, Joint, p.damp, Grouping{Limit: p.r * p.c})
 				},
@@ -228,7 +213,7 @@ func TestStepsOfConjugateGradients(t *testing.T) {
 		}
 		r, err := Apply(dev, p.layer, p.alive, kept, Joint, p.damp)
 		check("rows", r, err, test.rows, func(i, _ int) bool { return !kept.Rows[i] })
-		r, err = masked(dev, p.layer, p.alive, removed, p.damp, residualLimit)
+		r, err = ApplyElements(dev, p.layer, p.alive, removed, Joint, p.damp, Grouping{})
 		check("single weights", r, err, test.masked, func(i, j int) bool { return removed[i*p.c+j] })
 	}
 }

@@ -83,25 +83,43 @@ func (b basis) free(d device.Device) {
 func (s *spectral) solve(d device.Device, x device.Tensor) {
 	y := d.Alloc(x.Rows, x.Cols, device.F64)
 	defer d.Free(y)
-	between := func(transposed bool) { // x ← K₁ᵀ x K₂, or K₁ x K₂ᵀ
-		if s.rows.k.IsZero() {
-			d.Copy(x, y)
-		} else {
-			d.Gemm(transposed, false, 1, s.rows.k, x, 0, y)
-		}
-		if s.cols.k.IsZero() {
-			d.Copy(y, x)
-		} else {
-			d.Gemm(false, !transposed, 1, y, s.cols.k, 0, x)
-		}
-	}
-	between(true)
+	around(d, true, s.rows.k, s.cols.k, x, y)
 	if s.diagonal.IsZero() {
 		d.DivideOuter(s.alpha, s.rows.values, s.cols.values, x)
 	} else {
 		d.Divide(x, s.diagonal, x)
 	}
-	between(false)
+	around(d, false, s.rows.k, s.cols.k, x, y)
+}
+
+// rounded is fx ← F'⁻¹x by products in float32, for an exact inverse, and what gives back its memory.
+func (s *spectral) rounded(d device.Device) (solve func(x, fx device.Tensor), free func()) {
+	r, c := s.rows.values.Cols, s.cols.values.Cols
+	left, right, a, b := narrowed(d, s.rows.k), narrowed(d, s.cols.k), d.Alloc(r, c, device.F32), d.Alloc(r, c, device.F32)
+	solve = func(x, fx device.Tensor) {
+		d.Copy(x, a)
+		around(d, true, left, right, a, b)
+		d.Copy(a, fx)
+		d.DivideOuter(s.alpha, s.rows.values, s.cols.values, fx)
+		d.Copy(fx, a)
+		around(d, false, left, right, a, b)
+		d.Copy(a, fx)
+	}
+	return solve, func() { d.Free(left, right, a, b) }
+}
+
+// around is x ← K₁ᵀ x K₂ if transposed, else x ← K₁ x K₂ᵀ; y is to work in.
+func around(d device.Device, transposed bool, k1, k2, x, y device.Tensor) {
+	if k1.IsZero() {
+		d.Copy(x, y)
+	} else {
+		d.Gemm(transposed, false, 1, k1, x, 0, y)
+	}
+	if k2.IsZero() {
+		d.Copy(y, x)
+	} else {
+		d.Gemm(false, !transposed, 1, y, k2, 0, x)
+	}
 }
 
 // jointSpectral raises λ tenfold where F' is not positive definite beyond rounding, as factor.cholesky does.

@@ -101,7 +101,7 @@ func TestIllConditionedFactors(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
-			single, err := masked(dev, l, all, removed, test.damp, residualLimit)
+			single, err := ApplyElements(dev, l, all, removed, Joint, test.damp, Grouping{})
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
@@ -187,7 +187,7 @@ func TestSumsThatFail(t *testing.T) {
 			matches("update", err, test.update)
 			dev.Free(result.W)
 		}
-		single, _ := masked(dev, test.layer, all, make([]bool, 16), test.damp, residualLimit)
+		single, _ := ApplyElements(dev, test.layer, all, make([]bool, 16), Joint, test.damp, Grouping{})
 		elements.Free(dev)
 		dev.Free(single.W)
 		if now := dev.Memory().Used; now != used {
