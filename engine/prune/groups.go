@@ -29,7 +29,7 @@ func (g Grouping) limit() float64 { return max(residualLimit, g.Tolerance) }
 //	ΔW = −G'⁻¹ Y A'⁻¹,  Y = y at its places and 0 elsewhere
 //
 // M is never made: for a matrix Y that is 0 but at the places, M y is what G'⁻¹ Y A'⁻¹ is there, 2·R·C² + 2·R²·C FLOP, and
-// conjugate gradients with M's diagonal as preconditioner take some ten to thirty of them (solveRemoved). To factor M takes n³/3
+// conjugate gradients with M's diagonal as preconditioner take some tens of them (removedSystem). To factor M takes n³/3
 // for n places, and the square of the number of rows times that if they are spread over the rows.
 //
 // Groups are solved as if there were no others, and what the step of one does to the weights that another has removed is lost:
@@ -162,6 +162,7 @@ type elementUpdate struct {
 	groups   []group
 	w        device.Tensor // R×C
 	gi, ai   device.Tensor // G'⁻¹ and A'⁻¹, or none for the identity
+	ai32     device.Tensor // A'⁻¹ in float32 where products are made in it
 	goes     device.Tensor // R×C: 1 where a weight goes, +∞ elsewhere
 	diagonal device.Tensor // R×C: the diagonal of G'⁻¹ ⊗ A'⁻¹
 	z        device.Tensor // R×C: Y·A'⁻¹ so far
@@ -177,6 +178,9 @@ func (u *elementUpdate) start(g, a *factor, places removal) (err error) {
 	if u.ai, err = inverseOf(u.d, a); err != nil {
 		return err
 	}
+	if u.limit >= float32Limit {
+		u.ai32 = narrowed(u.d, u.ai)
+	}
 	u.goes = places.mark(u.d, u.w.Rows)
 	u.diagonal = outer(u.d, diagonalOf(u.d, u.gi, u.w.Rows), diagonalOf(u.d, u.ai, u.w.Cols))
 	u.z = u.d.Alloc(u.w.Rows, u.w.Cols, device.F64)
@@ -184,7 +188,9 @@ func (u *elementUpdate) start(g, a *factor, places removal) (err error) {
 	return nil
 }
 
-// inverseOf is the inverse of the damped factor over its alive indices, none for the identity: 7/3 n³ FLOP.
+// inverseOf is the inverse of the damped factor over its alive indices, none for the identity: 7/3 n³ FLOP. It is that of the
+// factor over its mean diagonal, so that float32 holds it whatever the scale of the loss; the step is the same, as Y is smaller
+// by as much as the inverse is larger.
 func inverseOf(d device.Device, f *factor) (device.Tensor, error) {
 	l, err := f.cholesky(d, f.index)
 	if err != nil || f.identity() {
@@ -193,7 +199,7 @@ func inverseOf(d device.Device, f *factor) (device.Tensor, error) {
 	defer d.Free(l)
 	x := d.Alloc(l.Rows, l.Rows, device.F64)
 	d.Zero(x)
-	d.AddDiagonal(1, x)
+	d.AddDiagonal(f.mean, x)
 	d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{x})
 	return x, nil
 }
@@ -242,18 +248,17 @@ func (u *elementUpdate) solvePart(part group, groups []group) (ok bool, err erro
 	d.Divide(b, goes, b)
 	s := removedSystem{d: d, goes: goes, diagonal: u.diagonal.Slice(part.from, part.to), limit: u.limit}
 	product := alloc(device.F64)
-	defer func() { d.Free(product) }()
+	defer d.Free(product)
 	s.inverse = func(x, fx device.Tensor) {
 		right(d, x, u.ai, product)
 		left(d, within, product, fx)
 	}
 	if u.limit >= float32Limit {
-		ai, within := narrowed(d, u.ai), narrowed(d, within)
-		from, half := alloc(device.F32), alloc(device.F32)
-		defer d.Free(ai, within, from, half)
+		within, from, half := narrowed(d, within), alloc(device.F32), alloc(device.F32)
+		defer d.Free(within, from, half)
 		s.rounded = func(x, fx device.Tensor) {
 			d.Copy(x, from)
-			right(d, from, ai, half)
+			right(d, from, u.ai32, half)
 			left(d, within, half, from)
 			d.Copy(from, fx)
 		}
@@ -302,7 +307,7 @@ func (u *elementUpdate) apply(v device.Tensor) {
 	}
 }
 
-func (u *elementUpdate) free() { u.d.Free(u.gi, u.ai, u.goes, u.diagonal, u.z) }
+func (u *elementUpdate) free() { u.d.Free(u.gi, u.ai, u.ai32, u.goes, u.diagonal, u.z) }
 
 // float32Limit is the least residual for which products in float32, twice as fast on a CPU, are near enough on the way.
 const float32Limit = 1e-4

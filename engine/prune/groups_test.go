@@ -7,6 +7,7 @@ import (
 
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
+	"surgeon/engine/internal/golden"
 )
 
 // What would be caught: a layer that is all zeros, or of which a row stays, that stops a run, or gets weights again.
@@ -118,5 +119,28 @@ func TestTolerance(t *testing.T) {
 		if groups.Predicted < 1.1*exact.Predicted {
 			t.Errorf("groups give %v, all rows together %v", groups.Predicted, exact.Predicted)
 		}
+	}
+}
+
+// What would be caught: products in float32 that overflow, or lose what is small, where the loss has another scale.
+func TestScaleOfTheLoss(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	var want []float64
+	for _, scale := range []float64{1, 0x1p-140, 0x1p140} { // of G, whose inverse has a float32 of 2^±140 times as much
+		p := layerWithSpectrum(dev, rand.New(rand.NewPCG(62, 0)), 12, 16, scale)
+		gone := make([]bool, 12*16)
+		for i := range gone {
+			gone[i] = i%3 == 0
+		}
+		r, err := ApplyElements(dev, p.layer, p.alive, gone, Joint, Damping{G: 0.1, A: 0.01}, Grouping{Tolerance: 0.01})
+		if err != nil || len(r.Raised) > 0 {
+			t.Fatal(err, r.Raised)
+		}
+		got := device.DownloadSlice[float64](dev, r.W)
+		if want == nil {
+			want = got
+		}
+		golden.Near(t, "update", got, want, 1e-12)
 	}
 }
