@@ -99,18 +99,22 @@ func (o *Options) costWork(rows, cols int) float64 {
 	return prune.CostElementsFLOP(rows, cols)
 }
 
-// updateWork is what the time of a layer's update grows with, likewise, where a shot brings what is gone from before to after.
-func (o *Options) updateWork(rows, cols int, before, after float64) float64 {
+// updateWork is what the time of a layer's update grows with, likewise, where a shot brings what is gone from before to after, and
+// single weights take so many steps of conjugate gradients.
+func (o *Options) updateWork(rows, cols int, before, after float64, steps int) float64 {
 	r, c := float64(rows), float64(cols)
 	switch {
 	case o.Update == prune.None:
 		return r * c
-	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // an inverse, or bases, and two products for each step
-		return r*r*r + c*c*c + r*c*(r+c)
+	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // bases, and four products for each step
+		if o.Structure == prune.RowCol {
+			steps = 1
+		}
+		return 10*(r*r*r+c*c*c) + float64(steps)*4*r*c*(r+c)
 	case o.Structure == prune.RowCol:
 		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2))
 	}
-	return prune.ApplyElementsFLOP(rows, cols, prune.StepsExpected)
+	return prune.ApplyElementsFLOP(rows, cols, steps)
 }
 
 // planTime multiplies the rates with the work; so many windows of other text are evaluated.
@@ -121,7 +125,7 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluat
 	for _, l := range linears(cfg) {
 		costs += shots * o.costWork(l.Rows, l.Inputs()) * r.costs
 		for shot := range o.Shots {
-			updates += o.updateWork(l.Rows, l.Inputs(), o.scheduled(shot), o.scheduled(shot+1)) * r.update
+			updates += o.updateWork(l.Rows, l.Inputs(), o.scheduled(shot), o.scheduled(shot+1), prune.StepsExpected) * r.update
 		}
 	}
 	add := func(name string, seconds float64) {
@@ -410,7 +414,7 @@ func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) e
 			return err
 		}
 		dev.Free(result.W)
-		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8))
+		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8, 0))
 	}
 	return nil
 }
@@ -438,7 +442,7 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 			return err
 		}
 		dev.Free(result.W)
-		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, o.Target))
+		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, o.Target, result.Iterations))
 		start = time.Now()
 		costs, _, err := prune.CostElements(dev, l, alive, o.Cost, o.measuredDamping())
 		if err != nil {
