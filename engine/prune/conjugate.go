@@ -32,8 +32,8 @@ type conjugate struct {
 
 // solve is x ← M⁻¹ b by preconditioned conjugate gradients (Hestenes and Stiefel 1952; Golub and Van Loan, Matrix Computations,
 // 11.5): M and P once per iteration. It ends where rᵀ P r ≤ limit² · bᵀ P b, or limit² times twice what x costs, for the residual
-// r = b − M x made anew from
-// x: the one that is carried along drifts away from it, and where they disagree the iteration starts again from where it is.
+// r = b − M x made anew from x: the one that is carried along drifts away from it, and where they disagree the iteration starts
+// again from where it is.
 // Where that has not halved what was there the time before, rounding allows no better, and it ends too, if below
 // roundingLimit: P and M with a condition of 1e16 leave 1e-8. ok is false for a system that is not positive definite.
 func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error) {
@@ -41,6 +41,9 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 	alloc := func() device.Tensor { return d.Alloc(b.Rows, b.Cols, device.F64) }
 	r, z, p, q := alloc(), alloc(), alloc(), alloc()
 	defer func() { d.Free(r, z, p, q) }()
+	if c.exact == nil {
+		c.exact = c.apply
+	}
 	d.Zero(x)
 	d.Copy(b, r)
 	c.precondition(r, z)
@@ -79,9 +82,6 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 		c.precondition(r, z)
 		before := rho
 		if rho = dot(d, r, z); rho <= limit {
-			if c.exact == nil {
-				c.exact = c.apply
-			}
 			c.exact(x, q)
 			d.Copy(b, r)
 			d.Axpy(-1, q, r)

@@ -8,7 +8,7 @@
 //	refit.go      the same update for those, and for any set of single weights
 //	elements.go   the costs of single weights, from which they are made anew at every look
 //	cheapest.go   which of them go, or which blocks of them, without sorting
-//	groups.go     the update for single weights, group by group; conjugate.go solves for a group
+//	groups.go     the update for single weights, of a whole matrix or group by group, by the steps of conjugate.go
 //	dead.go       what computes nothing any more after the last shot                    (section 6)
 //
 // The convention two halves could disagree about: F = G ⊗ A for the row-major vec of the R×C matrix [W b]; rows belong to

@@ -46,8 +46,7 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 
 // refitMasked adds to v, which is w over alive rows and columns, the step that re-fits all weights but those that go, which it
 // leaves near 0: with D = v − w, ½ vec(D)ᵀF'vec(D) is least subject to D = −W on what goes, for every curvature but one product of
-// damped factors (groups.go).
-// limit is that of the residual, as a share of the right side's.
+// damped factors (groups.go). limit is that of the residual, as a share of the right side's.
 //
 // Where F' has an exact inverse, D = −F'⁻¹Y for the Y that is 0 but on what goes, Q, and [F'⁻¹]_QQ y = w_Q there: conjugate
 // gradients with the diagonal of F'⁻¹ as preconditioner, an F'⁻¹ at every step. On factors with eigenvalues like 1/n² that takes
