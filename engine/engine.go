@@ -210,7 +210,7 @@ func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []p
 	var predicted float64
 	var raised []prune.Raised
 	err := t.eachLayer(ctx, "update", factors, func(i int, l prune.Layer) error {
-		result, err := prune.Apply(t.dev, l, costs[i].Alive, s.Kept[i], t.options.Update, t.damping())
+		result, err := prune.Apply(t.dev, l, costs[i].Alive, s.Kept[i], t.options.Update, t.damping(), t.options.Tolerance)
 		if err != nil {
 			return err
 		}

@@ -135,6 +135,9 @@ func sumScratch(r, c int64, o Options) int64 {
 	update := 13*weights + bases + squares/2
 	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and its inverse
 		update = 15*weights + products*squares + bases
+		if products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
+			update += 5*weights/2 + products*squares/2 + squares/2
+		}
 	}
 	return 8 * max(5*weights+2*squares+3*square, update, 7*weights+square) // costs, update, prediction
 }

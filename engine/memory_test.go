@@ -82,6 +82,12 @@ func TestPlannedDevicePeak(t *testing.T) {
 		{"single weights by a sum of two", pruning, func(o *Options) {
 			o.Batch, o.Length, o.Structure, o.Group, o.Curvature, o.PowerSteps, o.Rank = 1, 4, prune.Element, 100, curvature.KronSum, 4, 2
 		}},
+		{"sum of three", pruning, func(o *Options) {
+			o.Batch, o.Length, o.Curvature, o.PowerSteps, o.Rank, o.Cost, o.Tolerance = 1, 4, curvature.KronSum, 4, 3, prune.OBD, 0.01
+		}},
+		{"single weights by a sum of three", pruning, func(o *Options) {
+			o.Batch, o.Length, o.Structure, o.Curvature, o.PowerSteps, o.Rank, o.Cost, o.Tolerance = 1, 4, prune.Element, curvature.KronSum, 4, 3, prune.OBD, 0.01
+		}},
 		{"joint damping", pruning, func(o *Options) { o.Batch, o.Length, o.Damping = 1, 4, jointDamping }},
 		{"single weights by the diagonal", pruning, func(o *Options) {
 			o.Batch, o.Length, o.Structure, o.Group, o.Curvature = 1, 4, prune.Element, 100, curvature.Diagonal

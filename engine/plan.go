@@ -45,7 +45,7 @@ type PlanStage struct {
 // measureSeconds is about how long Plan measures.
 const measureSeconds = 2
 
-// Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some two
+// Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some
 // seconds on the device with random weights of those shapes. It refuses what Prune would refuse before it begins, weights
 // that are not finite included, which takes one look at all of them. Nothing is written.
 func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanReport, error) {
@@ -78,7 +78,8 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 // rates are what was measured, each scaled to one unit of work of the run.
 type rates struct {
 	curvature float64 // seconds for one window: forward, backward, factors
-	factors   float64 // seconds for what is made of the sums of all windows: normalising, projecting
+	factors   float64 // seconds for what is made of the sums of all windows, but for projecting
+	project   float64 // seconds per n³ for making a factor of a sum's further products positive semi-definite
 	forward   float64 // seconds for one window forward
 	lora      float64 // seconds for one step of low-rank corrections; too many where a shorter window was measured, for its products of A and B do not grow with windows
 	costs     float64 // seconds per costWork
@@ -117,6 +118,18 @@ func (o *Options) updateWork(rows, cols int, before, after float64, steps int) f
 	return prune.ApplyElementsFLOP(rows, cols, steps)
 }
 
+// projectWork is Σn³ over the factors of the further products of a sum.
+func (o *Options) projectWork(cfg checkpoint.Config) (work float64) {
+	if o.Curvature != curvature.KronSum {
+		return 0
+	}
+	for _, l := range linears(cfg) {
+		r, c := float64(l.Rows), float64(l.Inputs())
+		work += float64(o.Rank-1) * (r*r*r + c*c*c)
+	}
+	return work
+}
+
 // planTime multiplies the rates with the work; so many windows of other text are evaluated.
 func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluated int) {
 	shots, onWay := float64(o.Shots), float64(len(o.WriteAt)) // after a model on the way all is loaded again
@@ -134,7 +147,7 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluat
 	}
 	add("load", (1+onWay)*r.load)
 	if o.Curvature != curvature.Identity {
-		add("curvature", shots*(float64(o.Samples)*r.curvature+r.factors))
+		add("curvature", shots*(float64(o.Samples)*r.curvature+r.factors+o.projectWork(cfg)*r.project))
 	}
 	add("costs", costs)
 	if o.Structure != prune.RowCol {
@@ -198,6 +211,11 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	if err := timeLoad(dev, in, o, &r); err != nil {
 		return r, err
 	}
+	if o.Curvature == curvature.KronSum {
+		if err := timeProject(dev, o, &r); err != nil {
+			return r, err
+		}
+	}
 	timePruning := timeRowCol
 	if o.Structure != prune.RowCol {
 		timePruning = timeWeights
@@ -210,6 +228,16 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	sha256.Sum256(block)
 	r.bytes = time.Since(start).Seconds() / float64(len(block))
 	return r, dev.Sync()
+}
+
+// twice calls what takes the faster of its calls two times, for the first time memory is new; once where that took so long that
+// new memory cannot matter.
+func twice(f func() error) error {
+	start := time.Now()
+	if err := f(); err != nil || time.Since(start).Seconds() > measureSeconds {
+		return err
+	}
+	return f()
 }
 
 // windowToMeasure is the number of tokens whose passes, all tries of them, take about a third of the time there is.
@@ -284,6 +312,22 @@ func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
 	return nil
 }
 
+// fewerPasses are options to measure in place of o, and how often what they take is taken by o: the power method with as few
+// half steps, and further products, as there can be.
+func fewerPasses(o curvature.Options) (fewer curvature.Options, times float64) {
+	fewer = o
+	fewer.Unprojected = true
+	switch o.Kind {
+	case curvature.Nearest:
+		fewer.PowerSteps = 2
+	case curvature.KronSum:
+		fewer.PowerSteps, fewer.Rank = 4, 2
+	default:
+		return fewer, 1
+	}
+	return fewer, float64(o.Passes()) / float64(fewer.Passes())
+}
+
 type passTimes struct{ curvature, factors, forward, lora float64 }
 
 // timePasses takes the faster of two tries of each pass.
@@ -294,51 +338,53 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 		ids[i] = int32(rng.IntN(m.Config.Vocab))
 	}
 	batch := [][]int32{ids}
+	measured, times := fewerPasses(o.curvature())
 	collect := func(windows [][]int32) (float64, error) {
 		start := time.Now()
-		f, _, err := curvature.Collect(ctx, m, windows, 1, o.curvature(), nil, nil)
+		f, _, err := curvature.Collect(ctx, m, windows, 1, measured, nil, nil)
 		if err != nil {
 			return 0, err
 		}
 		seconds := time.Since(start).Seconds()
 		f.Free()
-		return seconds, nil
+		return times * seconds, nil
 	}
 	two := math.Inf(1) // windows
 	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1), lora: math.Inf(1)}
-	for range 2 {
+	err := twice(func() error {
 		one, err := collect(batch)
 		if err != nil {
-			return best, err
+			return err
 		}
 		best.curvature = min(best.curvature, one)
 		if o.curvature().Warm() { // the power method does much that is not for each window
 			both, err := collect([][]int32{ids, ids})
 			if err != nil {
-				return best, err
+				return err
 			}
 			two = min(two, both)
 		}
 		start := time.Now()
 		if _, err := m.Losses(batch); err != nil {
-			return best, err
+			return err
 		}
 		best.forward = min(best.forward, time.Since(start).Seconds())
 		if !o.Lora {
-			continue
+			return nil
 		}
 		start = time.Now()
 		if _, err := lora.Correct(ctx, m, batch, []int{0}, lora.Options{Rank: o.LoraRank, Rate: o.LoraRate, Epochs: 1}, nil); err != nil {
-			return best, err
+			return err
 		}
 		best.lora = min(best.lora, time.Since(start).Seconds())
-	}
+		return nil
+	})
 	if o.curvature().Warm() {
 		one := best.curvature
 		best.curvature = min(one, max(0, two-one))
 		best.factors = one - best.curvature
 	}
-	return best, nil
+	return best, err
 }
 
 // largestMeasured bounds the layer that costs and updates are timed on, so that the measurement stays short also where
@@ -385,6 +431,23 @@ func freeLayer(dev device.Device, l prune.Layer) {
 	dev.Free(l.W, l.Diagonal)
 }
 
+// timeProject times a term of factors that are not small; eigendecompositions of small ones take more for each n³.
+func timeProject(dev device.Device, o Options, r *rates) error {
+	const n = largestMeasured / 2
+	l := randomLayer(dev, n, n, o)
+	defer freeLayer(dev, l)
+	r.project = math.Inf(1)
+	return twice(func() error {
+		start := time.Now()
+		if _, err := curvature.Project(dev, curvature.Term(l.Rest[0])); err != nil {
+			return err
+		}
+		dev.Sync()
+		r.project = min(r.project, time.Since(start).Seconds()/(2*n*n*n))
+		return nil
+	})
+}
+
 // measuredDamping is enough for random factors.
 func (o *Options) measuredDamping() prune.Damping {
 	return prune.Damping{G: 0.1, A: 0.1, Joint: o.Damping == jointDamping}
@@ -398,7 +461,7 @@ func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) e
 	damp := o.measuredDamping()
 	kept := keptAfterShot(rows, cols, 1./16)
 	r.costs, r.update = math.Inf(1), math.Inf(1)
-	for range 2 { // the first time memory is new
+	return twice(func() error {
 		start := time.Now()
 		alive, err := prune.Alive(dev, l)
 		if err != nil {
@@ -409,14 +472,14 @@ func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) e
 		}
 		r.costs = min(r.costs, time.Since(start).Seconds()/o.costWork(rows, cols))
 		start = time.Now()
-		result, err := prune.Apply(dev, l, alive, kept, o.Update, damp)
+		result, err := prune.Apply(dev, l, alive, kept, o.Update, damp, o.Tolerance)
 		if err != nil {
 			return err
 		}
 		dev.Free(result.W)
 		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8, 0))
-	}
-	return nil
+		return nil
+	})
 }
 
 // timeWeights times costs and update of single weights on one layer, and a look at the costs.
@@ -435,7 +498,7 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 		return err
 	}
 	r.costs, r.update, r.threshold = math.Inf(1), math.Inf(1), math.Inf(1)
-	for range 2 {
+	return twice(func() error {
 		start := time.Now()
 		result, err := prune.ApplyElements(dev, l, alive, gone, o.Update, o.measuredDamping(), o.grouping())
 		if err != nil {
@@ -458,6 +521,6 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 		}
 		r.threshold = min(r.threshold, time.Since(start).Seconds()/float64(rows*cols))
 		costs.Free(dev)
-	}
-	return nil
+		return nil
+	})
 }

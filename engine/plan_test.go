@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"surgeon/engine/curvature"
+	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
 	"surgeon/engine/prune"
 )
@@ -56,5 +57,55 @@ func TestPlanOfEveryKind(t *testing.T) {
 	}
 	if seconds(func(o *Options) { o.Eval = []string{text} })["perplexity"] == 0 {
 		t.Error("the evaluation is no stage")
+	}
+}
+
+// orders remembers of what order the matrices are that eigenvalues are asked of.
+type orders struct {
+	device.Device
+	seen []int
+}
+
+func (o *orders) Eigh(warm bool, a, w, v []device.Tensor) []bool {
+	for _, x := range a {
+		o.seen = append(o.seen, x.Rows)
+	}
+	return o.Device.Eigh(warm, a, w, v)
+}
+
+// What would be caught: a plan that takes the eigenvalues of whole layers, minutes for each of a real model where a plan takes
+// seconds.
+func TestPlanDoesNotProjectLayers(t *testing.T) {
+	dir, text := tiny(t, "tiny-opt")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 6, 3
+	o.Structure, o.Cost, o.Update = prune.Element, prune.OBD, prune.None
+	dev := orders{Device: cpu.Open()}
+	defer dev.Close()
+	if _, err := Plan(context.Background(), &dev, o, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	const n = largestMeasured / 2
+	if want := []int{n, n, n, n}; !slices.Equal(dev.seen, want) { // A and G, twice
+		t.Errorf("eigenvalues of matrices of order %v, want %v", dev.seen, want)
+	}
+}
+
+// What would be caught: a measured pass that stands for more or fewer than the run makes.
+func TestFewerPasses(t *testing.T) {
+	for _, o := range []curvature.Options{
+		{Kind: curvature.KFAC},
+		{Kind: curvature.Nearest, PowerSteps: 6},
+		{Kind: curvature.Nearest, PowerSteps: 2},
+		{Kind: curvature.KronSum, PowerSteps: 6, Rank: 3},
+		{Kind: curvature.KronSum, PowerSteps: 4, Rank: 2},
+	} {
+		fewer, times := fewerPasses(o)
+		if err := fewer.Check(); err != nil {
+			t.Errorf("%+v: %v", o, err)
+		}
+		if got := times * float64(fewer.Passes()); got != float64(o.Passes()) || fewer.Passes() > 8 {
+			t.Errorf("%+v: %v times %d passes", o, times, fewer.Passes())
+		}
 	}
 }

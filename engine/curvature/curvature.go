@@ -45,7 +45,7 @@ import (
 // warm, where o.Warm, is what the last measurement with these options left, or nil. It is taken over, and freed in an error.
 func Collect(ctx context.Context, m *model.Model, windows [][]int32, batchSize int, o Options, warm *Factors, progress func(done int)) (*Factors, []float64, error) {
 	c, losses, err := collect(ctx, m, windows, batchSize, o, warm, progress)
-	if err == nil {
+	if err == nil && !o.Unprojected {
 		err = c.project()
 	}
 	if err == nil {

@@ -34,6 +34,9 @@ type Options struct {
 	Fisher     Fisher //
 	Samples    int    // k, backward passes for each batch; of Sampled
 	Seed       uint64 // of what is drawn; of Sampled
+
+	// Unprojected leaves the terms of KronSum after the first as the power method finds them, of no use but to time it.
+	Unprojected bool
 }
 
 // DefaultPowerSteps are enough for the factors of trained models: what is left changes slowly, and every shot goes on from the

@@ -17,7 +17,7 @@ func (c *collection) project() error {
 			if err := c.ctx.Err(); err != nil {
 				return err
 			}
-			cut, err := c.projectTerm(t)
+			cut, err := Project(c.dev, t)
 			if err != nil {
 				return fmt.Errorf("curvature: block %d, layer %s: %w", l.Block, l.Name, err)
 			}
@@ -27,33 +27,34 @@ func (c *collection) project() error {
 	return nil
 }
 
-// projectTerm makes one term positive semi-definite, and tells how much of it was cut.
-func (c *collection) projectTerm(t Term) (cut float64, err error) {
+// Project makes one term positive semi-definite, and tells how much of it was cut, √(1 − ‖kept‖²/‖all‖²): two eigendecompositions,
+// of A and of G.
+func Project(d device.Device, t Term) (cut float64, err error) {
 	n := max(t.A.N, t.G.N)
-	work := [2]flat{{c.dev.Alloc(n, n, device.F64)}, {c.dev.Alloc(n, n, device.F64)}}
-	defer c.dev.Free(work[0].Tensor, work[1].Tensor)
+	work := [2]flat{{d.Alloc(n, n, device.F64)}, {d.Alloc(n, n, device.F64)}}
+	defer d.Free(work[0].Tensor, work[1].Tensor)
 	var e [2]spectrum
 	for i, s := range []device.Sym{t.A, t.G} {
-		e[i] = spectrum{c.dev.Alloc(1, s.N, device.F64), c.dev.Alloc(s.N, s.N, device.F64)}
-		defer c.dev.Free(e[i].values, e[i].vectors)
+		e[i] = spectrum{d.Alloc(1, s.N, device.F64), d.Alloc(s.N, s.N, device.F64)}
+		defer d.Free(e[i].values, e[i].vectors)
 		a := work[0].as(s.N, s.N)
-		c.dev.Extract(s, nil, nil, a)
-		ok := c.dev.Eigh(false, []device.Tensor{a}, []device.Tensor{e[i].values}, []device.Tensor{e[i].vectors})
-		if err := c.dev.Sync(); err != nil {
+		d.Extract(s, nil, nil, a)
+		ok := d.Eigh(false, []device.Tensor{a}, []device.Tensor{e[i].values}, []device.Tensor{e[i].vectors})
+		if err := d.Sync(); err != nil {
 			return 0, err
 		}
 		if !ok[0] {
 			return 0, fmt.Errorf("the eigenvalues of a factor of order %d were not found; fewer power steps or a smaller rank do without", s.N)
 		}
 	}
-	aPlus, aMinus := c.squares(e[0].values)
-	gPlus, gMinus := c.squares(e[1].values)
+	aPlus, aMinus := squares(d, e[0].values)
+	gPlus, gMinus := squares(d, e[1].values)
 	sign, kept, all := 1., aPlus*gPlus, (aPlus+aMinus)*(gPlus+gMinus)
 	if aMinus*gMinus > kept {
 		sign, kept = -1, aMinus*gMinus
 	}
 	for i, s := range []device.Sym{t.A, t.G} {
-		c.rebuild(sign, e[i], work, s)
+		rebuild(d, sign, e[i], work, s)
 	}
 	if all == 0 { // a layer that nothing reaches
 		return 0, nil
@@ -65,8 +66,8 @@ func (c *collection) projectTerm(t Term) (cut float64, err error) {
 type spectrum struct{ values, vectors device.Tensor }
 
 // squares are the sums of squares of the eigenvalues above and below zero.
-func (c *collection) squares(values device.Tensor) (plus, minus float64) {
-	for _, v := range device.DownloadSlice[float64](c.dev, values) {
+func squares(d device.Device, values device.Tensor) (plus, minus float64) {
+	for _, v := range device.DownloadSlice[float64](d, values) {
 		if v > 0 {
 			plus += v * v
 		} else {
@@ -77,20 +78,20 @@ func (c *collection) squares(values device.Tensor) (plus, minus float64) {
 }
 
 // rebuild is s ← V·diag(max(sign·w, 0))·Vᵀ: the Gram matrix of the rows of Vᵀ, each scaled by the root.
-func (c *collection) rebuild(sign float64, e spectrum, work [2]flat, s device.Sym) {
+func rebuild(d device.Device, sign float64, e spectrum, work [2]flat, s device.Sym) {
 	n := s.N
 	x, transposed := work[0].as(n, n), work[1].as(n, n)
-	c.dev.Zero(x)
-	c.dev.AddDiagonal(1, x)
-	c.dev.Gemm(true, false, 1, e.vectors, x, 0, transposed)
-	c.dev.ScaleRoot(sign, e.values, transposed, x)
+	d.Zero(x)
+	d.AddDiagonal(1, x)
+	d.Gemm(true, false, 1, e.vectors, x, 0, transposed)
+	d.ScaleRoot(sign, e.values, transposed, x)
 	packed := s
 	if s.Packed.Type != device.F64 {
 		packed.Packed = work[1].as(1, device.PackedLen(n))
 	}
-	c.dev.Gram(1, x, 0, packed)
+	d.Gram(1, x, 0, packed)
 	if s.Packed.Type != device.F64 {
-		c.dev.Copy(packed.Packed, s.Packed)
+		d.Copy(packed.Packed, s.Packed)
 	}
 }
 

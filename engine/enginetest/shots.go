@@ -120,7 +120,7 @@ func CostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
 					how  prune.Update
 					name string
 				}{{prune.Joint, "W"}, {prune.Sum, "W_sum"}} {
-					r, err := prune.Apply(dev, l, costs[i].Alive, s.Kept[i], u.how, damping)
+					r, err := prune.Apply(dev, l, costs[i].Alive, s.Kept[i], u.how, damping, 0)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -129,7 +129,7 @@ func CostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
 						predicted += r.Predicted
 					}
 				}
-				r, err := prune.Apply(dev, l, costs[i].Alive, s.Kept[i], prune.None, damping)
+				r, err := prune.Apply(dev, l, costs[i].Alive, s.Kept[i], prune.None, damping, 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -191,7 +191,7 @@ func TwoShots(t *testing.T, open func(*testing.T) device.Device) {
 					if keep := want.Layers[l.Name]; !slices.Equal(s.Kept[i].Rows, marks(l.Rows, keep.Rows)) || !slices.Equal(s.Kept[i].Cols, marks(l.Inputs(), keep.Cols)) {
 						t.Errorf("shot %d: %s: kept sets differ", k+1, l.Name)
 					}
-					r, err := prune.Apply(dev, layers[i], costs[i].Alive, s.Kept[i], prune.Joint, damping)
+					r, err := prune.Apply(dev, layers[i], costs[i].Alive, s.Kept[i], prune.Joint, damping, 0)
 					if err != nil {
 						t.Fatal(err)
 					}

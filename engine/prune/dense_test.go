@@ -113,7 +113,7 @@ func TestJointUpdateAgainstDense(t *testing.T) {
 		for j := range kept.Cols {
 			kept.Cols[j] = rng.IntN(3) > 0
 		}
-		got, err := Apply(dev, p.layer, alive, kept, Joint, damp)
+		got, err := Apply(dev, p.layer, alive, kept, Joint, damp, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,14 +264,14 @@ func TestApplyWithNothingToRemove(t *testing.T) {
 	defer dev.Close()
 	p := newProblem(dev, rand.New(rand.NewPCG(2, 0)))
 	all := Kept{Rows: ones(p.r), Cols: ones(p.c)}
-	got, err := Apply(dev, p.layer, all, all, Joint, Damping{G: 0.01, A: 0.01})
+	got, err := Apply(dev, p.layer, all, all, Joint, Damping{G: 0.01, A: 0.01}, 0)
 	if err != nil || got.Predicted != 0 {
 		t.Errorf("predicted %v, %v", got.Predicted, err)
 	}
 	golden.Near(t, "W", device.DownloadSlice[float64](dev, got.W), p.w.RawMatrix().Data, 0)
 	dead := Kept{Rows: ones(p.r), Cols: ones(p.c)}
 	dead.Rows[0] = false // dead before the shot: it becomes zero, and nothing else changes
-	if got, err = Apply(dev, p.layer, dead, dead, Joint, Damping{G: 0.01, A: 0.01}); err != nil || got.Predicted != 0 {
+	if got, err = Apply(dev, p.layer, dead, dead, Joint, Damping{G: 0.01, A: 0.01}, 0); err != nil || got.Predicted != 0 {
 		t.Errorf("predicted %v, %v", got.Predicted, err)
 	}
 	want := append([]float64{}, p.w.RawMatrix().Data...)

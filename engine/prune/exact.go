@@ -43,10 +43,10 @@ func exactCosts(d device.Device, l Layer, alive Kept, damp Damping, w device.Ten
 	d.ColDot(u, t, cols)
 
 	for i, v := range device.DownloadSlice[float64](d, rows) {
-		out.Rows[products[0].g.index[i]] = v / 2
+		out.Rows[products[0].g.index[i]] = s.unit * v / 2
 	}
 	for j, v := range device.DownloadSlice[float64](d, cols) {
-		out.Cols[products[0].a.index[j]] = v / 2
+		out.Cols[products[0].a.index[j]] = s.unit * v / 2
 	}
 	return s.raised, nil
 }
@@ -78,10 +78,15 @@ func fisherInverseDiagonal(d device.Device, l Layer, alive Kept, damp Damping) (
 		return device.Tensor{}, nil, err
 	}
 	defer s.free(d)
-	return s.inverseDiagonal(d), s.raised, nil
+	over := d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)
+	unit := s.inverseDiagonal(d)
+	d.Zero(over)
+	d.Axpy(1/s.unit, unit, over)
+	d.Free(unit)
+	return over, s.raised, nil
 }
 
-// inverseDiagonal is the diagonal of F'⁻¹, R×C; the caller frees it.
+// inverseDiagonal is the diagonal of (F'/unit)⁻¹, R×C; the caller frees it.
 func (s *spectral) inverseDiagonal(d device.Device) device.Tensor {
 	t := s.reciprocals(d)
 	x := d.Alloc(t.Rows, t.Cols, device.F64)

@@ -189,7 +189,7 @@ func (u *elementUpdate) start(g, a *factor, places removal) (err error) {
 }
 
 // inverseOf is the inverse of the damped factor over its alive indices, none for the identity: 7/3 n³ FLOP. It is that of the
-// factor over its mean diagonal, so that float32 holds it whatever the scale of the loss; the step is the same, as Y is smaller
+// factor over its unit, so that float32 holds it whatever the scale of the loss; the step is the same, as Y is smaller
 // by as much as the inverse is larger.
 func inverseOf(d device.Device, f *factor) (device.Tensor, error) {
 	l, err := f.cholesky(d, f.index)
@@ -199,7 +199,7 @@ func inverseOf(d device.Device, f *factor) (device.Tensor, error) {
 	defer d.Free(l)
 	x := d.Alloc(l.Rows, l.Rows, device.F64)
 	d.Zero(x)
-	d.AddDiagonal(f.mean, x)
+	d.AddDiagonal(f.unit(), x)
 	d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{x})
 	return x, nil
 }

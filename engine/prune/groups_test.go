@@ -1,6 +1,8 @@
 package prune
 
 import (
+	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -112,6 +114,23 @@ func TestTolerance(t *testing.T) {
 			t.Errorf("%s: a tolerance of 0.01 gives %v in %d steps, 0 gives %v in %d", test.name, near.Predicted, near.Iterations, exact.Predicted, exact.Iterations)
 		}
 		if len(test.scales) > 1 || test.joint {
+			kept := Kept{Rows: ones(40), Cols: ones(48)}
+			for i := range 10 {
+				kept.Rows[4*i], kept.Cols[4*i+1] = false, false
+			}
+			var predicted [2]float64
+			var steps [2]int
+			for i, tolerance := range []float64{0, 0.01} {
+				r, err := Apply(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.1, A: 0.01, Joint: test.joint}, tolerance)
+				if err != nil {
+					t.Fatal(err)
+				}
+				predicted[i], steps[i] = r.Predicted, r.Iterations
+			}
+			t.Logf("%s, rows and columns: predicted %.6g exactly in %d steps, %.6g within a hundredth in %d", test.name, predicted[0], steps[0], predicted[1], steps[1])
+			if len(test.scales) < 3 && predicted[0] != predicted[1] || len(test.scales) == 3 && (steps[1] > steps[0]/2 || !(math.Abs(predicted[1]/predicted[0]-1) < 0.01)) {
+				t.Errorf("%s, rows and columns: a tolerance of 0.01 gives %v in %d steps, 0 gives %v in %d", test.name, predicted[1], steps[1], predicted[0], steps[0])
+			}
 			continue
 		}
 		groups := apply(Grouping{Limit: 100})
@@ -126,21 +145,34 @@ func TestTolerance(t *testing.T) {
 func TestScaleOfTheLoss(t *testing.T) {
 	dev := cpu.Open()
 	defer dev.Close()
-	var want []float64
-	for _, scale := range []float64{1, 0x1p-140, 0x1p140} { // of G, whose inverse has a float32 of 2^±140 times as much
-		p := layerWithSpectrum(dev, rand.New(rand.NewPCG(62, 0)), 12, 16, scale)
-		gone := make([]bool, 12*16)
-		for i := range gone {
-			gone[i] = i%3 == 0
+	for _, test := range []struct {
+		products int
+		joint    bool
+	}{{1, false}, {1, true}, {2, false}, {3, false}} {
+		var want [2][]float64
+		for _, scale := range []float64{1, 0x1p-140, 0x1p140} { // of G, whose inverse has a float32 of 2^±140 times as much
+			p := layerWithSpectrum(dev, rand.New(rand.NewPCG(62, 0)), 12, 16, []float64{scale, scale / 4, scale / 8}[:test.products]...)
+			gone, kept := make([]bool, 12*16), Kept{Rows: ones(12), Cols: ones(16)}
+			for i := range gone {
+				gone[i] = i%3 == 0
+			}
+			kept.Rows[5], kept.Cols[7] = false, false
+			damp := Damping{G: 0.1, A: 0.01, Joint: test.joint}
+			single, err := ApplyElements(dev, p.layer, p.alive, gone, Joint, damp, Grouping{Tolerance: 0.01})
+			if err != nil || len(single.Raised) > 0 {
+				t.Fatal(err, single.Raised)
+			}
+			rows, err := Apply(dev, p.layer, p.alive, kept, Joint, damp, 0.01)
+			if err != nil || len(rows.Raised) > 0 {
+				t.Fatal(err, rows.Raised)
+			}
+			for i, r := range []Result{single, rows} {
+				got := device.DownloadSlice[float64](dev, r.W)
+				if want[i] == nil {
+					want[i] = got
+				}
+				golden.Near(t, fmt.Sprintf("update %d of %+v", i, test), got, want[i], 1e-12)
+			}
 		}
-		r, err := ApplyElements(dev, p.layer, p.alive, gone, Joint, Damping{G: 0.1, A: 0.01}, Grouping{Tolerance: 0.01})
-		if err != nil || len(r.Raised) > 0 {
-			t.Fatal(err, r.Raised)
-		}
-		got := device.DownloadSlice[float64](dev, r.W)
-		if want == nil {
-			want = got
-		}
-		golden.Near(t, "update", got, want, 1e-12)
 	}
 }

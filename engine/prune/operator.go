@@ -8,11 +8,13 @@ import (
 )
 
 // operator is X ↦ Σ_k G_k X A_k + λX for R×C matrices over alive indices, F' of the row-major vec(X) without F' itself:
-// 2·R²·C + 2·R·C² FLOP for each product.
+// 2·R²·C + 2·R·C² FLOP for each product. It takes F'/unit, as spectral does.
 type operator struct {
 	dev    device.Device
 	sides  [][2]device.Tensor // G_k and A_k, zero for the identity
+	units  [][2]float64       // theirs
 	lambda float64
+	unit   float64
 	z      device.Tensor // R×C, to work in
 	most   int           // steps of conjugate gradients
 	limit  float64       // of their residual
@@ -20,6 +22,9 @@ type operator struct {
 
 // product is one Kronecker product of a curvature, as the factors that make it.
 type product struct{ g, a *factor }
+
+// unit is that of both factors.
+func (p product) unit() float64 { return p.g.unit() * p.a.unit() }
 
 // newProducts are the products of a layer; the factors of the first take the damping, unless it is joint.
 func newProducts(d device.Device, l Layer, alive Kept, damp Damping) []product {
@@ -41,9 +46,10 @@ func newProducts(d device.Device, l Layer, alive Kept, damp Damping) []product {
 
 // newOperator makes the matrices of the products, with the damping that is in force by now.
 func newOperator(d device.Device, products []product, lambda, limit float64) operator {
-	o := operator{dev: d, lambda: lambda, most: maxIterations, limit: limit, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
+	o := operator{dev: d, lambda: lambda, unit: products[0].unit(), most: maxIterations, limit: limit, z: d.Alloc(len(products[0].g.index), len(products[0].a.index), device.F64)}
 	for _, p := range products {
 		o.sides = append(o.sides, [2]device.Tensor{p.g.damped(d, p.g.index), p.a.damped(d, p.a.index)})
+		o.units = append(o.units, [2]float64{p.g.unit(), p.a.unit()})
 	}
 	return o
 }
@@ -55,24 +61,64 @@ func (o operator) free() {
 	o.dev.Free(o.z)
 }
 
-// apply is y ← Σ_k G_k x A_k + λx.
+// apply is y ← (Σ_k G_k x A_k + λx)/unit.
 func (o operator) apply(x, y device.Tensor) {
 	o.dev.Zero(y)
 	for _, s := range o.sides {
 		switch g, a := s[0], s[1]; {
 		case g.IsZero() && a.IsZero():
-			o.dev.Axpy(1, x, y)
+			o.dev.Axpy(1/o.unit, x, y)
 		case g.IsZero():
-			o.dev.Gemm(false, false, 1, x, a, 1, y)
+			o.dev.Gemm(false, false, 1/o.unit, x, a, 1, y)
 		case a.IsZero():
-			o.dev.Gemm(false, false, 1, g, x, 1, y)
+			o.dev.Gemm(false, false, 1/o.unit, g, x, 1, y)
 		default:
 			o.dev.Gemm(false, false, 1, g, x, 0, o.z)
-			o.dev.Gemm(false, false, 1, o.z, a, 1, y)
+			o.dev.Gemm(false, false, 1/o.unit, o.z, a, 1, y)
 		}
 	}
 	if o.lambda != 0 {
-		o.dev.Axpy(o.lambda, x, y)
+		o.dev.Axpy(o.lambda/o.unit, x, y)
+	}
+}
+
+// rounded is apply by products in float32, of factors over their units, and what gives back its memory.
+func (o operator) rounded() (apply func(x, y device.Tensor), free func()) {
+	d := o.dev
+	var sides [][2]device.Tensor
+	for k, s := range o.sides {
+		var r [2]device.Tensor
+		for side, f := range s {
+			if f.IsZero() {
+				continue
+			}
+			unit := d.Alloc(f.Rows, f.Rows, device.F64)
+			d.Zero(unit)
+			d.Axpy(1/o.units[k][side], f, unit)
+			r[side] = narrowed(d, unit)
+			d.Free(unit)
+		}
+		sides = append(sides, r)
+	}
+	from, half, to := d.Alloc(o.z.Rows, o.z.Cols, device.F32), d.Alloc(o.z.Rows, o.z.Cols, device.F32), d.Alloc(o.z.Rows, o.z.Cols, device.F32)
+	apply = func(x, y device.Tensor) {
+		d.Copy(x, from)
+		d.Zero(y)
+		for k, s := range sides {
+			left(d, s[0], from, half)
+			right(d, half, s[1], to)
+			d.Copy(to, o.z)
+			d.Axpy(o.units[k][0]*o.units[k][1]/o.unit, o.z, y)
+		}
+		if o.lambda != 0 {
+			d.Axpy(o.lambda/o.unit, x, y)
+		}
+	}
+	return apply, func() {
+		for _, s := range sides {
+			d.Free(s[0], s[1])
+		}
+		d.Free(from, half, to)
 	}
 }
 
@@ -101,16 +147,23 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 	d := o.dev
 	b, y := d.Alloc(x.Rows, x.Cols, device.F64), d.Alloc(x.Rows, x.Cols, device.F64)
 	defer d.Free(b, y)
-	restricted := func(x, y device.Tensor) {
-		o.apply(x, y)
-		d.Divide(y, keeps, y)
+	restricted := func(apply func(x, y device.Tensor)) func(x, y device.Tensor) {
+		return func(x, y device.Tensor) {
+			apply(x, y)
+			d.Divide(y, keeps, y)
+		}
 	}
 	o.apply(x, y)
 	energy := dot(d, x, y)
 	d.Divide(y, keeps, y)
 	d.Zero(b)
 	d.Axpy(-1, y, b)
-	c := conjugate{dev: d, most: o.most, limit: o.limit, energy: energy, apply: restricted, precondition: precondition}
+	c := conjugate{dev: d, most: o.most, limit: o.limit, energy: energy, apply: restricted(o.apply), precondition: precondition}
+	if o.limit >= float32Limit {
+		rounded, free := o.rounded()
+		defer free()
+		c.apply, c.exact = restricted(rounded), c.apply
+	}
 	iterations, ok, err := c.solve(b, y)
 	if err == nil && !ok {
 		err = errNotPositive

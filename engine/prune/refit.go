@@ -13,14 +13,14 @@ import (
 //	Σ_k G_k,SS D_ST A_k,TT + λ D_ST = −[Σ_k G_k D° A_k]_ST,  D° = D with zeros at S × T      (the factors of F' )
 //
 // Sum adds the step for the rows alone and that for the columns alone, each such a solve with all of the other side kept.
-func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, damp Damping, w, stays device.Tensor) (raised []Raised, iterations int, err error) {
+func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, damp Damping, limit float64, w, stays device.Tensor) (raised []Raised, iterations int, err error) {
 	// step adds D at the kept rows and columns to stays.
 	step := func(rows, cols []int32) error {
 		keeps := fill(d, w.Rows, w.Cols, math.Inf(1))
 		part := fill(d, len(rows), len(cols), 1)
 		d.Scatter(part, rows, cols, keeps)
 		d.Free(part)
-		delta, more, n, err := change(d, l, alive, damp, residualLimit, w, keeps, rows, cols)
+		delta, more, n, err := change(d, l, alive, damp, limit, w, keeps, rows, cols)
 		d.Free(keeps)
 		if err != nil {
 			return err
@@ -98,23 +98,37 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 // change is D over alive rows and columns: −W where keeps is +∞, and the least of ½ vec(D)ᵀF'vec(D) where it is 1, which is
 // only at rows × cols, positions among the alive. The caller frees it.
 //
-// Conjugate gradients are preconditioned by the inverse of F' over rows × cols (inverse.go), cut to the weights that are kept.
-// Where all of rows × cols are, and F' has an exact inverse, it is the solution already: one step, and a second one where
+// Conjugate gradients are preconditioned by the inverse of F' over rows × cols, cut to the weights that are kept: that of spectral.go,
+// exact, for one product with joint damping and for two products, which are solved to rounding whatever the limit; for more
+// newMean, near it. Where all of rows × cols are kept, the exact one is the solution already: one step, and a second one where
 // rounding asks for it. Where single weights are removed it differs from the inverse of F'_KK by a matrix whose rank is no
 // more than their number, and never is smaller, so that the residual it measures is no less than what D costs too much.
 func change(d device.Device, l Layer, alive Kept, damp Damping, limit float64, w, keeps device.Tensor, rows, cols []int32) (delta device.Tensor, raised []Raised, iterations int, err error) {
 	products := newProducts(d, l, alive, damp)
-	v, err := newInverse(d, l, products, at(products[0].g.index, rows), at(products[0].a.index, cols), damp)
+	r, c := at(products[0].g.index, rows), at(products[0].a.index, cols)
+	var v *spectral
+	lambda := 0.
+	if len(products) > 2 {
+		v, err = newMean(d, l, products, r, c, damp)
+	} else {
+		limit = residualLimit
+		v, err = newSpectral(d, l, products, r, c, damp)
+	}
 	if err != nil {
 		return device.Tensor{}, nil, 0, err
 	}
-	lambda := 0.
 	if damp.Joint {
-		lambda = v.alpha
+		lambda = v.alpha * v.unit
 	}
 	o := newOperator(d, products, lambda, limit) // after the inverse, which may have raised a damping
 	part := d.Alloc(len(rows), len(cols), device.F64)
 	defer func() { d.Free(part); o.free(); v.free(d) }()
+	inverse := v.solve
+	if limit >= float32Limit {
+		rounded, free := v.rounded(d)
+		defer free()
+		inverse = func(d device.Device, x device.Tensor) { rounded(x, x) }
+	}
 
 	delta = d.Alloc(w.Rows, w.Cols, device.F64)
 	kept := d.Alloc(w.Rows, w.Cols, device.F64)
@@ -124,7 +138,7 @@ func change(d device.Device, l Layer, alive Kept, damp Damping, limit float64, w
 	d.Free(kept)
 	iterations, err = o.minimise(l.Name, keeps, func(r, z device.Tensor) {
 		d.Gather(r, rows, cols, part)
-		v.solve(d, part)
+		inverse(d, part)
 		d.Zero(z)
 		d.Scatter(part, rows, cols, z)
 		d.Divide(z, keeps, z)

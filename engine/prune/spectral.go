@@ -10,9 +10,11 @@ import (
 
 // spectral is an exact inverse of F' over rows × cols of a layer, in a basis in which both of its parts are diagonal:
 //
-//	F'⁻¹ = (K₁ ⊗ K₂) diag(T) (K₁ ⊗ K₂)ᵀ,  T_ij = 1/(α + s_i·t_j)
+//	(F'/unit)⁻¹ = (K₁ ⊗ K₂) diag(T) (K₁ ⊗ K₂)ᵀ,  T_ij = 1/(α + s_i·t_j)
 //
-// One product with joint damping, F' = G ⊗ A + λI. With G = E_G diag(s) E_Gᵀ and A = E_A diag(t) E_Aᵀ: K₁ = E_G, K₂ = E_A, α = λ.
+// unit is that of the first product, γ of its G times that of its A: what an update is does not depend on it.
+//
+// One product with joint damping, F' = G ⊗ A + λI. With G = E_G diag(s) E_Gᵀ and A = E_A diag(t) E_Aᵀ: K₁ = E_G, K₂ = E_A, α = λ, all three over their units.
 //
 // Two products, F' = G₁' ⊗ A₁' + G₂ ⊗ A₂. With G₁' = L Lᵀ and the eigenvectors E and eigenvalues s of L⁻¹ G₂ L⁻ᵀ, K₁ = L⁻ᵀE makes
 // K₁ᵀG₁'K₁ = I and K₁ᵀG₂K₁ = diag(s); so for A with K₂ and t, and (K₁ ⊗ K₂)ᵀ F' (K₁ ⊗ K₂) = I + diag(s) ⊗ diag(t): α = 1. (The
@@ -22,6 +24,7 @@ import (
 type spectral struct {
 	rows, cols basis
 	alpha      float64
+	unit       float64
 	diagonal   device.Tensor // R×C, what stands for α + s_i·t_j where F' is not diagonal in the basis (newMean)
 	raised     []Raised
 }
@@ -54,7 +57,7 @@ func newSpectral(d device.Device, l Layer, products []product, rows, cols []int3
 		r.free(d)
 		return nil, err
 	}
-	return &spectral{rows: r, cols: c, alpha: 1, raised: append(first.g.raised(damp.G), first.a.raised(damp.A)...)}, nil
+	return &spectral{rows: r, cols: c, alpha: 1, unit: first.unit(), raised: append(first.g.raised(damp.G), first.a.raised(damp.A)...)}, nil
 }
 
 // refuse tells which dampings are not there.
@@ -79,20 +82,25 @@ func (b basis) free(d device.Device) {
 	}
 }
 
-// solve is x ← F'⁻¹x for an R×C matrix: four products around a division.
+// solve is x ← (F'/unit)⁻¹x for an R×C matrix: four products around a division.
 func (s *spectral) solve(d device.Device, x device.Tensor) {
 	y := d.Alloc(x.Rows, x.Cols, device.F64)
 	defer d.Free(y)
 	around(d, true, s.rows.k, s.cols.k, x, y)
+	s.divide(d, x)
+	around(d, false, s.rows.k, s.cols.k, x, y)
+}
+
+// divide is x ← x∘T.
+func (s *spectral) divide(d device.Device, x device.Tensor) {
 	if s.diagonal.IsZero() {
 		d.DivideOuter(s.alpha, s.rows.values, s.cols.values, x)
 	} else {
 		d.Divide(x, s.diagonal, x)
 	}
-	around(d, false, s.rows.k, s.cols.k, x, y)
 }
 
-// rounded is fx ← F'⁻¹x by products in float32, for an exact inverse, and what gives back its memory.
+// rounded is fx ← (F'/unit)⁻¹x by products in float32, and what gives back its memory.
 func (s *spectral) rounded(d device.Device) (solve func(x, fx device.Tensor), free func()) {
 	r, c := s.rows.values.Cols, s.cols.values.Cols
 	left, right, a, b := narrowed(d, s.rows.k), narrowed(d, s.cols.k), d.Alloc(r, c, device.F32), d.Alloc(r, c, device.F32)
@@ -100,7 +108,7 @@ func (s *spectral) rounded(d device.Device) (solve func(x, fx device.Tensor), fr
 		d.Copy(x, a)
 		around(d, true, left, right, a, b)
 		d.Copy(a, fx)
-		d.DivideOuter(s.alpha, s.rows.values, s.cols.values, fx)
+		s.divide(d, fx)
 		d.Copy(fx, a)
 		around(d, false, left, right, a, b)
 		d.Copy(a, fx)
@@ -140,7 +148,9 @@ func jointSpectral(d device.Device, layer string, p product, rows, cols []int32,
 	for range maxRaises + 1 {
 		// The eigenvalues of G and A are known to about n·ε of the largest, which is what a Cholesky factorisation asks for.
 		if lambda := share * mean; least+lambda > float64(len(s)+len(t))*epsilon*(most+lambda) {
-			out := &spectral{rows: r, cols: c, alpha: lambda}
+			out := &spectral{rows: r, cols: c, alpha: lambda / p.unit(), unit: p.unit()}
+			r.rescale(d, s, p.g.unit())
+			c.rescale(d, t, p.a.unit())
 			if share != asked {
 				out.raised = []Raised{{Layer: layer, Factor: "F", Share: share}}
 			}
@@ -179,6 +189,14 @@ func eigh(d device.Device, f *factor, x device.Tensor) (basis, []float64, error)
 	return b, device.DownloadSlice[float64](d, b.values), nil
 }
 
+// rescale makes values, which are w, w over unit.
+func (b basis) rescale(d device.Device, w []float64, unit float64) {
+	for i := range w {
+		w[i] /= unit
+	}
+	device.UploadSlice(d, w, b.values)
+}
+
 // unitBasis is the basis of the identity.
 func unitBasis(d device.Device, n int) (basis, []float64, error) {
 	b := basis{values: fill(d, 1, n, 1)}
@@ -191,15 +209,15 @@ const (
 	roundings = 64
 )
 
-// relativeBasis is K with KᵀXK = I and KᵀYK = diag(values) for the factors X' of the first product and Y of the second.
+// relativeBasis is K with KᵀXK = unit·I and KᵀYK = unit·diag(values), unit that of X, for the factors X' of the first product and Y of the second.
 //
 // Y is positive semi-definite, so values are not negative but for rounding, and become 0 where that explains it. A value is
-// k_iᵀYk_i for column i of K, so that
+// k_iᵀYk_i/unit for column i of K, so that
 //
 //   - an error of u·roundings of Y's elements, u the rounding of the type it is stored in, moves it by at most
-//     roundings·u·‖Y‖_F·|k_i|²;
+//     roundings·u·‖Y‖_F·|k_i|²/unit;
 //   - the rounding of two solves, two products and Eigh moves it by at most c·n·ε·cond(L)·max|values|, with cond(L)² =
-//     cond(X') ≤ tr(X')·tr(X'⁻¹) = ‖L‖_F²·‖K‖_F² and c = 16 for the constants of five such steps.
+//     cond(X') ≤ tr(X')·tr(X'⁻¹) = ‖L‖_F²·‖K‖_F²/unit and c = 16 for the constants of five such steps.
 //
 // Below the sum of both it is an error. FLOP: 9·n³ of Eigh and n³/3 + 12·n³ around it.
 func relativeBasis(d device.Device, x, y *factor, idx []int32) (basis, error) {
@@ -236,25 +254,27 @@ func relativeBasis(d device.Device, x, y *factor, idx []int32) (basis, error) {
 	if err != nil {
 		return basis{}, err
 	}
-	if !l.IsZero() { // K⁻ᵀ = L E, K = L⁻ᵀE = (LLᵀ)⁻¹ L E
+	unit := x.unit()
+	if !l.IsZero() { // with √unit = 1, K⁻ᵀ = L E, K = L⁻ᵀE = (LLᵀ)⁻¹ L E
 		e := b.k
 		b.back, b.k = d.Alloc(n, n, device.F64), d.Alloc(n, n, device.F64)
-		d.Gemm(false, false, 1, l, e, 0, b.back)
-		d.Copy(b.back, b.k)
+		d.Gemm(false, false, 1/math.Sqrt(unit), l, e, 0, b.back)
+		d.Zero(b.k)
+		d.Axpy(unit, b.back, b.k)
 		d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{b.k})
 		d.Free(e)
 	}
 	norms := columnNorms(d, b.k)
-	unit := epsilon
+	rounding := epsilon
 	if !y.identity() && y.sym.Packed.Type == device.F32 {
-		unit = 0x1p-24
+		rounding = 0x1p-24
 	}
-	arithmetic := 16 * float64(n) * epsilon * math.Sqrt(traceL*sum(norms)) * max(-values[0], values[n-1])
+	arithmetic := 16 * float64(n) * epsilon * math.Sqrt(traceL*sum(norms)/unit) * max(-values[0], values[n-1])
 	for i, v := range values {
 		if v >= 0 {
 			break
 		}
-		if bound := roundings*unit*norm*norms[i] + arithmetic; !(-v <= bound) {
+		if bound := roundings*rounding*norm*norms[i]/unit + arithmetic; !(-v <= bound) {
 			b.free(d)
 			if err := d.Sync(); err != nil {
 				return basis{}, fmt.Errorf("layer %s, factor %s: %w", y.layer, y.name, err)

@@ -97,7 +97,7 @@ func TestIllConditionedFactors(t *testing.T) {
 			for c := range 4 {
 				removed[4*r+c] = true
 			}
-			step, err := Apply(dev, l, all, kept, Joint, test.damp)
+			step, err := Apply(dev, l, all, kept, Joint, test.damp, 0)
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
@@ -183,7 +183,7 @@ func TestSumsThatFail(t *testing.T) {
 		elements, _, err := CostElements(dev, test.layer, all, OBS, test.damp)
 		matches("element costs", err, test.costs)
 		for _, how := range []Update{Joint, Sum} {
-			result, err := Apply(dev, test.layer, all, kept, how, test.damp)
+			result, err := Apply(dev, test.layer, all, kept, how, test.damp, 0)
 			matches("update", err, test.update)
 			dev.Free(result.W)
 		}
@@ -242,7 +242,7 @@ func TestDeviceFailureInSums(t *testing.T) {
 			p := layerWithSpectrum(dev, rand.New(rand.NewPCG(26, 0)), 5, 6, []float64{1, 0.3, 0.1}[:products]...)
 			kept := Kept{Rows: ones(5), Cols: ones(6)}
 			kept.Rows[2], kept.Cols[1] = false, false
-			_, err := Apply(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.01, A: 0.01, Joint: products == 1})
+			_, err := Apply(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.01, A: 0.01, Joint: products == 1}, 0)
 			if dev.failure != nil && !errors.Is(err, errLost) {
 				t.Errorf("%d products, lost after %d products of matrices: %v", products, left, err)
 			}

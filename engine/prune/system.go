@@ -165,6 +165,16 @@ func positions(marks []bool) []int32 {
 	return x
 }
 
+// unit is a power of 4 near the mean of the diagonal: what is divided by it, or by its root, has the same bits and numbers near 1,
+// which float32 holds whatever the scale of the loss.
+func (f *factor) unit() float64 {
+	if f.identity() || !(f.mean > 0) || math.IsInf(f.mean, 0) {
+		return 1
+	}
+	_, exponent := math.Frexp(f.mean)
+	return math.Ldexp(1, exponent&^1)
+}
+
 // square is the undamped factor over the positions idx.
 func (f *factor) square(d device.Device, idx []int32) device.Tensor {
 	return extract(d, f.sym, idx)
