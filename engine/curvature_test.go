@@ -100,16 +100,16 @@ func TestCurvatureRequests(t *testing.T) {
 		name, want string
 		change     func(*Options)
 	}{
-		{"odd power steps", "there are 3", func(o *Options) { o.Curvature, o.PowerSteps = curvature.Nearest, 3 }},
-		{"no power steps", "there are 0", func(o *Options) { o.Curvature = curvature.Nearest }},
-		{"sum of one", "it is 1", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 1 }},
+		{"odd power steps", "--power-steps is 3", func(o *Options) { o.Curvature, o.PowerSteps = curvature.Nearest, 3 }},
+		{"no power steps", "--power-steps is 0", func(o *Options) { o.Curvature = curvature.Nearest }},
+		{"sum of one", "--rank is 1", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 1 }},
 		{"sum of three by OBS", "--rank 3 with --cost obs", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 2, 3 }},
 		{"sum, damped jointly", "--damping joint with --curvature kron-sum", func(o *Options) {
 			o.Curvature, o.PowerSteps, o.Rank, o.Damping = curvature.KronSum, 2, 2, jointDamping
 		}},
 		{"activations, damped jointly", "--damping joint is for curvatures of two factors", func(o *Options) { o.Curvature, o.Damping = curvature.Activations, jointDamping }},
 		{"identity with an update", "--update none", func(o *Options) { o.Curvature = curvature.Identity }},
-		{"no tokens drawn", "at least 1 sample", func(o *Options) { o.Fisher = curvature.Sampled }},
+		{"no tokens drawn", "--fisher-samples is 0", func(o *Options) { o.Fisher = curvature.Sampled }},
 		{"tokens drawn for nothing", "takes none", func(o *Options) { o.Curvature, o.Fisher, o.FisherSamples = curvature.Activations, curvature.Sampled, 1 }},
 		{"groups in a sum", "--sequential would do nothing", func(o *Options) {
 			o.Structure, o.Sequential, o.Damping, o.Given = prune.Element, true, jointDamping, []string{"sequential"}

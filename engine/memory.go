@@ -13,6 +13,7 @@ import (
 	"surgeon/engine/lora"
 	"surgeon/engine/model"
 	"surgeon/engine/prune"
+	"surgeon/engine/report"
 )
 
 // PlanPart is a part of memory. Parts of phase "" are there all the time, others only in their phase.
@@ -205,6 +206,17 @@ func (p *PlanReport) planMemory(in *inputs, o Options, m device.Memory) {
 	p.PeakHostBytes += garbage
 }
 
+// crowded is a warning where the run takes more main memory than a machine has, or "". A machine of 0 bytes does not tell.
+func (r *run) crowded(machine int64) string {
+	var p PlanReport
+	p.planMemory(r.inputs, r.options, r.dev.Memory())
+	if machine == 0 || p.PeakHostBytes <= machine {
+		return ""
+	}
+	return fmt.Sprintf("this takes %s of main memory, and the machine has %s: the system may end it, or be slow for want of memory; surgeon plan tells what takes it",
+		report.Gibibytes(p.PeakHostBytes), report.Gibibytes(machine))
+}
+
 // peak is the most that parts of one memory take at one time, and the phase in which they do.
 func peak(parts []PlanPart) (bytes int64, phase string) {
 	sum := map[string]int64{}
@@ -245,8 +257,8 @@ func chooseBatch(m device.Memory, length, windows int, bytes func(batch int) int
 }
 
 // settleBatch chooses the batch where the user leaves it open, and refuses work that a device with memory of its own has no
-// room for. What is too much for main memory is not refused: the system may have swap space, and the plan says so. parts
-// are the tensors of the work, evalParts or runParts.
+// room for. What is too much for main memory is not refused, for the system may have swap space: crowded says so. parts are the
+// tensors of the work, evalParts or runParts.
 func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(checkpoint.Config, Options) []PlanPart) error {
 	o.deviceOwn = d.Memory().Own
 	if o.Batch == 0 {

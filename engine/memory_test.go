@@ -338,3 +338,39 @@ func TestPlanOfBothMemories(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: a run that takes more than there is, and says nothing before the system ends it; a warning where there is
+// enough, or where nobody knows.
+func TestCrowded(t *testing.T) {
+	dir, text := tiny(t, "tiny-opt")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	d := cpu.Open()
+	defer d.Close()
+	var w silent
+	r, err := prepare(d, o, &w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	var p PlanReport
+	p.planMemory(r.inputs, r.options, d.Memory())
+	for machine, want := range map[int64]bool{0: false, p.PeakHostBytes: false, p.PeakHostBytes - 1: true} {
+		if got := r.crowded(machine); (got != "") != want || want && !strings.Contains(got, "of main memory") {
+			t.Errorf("%d bytes for %d: %q", machine, p.PeakHostBytes, got)
+		}
+	}
+
+	machine := report.ThisMachine("").MemoryBytes
+	if machine == 0 {
+		return // it does not tell
+	}
+	o.Curvature, o.PowerSteps, o.Rank, o.Cost = curvature.KronSum, 4, int(machine>>16), prune.OBD // a product of all layers takes more than 64 KiB
+	all, err := prepare(d, o, &w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.close()
+	if !slices.ContainsFunc(w.warnings, func(s string) bool { return strings.Contains(s, "of main memory, and the machine has") }) {
+		t.Errorf("a rank of %d is prepared for with the warnings %q", o.Rank, w.warnings)
+	}
+}

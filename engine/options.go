@@ -200,7 +200,7 @@ func (o *Options) checkCurvature() error {
 		return refuse("--damping joint is for curvatures of two factors; with --curvature %v it is factored", kind)
 	}
 	if err := o.curvature().Check(); err != nil {
-		return refuse("--power-steps, --rank, --fisher, --fisher-samples: %w", err)
+		return &RequestError{err}
 	}
 	return nil
 }

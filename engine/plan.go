@@ -101,17 +101,20 @@ func (o *Options) costWork(rows, cols int) float64 {
 }
 
 // updateWork is what the time of a layer's update grows with, likewise, where a shot brings what is gone from before to after, and
-// single weights take so many steps of conjugate gradients.
+// conjugate gradients, where there are any, take so many steps.
 func (o *Options) updateWork(rows, cols int, before, after float64, steps int) float64 {
 	r, c := float64(rows), float64(cols)
 	switch {
 	case o.Update == prune.None:
 		return r * c
-	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // bases, and four products for each step
-		if o.Structure == prune.RowCol {
+	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // bases, and for each step an inverse, and F' itself
+		pairs := 2.
+		if o.Curvature == curvature.KronSum && o.Rank > 2 {
+			pairs += float64(o.Rank)
+		} else if o.Structure == prune.RowCol {
 			steps = 1
 		}
-		return 10*(r*r*r+c*c*c) + float64(steps)*4*r*c*(r+c)
+		return 10*(r*r*r+c*c*c) + float64(steps)*pairs*2*r*c*(r+c)
 	case o.Structure == prune.RowCol:
 		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2))
 	}
@@ -220,7 +223,9 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	if o.Structure != prune.RowCol {
 		timePruning = timeWeights
 	}
-	if err := timePruning(dev, cfg, o, &r); err != nil {
+	few := o
+	few.Rank = min(o.Rank, 3) // all that are more than two are solved alike
+	if err := timePruning(dev, cfg, few, &r); err != nil {
 		return r, err
 	}
 	block := make([]byte, 4<<20)
@@ -477,7 +482,7 @@ func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) e
 			return err
 		}
 		dev.Free(result.W)
-		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8, 0))
+		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8, result.Iterations))
 		return nil
 	})
 }

@@ -100,6 +100,9 @@ func (r *run) read() error {
 	if warning := o.outOfReach(); warning != "" {
 		r.warn(warning)
 	}
+	if warning := r.crowded(report.ThisMachine("").MemoryBytes); warning != "" {
+		r.warn(warning)
+	}
 	return nil
 }
 

@@ -47,16 +47,16 @@ const DefaultPowerSteps = 6
 func (o Options) Check() error {
 	switch {
 	case o.Warm() && (o.PowerSteps < 2 || o.PowerSteps%2 != 0):
-		return fmt.Errorf("curvature %s takes an even number of power steps, at least 2: half of them make G and half A; there are %d", o.Kind, o.PowerSteps)
+		return fmt.Errorf("--power-steps is %d; curvature %s takes an even number, at least 2: half of them make G and half A", o.PowerSteps, o.Kind)
 	case o.Kind == KronSum && o.PowerSteps < 4:
 		// After two the first product's G is (1/N) Σ_t (a_tᵀ·1·a_t) g_t g_tᵀ: all that the start of the second one would have.
-		return fmt.Errorf("curvature %s takes at least 4 power steps, for 2 leave the second product nothing to begin with; there are %d", o.Kind, o.PowerSteps)
+		return fmt.Errorf("--power-steps is %d; curvature %s takes at least 4, for 2 leave the second product nothing to begin with", o.PowerSteps, o.Kind)
 	case o.Kind == KronSum && o.Rank < 2:
-		return fmt.Errorf("curvature %s takes a rank of at least 2, the number of products; it is %d", o.Kind, o.Rank)
+		return fmt.Errorf("--rank is %d; curvature %s takes at least 2, the number of products", o.Rank, o.Kind)
 	case o.Fisher == Sampled && o.Samples < 1:
-		return fmt.Errorf("the %s Fisher takes at least 1 sample for each token; there are %d", o.Fisher, o.Samples)
+		return fmt.Errorf("--fisher-samples is %d; the %s Fisher takes at least 1 for each token", o.Samples, o.Fisher)
 	case o.Fisher == Sampled && !o.gradients():
-		return errors.New("the sampled Fisher is one of gradients, and curvature " + o.Kind.String() + " takes none")
+		return errors.New("--fisher sampled is one of gradients, and curvature " + o.Kind.String() + " takes none")
 	}
 	return nil
 }

@@ -36,11 +36,11 @@ func TestOptions(t *testing.T) {
 		o    curvature.Options
 		said string
 	}{
-		{curvature.Options{Kind: curvature.Nearest, PowerSteps: 3}, "curvature nearest takes an even number of power steps, at least 2: half of them make G and half A; there are 3"},
-		{curvature.Options{Kind: curvature.Nearest}, "there are 0"},
-		{curvature.Options{Kind: curvature.KronSum, PowerSteps: 2, Rank: 2}, "at least 4 power steps"},
-		{curvature.Options{Kind: curvature.KronSum, PowerSteps: 6, Rank: 1}, "curvature kron-sum takes a rank of at least 2, the number of products; it is 1"},
-		{curvature.Options{Fisher: curvature.Sampled}, "the sampled Fisher takes at least 1 sample for each token; there are 0"},
+		{curvature.Options{Kind: curvature.Nearest, PowerSteps: 3}, "--power-steps is 3; curvature nearest takes an even number, at least 2: half of them make G and half A"},
+		{curvature.Options{Kind: curvature.Nearest}, "--power-steps is 0"},
+		{curvature.Options{Kind: curvature.KronSum, PowerSteps: 2, Rank: 2}, "--power-steps is 2; curvature kron-sum takes at least 4"},
+		{curvature.Options{Kind: curvature.KronSum, PowerSteps: 6, Rank: 1}, "--rank is 1; curvature kron-sum takes at least 2, the number of products"},
+		{curvature.Options{Fisher: curvature.Sampled}, "--fisher-samples is 0; the sampled Fisher takes at least 1 for each token"},
 		{curvature.Options{Kind: curvature.Activations, Fisher: curvature.Sampled, Samples: 1}, "curvature activations takes none"},
 	} {
 		if err := test.o.Check(); err == nil || !strings.Contains(err.Error(), test.said) {
