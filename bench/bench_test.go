@@ -122,7 +122,7 @@ func shot(b *testing.B, dev device.Device, l prune.Layer) (predicted, flop float
 	for i := range kept.Cols {
 		kept.Cols[i] = i%20 > 0
 	}
-	r, err := prune.Apply(dev, l, alive, kept, prune.Joint, damp)
+	r, err := prune.Apply(dev, l, alive, kept, prune.Joint, damp, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
