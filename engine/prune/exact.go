@@ -9,9 +9,10 @@ import "surgeon/engine/device"
 //	row r     ½ Σ_j U_rj² / t_rj,  U = W K₂⁻ᵀ,  t = (K₁∘K₁) T
 //	column c  ½ Σ_i U_ic² / t_ic,  U = K₁⁻¹ W,  t = T (K₂∘K₂)ᵀ
 //
-// exactly, for all rows and columns by four products. Numerators and denominators take the same damped F': this is the
-// increase of the model that the update minimises. The published form for one product of damped factors (costs.go) takes the
-// undamped factor above and the damped one below, and is lower by about the damping. FLOP: 4·R²·C + 4·R·C² beside what newSpectral takes.
+// exactly, for all rows and columns by four products; K and T are those of F'/unit, and what they give is times unit. Numerators
+// and denominators take the same damped F': this is the increase of the model that the update minimises. The published form for
+// one product of damped factors (costs.go) takes the undamped factor above and the damped one below, and is lower by about the
+// damping. FLOP: 4·R²·C + 4·R·C² beside what newSpectral takes.
 func exactCosts(d device.Device, l Layer, alive Kept, damp Damping, w device.Tensor, out LayerCosts) ([]Raised, error) {
 	products := newProducts(d, l, alive, damp)
 	s, err := newSpectral(d, l, products, products[0].g.index, products[0].a.index, damp)

@@ -13,8 +13,8 @@ type Grouping struct {
 	Limit      int  // most weights of a group; a row that alone has more is a group by itself. 0: all of a matrix are one
 	Sequential bool // each group sees what the update of those before it made of its weights
 
-	// Tolerance is the residual of a solution, as a share of the right side's; 0 = what rounding allows. Groups that are solved
-	// side by side are one system to it.
+	// Tolerance is the residual of a solution, as a share of the right side's; of sums of three products and more, about what it may
+	// cost above the least, as a share of that. 0 = what rounding allows. Groups that are solved side by side are one system to it.
 	Tolerance float64
 }
 
@@ -55,7 +55,7 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 	switch {
 	case how == None || places.count() == 0:
 	case !l.factored(damp):
-		result, err = refitMasked(d, l, alive, places, damp, grouping.limit(), w, v)
+		result, err = refitMasked(d, l, alive, places, damp, grouping, w, v)
 	case l.A.N > 0 || l.G.N > 0:
 		result, err = refitElements(d, l, alive, places, damp, grouping, w, v)
 	}

@@ -8,13 +8,13 @@ import (
 )
 
 // operator is X ↦ Σ_k G_k X A_k + λX for R×C matrices over alive indices, F' of the row-major vec(X) without F' itself:
-// 2·R²·C + 2·R·C² FLOP for each product. It takes F'/unit, as spectral does.
+// 2·R²·C + 2·R·C² FLOP for each product. All of it is over unit, as in spectral.
 type operator struct {
 	dev    device.Device
 	sides  [][2]device.Tensor // G_k and A_k, zero for the identity
-	units  [][2]float64       // theirs
+	units  [][2]float64       // of the factors
 	lambda float64
-	unit   float64
+	unit   float64       // of the first product
 	z      device.Tensor // R×C, to work in
 	most   int           // steps of conjugate gradients
 	limit  float64       // of their residual
@@ -82,6 +82,9 @@ func (o operator) apply(x, y device.Tensor) {
 	}
 }
 
+// inFloat32 says that products in float32 are near enough on the way.
+func (o operator) inFloat32() bool { return o.limit*o.limit >= float32Limit }
+
 // rounded is apply by products in float32, of factors over their units, and what gives back its memory.
 func (o operator) rounded() (apply func(x, y device.Tensor), free func()) {
 	d := o.dev
@@ -92,11 +95,11 @@ func (o operator) rounded() (apply func(x, y device.Tensor), free func()) {
 			if f.IsZero() {
 				continue
 			}
-			unit := d.Alloc(f.Rows, f.Rows, device.F64)
-			d.Zero(unit)
-			d.Axpy(1/o.units[k][side], f, unit)
-			r[side] = narrowed(d, unit)
-			d.Free(unit)
+			over := d.Alloc(f.Rows, f.Rows, device.F64)
+			d.Zero(over)
+			d.Axpy(1/o.units[k][side], f, over)
+			r[side] = narrowed(d, over)
+			d.Free(over)
 		}
 		sides = append(sides, r)
 	}
@@ -159,7 +162,7 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 	d.Zero(b)
 	d.Axpy(-1, y, b)
 	c := conjugate{dev: d, most: o.most, limit: o.limit, energy: energy, apply: restricted(o.apply), precondition: precondition}
-	if o.limit >= float32Limit {
+	if o.inFloat32() {
 		rounded, free := o.rounded()
 		defer free()
 		c.apply, c.exact = restricted(rounded), c.apply

@@ -13,14 +13,14 @@ import (
 //	Σ_k G_k,SS D_ST A_k,TT + λ D_ST = −[Σ_k G_k D° A_k]_ST,  D° = D with zeros at S × T      (the factors of F' )
 //
 // Sum adds the step for the rows alone and that for the columns alone, each such a solve with all of the other side kept.
-func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, damp Damping, limit float64, w, stays device.Tensor) (raised []Raised, iterations int, err error) {
+func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, damp Damping, tolerance float64, w, stays device.Tensor) (raised []Raised, iterations int, err error) {
 	// step adds D at the kept rows and columns to stays.
 	step := func(rows, cols []int32) error {
 		keeps := fill(d, w.Rows, w.Cols, math.Inf(1))
 		part := fill(d, len(rows), len(cols), 1)
 		d.Scatter(part, rows, cols, keeps)
 		d.Free(part)
-		delta, more, n, err := change(d, l, alive, damp, limit, w, keeps, rows, cols)
+		delta, more, n, err := change(d, l, alive, damp, tolerance, w, keeps, rows, cols)
 		d.Free(keeps)
 		if err != nil {
 			return err
@@ -46,18 +46,18 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 
 // refitMasked adds to v, which is w over alive rows and columns, the step that re-fits all weights but those that go, which it
 // leaves near 0: with D = v − w, ½ vec(D)ᵀF'vec(D) is least subject to D = −W on what goes, for every curvature but one product of
-// damped factors (groups.go). limit is that of the residual, as a share of the right side's.
+// damped factors (groups.go). All that go are one group.
 //
 // Where F' has an exact inverse, D = −F'⁻¹Y for the Y that is 0 but on what goes, Q, and [F'⁻¹]_QQ y = w_Q there: conjugate
 // gradients with the diagonal of F'⁻¹ as preconditioner, an F'⁻¹ at every step. On factors with eigenvalues like 1/n² that takes
 // a third of the steps of the system for what stays (change), each of two thirds of the work, and a residual of 1e-2 is then
 // near the optimum, as TestTolerance prints: F'⁻¹ is large where it costs little to be wrong, F' where it costs much.
-func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damping, limit float64, w, v device.Tensor) (Result, error) {
+func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damping, grouping Grouping, w, v device.Tensor) (Result, error) {
 	if len(l.terms()) > 2 {
 		keeps := fill(d, w.Rows, w.Cols, 1)
 		defer d.Free(keeps)
 		places.set(d, keeps, math.Inf(1))
-		delta, raised, iterations, err := change(d, l, alive, damp, limit, w, keeps, span(0, w.Rows), span(0, w.Cols))
+		delta, raised, iterations, err := change(d, l, alive, damp, grouping.Tolerance, w, keeps, span(0, w.Rows), span(0, w.Cols))
 		if err == nil {
 			d.Axpy(1, delta, v)
 			d.Free(delta)
@@ -74,11 +74,11 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 	b, y := d.Alloc(w.Rows, w.Cols, device.F64), d.Alloc(w.Rows, w.Cols, device.F64)
 	defer d.Free(goes, diagonal, b, y)
 	d.Divide(w, goes, b)
-	system := removedSystem{d: d, goes: goes, diagonal: diagonal, limit: limit, inverse: func(x, fx device.Tensor) {
+	system := removedSystem{d: d, goes: goes, diagonal: diagonal, limit: grouping.limit(), inverse: func(x, fx device.Tensor) {
 		d.Copy(x, fx)
 		inverse.solve(d, fx)
 	}}
-	if limit >= float32Limit {
+	if system.limit >= float32Limit {
 		var free func()
 		system.rounded, free = inverse.rounded(d)
 		defer free()
@@ -99,19 +99,19 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 // only at rows × cols, positions among the alive. The caller frees it.
 //
 // Conjugate gradients are preconditioned by the inverse of F' over rows × cols, cut to the weights that are kept: that of spectral.go,
-// exact, for one product with joint damping and for two products, which are solved to rounding whatever the limit; for more
-// newMean, near it. Where all of rows × cols are kept, the exact one is the solution already: one step, and a second one where
+// exact, for one product with joint damping and for two products, which are solved to rounding whatever the tolerance; for more
+// newMean, near it, and they end when D costs about tolerance of the least above it: of that, what P makes of the residual is a measure. Where all of rows × cols are kept, the exact one is the solution already: one step, and a second one where
 // rounding asks for it. Where single weights are removed it differs from the inverse of F'_KK by a matrix whose rank is no
 // more than their number, and never is smaller, so that the residual it measures is no less than what D costs too much.
-func change(d device.Device, l Layer, alive Kept, damp Damping, limit float64, w, keeps device.Tensor, rows, cols []int32) (delta device.Tensor, raised []Raised, iterations int, err error) {
+func change(d device.Device, l Layer, alive Kept, damp Damping, tolerance float64, w, keeps device.Tensor, rows, cols []int32) (delta device.Tensor, raised []Raised, iterations int, err error) {
 	products := newProducts(d, l, alive, damp)
 	r, c := at(products[0].g.index, rows), at(products[0].a.index, cols)
 	var v *spectral
-	lambda := 0.
+	lambda, limit := 0., residualLimit
 	if len(products) > 2 {
 		v, err = newMean(d, l, products, r, c, damp)
+		limit = max(limit, math.Sqrt(tolerance))
 	} else {
-		limit = residualLimit
 		v, err = newSpectral(d, l, products, r, c, damp)
 	}
 	if err != nil {
@@ -124,7 +124,7 @@ func change(d device.Device, l Layer, alive Kept, damp Damping, limit float64, w
 	part := d.Alloc(len(rows), len(cols), device.F64)
 	defer func() { d.Free(part); o.free(); v.free(d) }()
 	inverse := v.solve
-	if limit >= float32Limit {
+	if o.inFloat32() {
 		rounded, free := v.rounded(d)
 		defer free()
 		inverse = func(d device.Device, x device.Tensor) { rounded(x, x) }

@@ -42,8 +42,8 @@ type Result struct {
 //
 // That is one product with damped factors; refit.go has the others.
 //
-// tolerance is where conjugate gradients have converged, which sums of three products and more take: the residual, as a share of the
-// right side's; 0 = what rounding allows.
+// tolerance is about what the solution may cost above the least, as a share of that, where conjugate gradients find it: for sums of three
+// products and more. 0 = what rounding allows.
 func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping, tolerance float64) (Result, error) {
 	p := newPartition(alive, kept)
 	if len(p.q) == 0 && len(p.u) == 0 { // the step is zero, and so is what it costs
@@ -66,7 +66,7 @@ func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping,
 		case l.factored(damp):
 			raised, err = refit(d, l, alive, p, how, damp, w, stays)
 		default:
-			raised, iterations, err = refitSum(d, l, alive, p, how, damp, max(residualLimit, tolerance), w, stays)
+			raised, iterations, err = refitSum(d, l, alive, p, how, damp, tolerance, w, stays)
 		}
 		d.Scatter(stays, p.s, p.t, v)
 		d.Free(stays) // before the prediction, which needs room
