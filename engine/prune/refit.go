@@ -98,11 +98,10 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 // change is D over alive rows and columns: −W where keeps is +∞, and the least of ½ vec(D)ᵀF'vec(D) where it is 1, which is
 // only at rows × cols, positions among the alive. The caller frees it.
 //
-// Conjugate gradients are preconditioned by the inverse of F' over rows × cols, cut to the weights that are kept: that of spectral.go,
-// exact, for one product with joint damping and for two products, which are solved to rounding whatever the tolerance; for more
-// newMean, near it, and they end when D costs about tolerance of the least above it: of that, what P makes of the residual is a measure. Where all of rows × cols are kept, the exact one is the solution already: one step, and a second one where
-// rounding asks for it. Where single weights are removed it differs from the inverse of F'_KK by a matrix whose rank is no
-// more than their number, and never is smaller, so that the residual it measures is no less than what D costs too much.
+// Conjugate gradients are preconditioned by the inverse of F' over rows × cols. For one product with joint damping and for two
+// products that is exact (spectral.go), and all of rows × cols are kept: one step, and a second one where rounding asks for it,
+// whatever the tolerance. For more products it is near it (newMean) and cut to the weights that are kept, and the steps end when
+// what it makes of the residual, about what D costs too much, is the tolerance's share of what D costs.
 func change(d device.Device, l Layer, alive Kept, damp Damping, tolerance float64, w, keeps device.Tensor, rows, cols []int32) (delta device.Tensor, raised []Raised, iterations int, err error) {
 	products := newProducts(d, l, alive, damp)
 	r, c := at(products[0].g.index, rows), at(products[0].a.index, cols)
