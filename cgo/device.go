@@ -120,7 +120,8 @@ func (d *Device) Close() error {
 		return nil
 	}
 	err := d.Sync()
-	d.err = nil // what can be freed is freed, also after a failure
+	d.err = nil // what can be freed is freed, also after a failure, and when nothing uses it any more
+	d.do("Close", d.stream.Synchronize)
 	d.closeWatch()
 	d.closeLibrary()
 	d.closeTransfers()

@@ -104,7 +104,7 @@ func (d *Device) eighLarge(m C.surgeon_eigen) (status int32) {
 		return status
 	}
 	var bytes C.int64_t
-	d.run("Eigh", func() C.int { return C.surgeon_eigh_workspace(d.library.handle, m.n, &bytes) })
+	d.run("Eigh", func() C.int { return C.surgeon_eigh_workspace(d.library.handle, m.n, m.a, m.values, &bytes) })
 	work, free := d.scratch(int64(bytes))
 	defer free()
 	d.run("Eigh", func() C.int {
@@ -126,7 +126,7 @@ func (d *Device) EighBatch(as, values device.Tensor) []bool {
 	defer free()
 	var bytes C.int64_t
 	d.run("EighBatch", func() C.int {
-		return C.surgeon_eigh_batch_workspace(d.library.handle, C.int64_t(n), C.int64_t(count), &bytes)
+		return C.surgeon_eigh_batch_workspace(d.library.handle, C.int64_t(n), C.int64_t(count), (*C.double)(d.at(as)), (*C.double)(d.at(values)), &bytes)
 	})
 	work, free := d.scratch(int64(bytes))
 	defer free()

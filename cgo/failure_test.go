@@ -34,6 +34,7 @@ func TestUnavailable(t *testing.T) {
 		{"SURGEON_EMU_CAPABILITY", "89", 0, 0, "99 KiB of shared memory for a block of threads; 163 are needed"},
 		{"SURGEON_EMU_DRIVER", "12040", 0, 0, "driver is for CUDA 12.4"},
 		{"SURGEON_EMU_DEVICES", "1", 7, 0, "no cuda:7"},
+		{"CUBLAS_EMULATE_DOUBLE_PRECISION", "1", 0, 0, "CUBLAS_EMULATE_DOUBLE_PRECISION is \"1\""},
 		{"SURGEON_EMU_MEMORY", "8000000", 0, 1 << 40, "--gpu-memory asks for 1024.00 GiB"},
 	} {
 		t.Run(c.want, func(t *testing.T) {
@@ -48,6 +49,21 @@ func TestUnavailable(t *testing.T) {
 				t.Errorf("%T %q, want an Unavailable with %q", err, err, c.want)
 			}
 		})
+	}
+}
+
+// What would be caught: memory of whole pages that is not counted against the limit; small blocks that take a page each.
+func TestRounded(t *testing.T) {
+	m := pool{granularity: granularity}
+	for bytes, want := range map[int64]int64{0: 512, 1: 512, 512: 512, 513: 1024, 1 << 20: 1 << 20, 2<<20 - 1: 2 << 20, 2 << 20: 2 << 20, 2<<20 + 1: 4 << 20,
+		4 * 4096 * 4097 / 2: 34 << 20} { // a factor of order 4096
+		if got := m.rounded(bytes); got != want {
+			t.Errorf("%d bytes take %d, want %d", bytes, got, want)
+		}
+	}
+	m.granularity = 1
+	if got := m.rounded(2<<20 + 1); got != 2<<20+1 {
+		t.Errorf("2 MiB and a byte take %d where sizes are exact", got)
 	}
 }
 

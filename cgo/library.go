@@ -130,7 +130,7 @@ func (d *Device) Cholesky(as ...device.Tensor) []bool {
 // choleskyLarge is a factorisation by cuSOLVER.
 func (d *Device) choleskyLarge(m C.surgeon_matrix) {
 	var bytes C.int64_t
-	d.run("Cholesky", func() C.int { return C.surgeon_cholesky_workspace(d.library.handle, m.n, &bytes) })
+	d.run("Cholesky", func() C.int { return C.surgeon_cholesky_workspace(d.library.handle, m.n, m.a, &bytes) })
 	work, free := d.scratch(int64(bytes))
 	defer free()
 	d.run("Cholesky", func() C.int { return C.surgeon_cholesky_large(d.library.handle, m.n, m.a, work, bytes, m.info) })

@@ -36,7 +36,8 @@ type block struct {
 }
 
 const (
-	granularity = 512 // bytes; what the driver aligns to
+	granularity = 512     // bytes; what the driver aligns to
+	page        = 2 << 20 // bytes; blocks as large as that are whole pages of the driver
 	// slack: matrices of what is alive change size from layer to layer and shot to shot. An eighth more lets most of them
 	// have the block of another; what stays for the whole run is allocated first, when there is nothing to reuse.
 	slack = 8
@@ -72,10 +73,19 @@ func (d *Device) closeMemory() {
 	}
 }
 
+// rounded is what a block for so many bytes takes of the device: a limit that left out what pages hold beside it would be passed.
+func (m *pool) rounded(bytes int64) int64 {
+	unit := m.granularity
+	if unit > 1 && bytes >= page {
+		unit = page
+	}
+	return max(1, (bytes+unit-1)/unit) * unit
+}
+
 // take is a block of at least so many bytes, or false, and then the device has failed.
 func (d *Device) take(bytes int64) (block, bool) {
 	m := &d.memory
-	size := max(1, (bytes+m.granularity-1)/m.granularity) * m.granularity
+	size := m.rounded(bytes)
 	i, _ := slices.BinarySearchFunc(m.spare, size, func(b block, size int64) int {
 		if b.size < size {
 			return -1

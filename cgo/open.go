@@ -143,6 +143,11 @@ func open(ordinal int, o Options) (*Device, error) {
 	if info.Problem != "" {
 		return nil, &Unavailable{fmt.Sprintf("cuda:%d, %s, has %s", ordinal, info.Name, info.Problem)}
 	}
+	for _, name := range []string{"CUBLAS_EMULATE_DOUBLE_PRECISION", "CUBLAS_EMULATE_SINGLE_PRECISION"} {
+		if v := os.Getenv(name); v != "" && v != "0" { // Bits would promise what another run does not keep
+			return nil, &Unavailable{fmt.Sprintf("%s is %q, by which cuBLAS may put other arithmetic in the place of float64 and float32; unset it", name, v)}
+		}
+	}
 	capability, err := kernelsFor(info.Capability)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,9 @@
 package cuda
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Options of a device.
 type Options struct {
@@ -33,7 +36,11 @@ type Failure struct {
 }
 
 func (e *Failure) Error() string {
-	return fmt.Sprintf("%s: %s failed: %s (code %d); give the same command again to go on after the last complete shot", e.Device, e.Op, e.Text, e.Code)
+	way := ""
+	if slices.Contains([]int{2, 10003, 20002}, e.Code) { // CUDA, cuBLAS and cuSOLVER were given no memory of their own
+		way = " with a lower --gpu-memory, which leaves the libraries more,"
+	}
+	return fmt.Sprintf("%s: %s failed: %s (code %d); give the same command again%s to go on after the last complete shot", e.Device, e.Op, e.Text, e.Code, way)
 }
 
 // OutOfMemory is the error of an allocation that the device, or its limit, has no room for.

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 9
+#define SURGEON_INTERFACE 10
 
 #ifdef __cplusplus
 extern "C" {
@@ -126,7 +126,7 @@ void surgeon_library_versions(void *library, int *blas, int *solver); /* 130100 
 int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int64_t m, int64_t n, int64_t k, double alpha, const void *a, const void *b,
                  double beta, void *c, void *stream);
 /* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
-int surgeon_cholesky_workspace(void *library, int64_t n, int64_t *bytes);
+int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes);
 int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);
 /* b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. */
 int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b);
@@ -186,10 +186,10 @@ int surgeon_eigh_end_large(const surgeon_eigen *matrix, int64_t n, void *stream)
 /* library.cpp: v ← vectors made orthogonal, a ← vᵀ·a·v; v holds the vectors, w is n×n scratch, vectors are destroyed. */
 int surgeon_eigh_rotate(void *library, int64_t n, double *a, double *v, double *vectors, double *w, void *stream);
 /* library.cpp: by cuSOLVER, eigenvector j in row j of a. info is an int on the device, 0 where it went well. */
-int surgeon_eigh_workspace(void *library, int64_t n, int64_t *bytes);
+int surgeon_eigh_workspace(void *library, int64_t n, const double *a, const double *values, int64_t *bytes);
 int surgeon_eigh_large(void *library, int64_t n, double *a, double *values, void *workspace, int64_t bytes, int *info);
 /* The same of count matrices, and values and infos, that follow one another; no part of a run, but what eigh.cu is measured against. */
-int surgeon_eigh_batch_workspace(void *library, int64_t n, int64_t count, int64_t *bytes);
+int surgeon_eigh_batch_workspace(void *library, int64_t n, int64_t count, const double *a, const double *values, int64_t *bytes);
 int surgeon_eigh_batch(void *library, int64_t n, int64_t count, double *a, double *values, void *workspace, int64_t bytes, int *infos);
 
 #ifdef __cplusplus

@@ -8,7 +8,7 @@ CUDA_LIB   = $(firstword $(wildcard $(CUDA_HOME)/lib64) $(CUDA_HOME)/lib)
 
 # Wheels of the toolkit, without their dependencies: compiler, headers, and the libraries that the program is linked with.
 WHEELS = nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 \
-         nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
+         nvidia-cuda-nvrtc==13.0.88 nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
 
 .PHONY: toolkit cuda check-cuda lint-cuda test-emu test-cuda emu-there
 

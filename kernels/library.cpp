@@ -122,10 +122,10 @@ static int sized(Library *l, size_t device, size_t host, int64_t *bytes) {
 	return 0;
 }
 
-extern "C" int surgeon_cholesky_workspace(void *library, int64_t n, int64_t *bytes) {
+extern "C" int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes) {
 	Library *l = (Library *)library;
 	size_t device = 0, host = 0;
-	if (int code = solverCode(cusolverDnXpotrf_bufferSize(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr, n, CUDA_R_64F, &device, &host)))
+	if (int code = solverCode(cusolverDnXpotrf_bufferSize(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, &device, &host)))
 		return code;
 	return sized(l, device, host, bytes);
 }
@@ -176,11 +176,11 @@ extern "C" int surgeon_eigh_rotate(void *library, int64_t n, double *a, double *
 	return product(true, 1, v, vectors, 0, a);
 }
 
-extern "C" int surgeon_eigh_workspace(void *library, int64_t n, int64_t *bytes) {
+extern "C" int surgeon_eigh_workspace(void *library, int64_t n, const double *a, const double *values, int64_t *bytes) {
 	Library *l = (Library *)library;
 	size_t device = 0, host = 0;
-	if (int code = solverCode(cusolverDnXsyevd_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr, n,
-	                                                      CUDA_R_64F, nullptr, CUDA_R_64F, &device, &host)))
+	if (int code = solverCode(cusolverDnXsyevd_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n,
+	                                                      CUDA_R_64F, values, CUDA_R_64F, &device, &host)))
 		return code;
 	return sized(l, device, host, bytes);
 }
@@ -191,11 +191,11 @@ extern "C" int surgeon_eigh_large(void *library, int64_t n, double *a, double *v
 	                                   workspace, (size_t)bytes, l->host.data(), l->host.size(), info));
 }
 
-extern "C" int surgeon_eigh_batch_workspace(void *library, int64_t n, int64_t count, int64_t *bytes) {
+extern "C" int surgeon_eigh_batch_workspace(void *library, int64_t n, int64_t count, const double *a, const double *values, int64_t *bytes) {
 	Library *l = (Library *)library;
 	size_t device = 0, host = 0;
-	if (int code = solverCode(cusolverDnXsyevBatched_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, nullptr,
-	                                                            n, CUDA_R_64F, nullptr, CUDA_R_64F, &device, &host, count)))
+	if (int code = solverCode(cusolverDnXsyevBatched_bufferSize(l->solver, l->parameters, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a,
+	                                                            n, CUDA_R_64F, values, CUDA_R_64F, &device, &host, count)))
 		return code;
 	return sized(l, device, host, bytes);
 }
