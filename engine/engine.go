@@ -24,6 +24,9 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 	if done, err := r.alreadyWritten(); done != nil || err != nil {
 		return done, err
 	}
+	if warning := r.crowded(report.ThisMachine("").MemoryBytes); warning != "" {
+		r.warn(warning)
+	}
 	if err := r.start(ctx); err != nil {
 		return nil, err
 	}
@@ -152,7 +155,7 @@ func (t *turn) shrinkRowCol(ctx context.Context, factors *curvature.Factors, tar
 	if err != nil {
 		return err
 	}
-	predicted, more, err := t.update(ctx, factors, costs, selection)
+	predicted, more, err := t.update(ctx, factors, costs, selection, o)
 	if err != nil {
 		return err
 	}
@@ -204,8 +207,8 @@ func (t *turn) threshold(costs []prune.LayerCosts, target float64) (prune.Select
 }
 
 // update removes and re-fits, layer by layer, and returns the predicted increase of the loss in nats per token. Layers are
-// independent once their factors exist.
-func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection) (float64, []prune.Raised, error) {
+// independent once their factors exist. The steps that took go into o.
+func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection, o *Outcome) (float64, []prune.Raised, error) {
 	defer t.time("update")()
 	var predicted float64
 	var raised []prune.Raised
@@ -218,6 +221,7 @@ func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []p
 		t.dev.Free(result.W)
 		predicted += result.Predicted
 		raised = append(raised, result.Raised...)
+		o.count(result.Iterations, len(t.model.Linears()))
 		return nil
 	})
 	return predicted, raised, err

@@ -136,7 +136,7 @@ func sumScratch(r, c int64, o Options) int64 {
 	update := 13*weights + bases + squares/2
 	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and its inverse
 		update = 15*weights + products*squares + bases
-		if products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
+		if o.Structure == prune.RowCol && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
 			update += 5*weights/2 + products*squares/2 + squares/2
 		}
 	}
@@ -206,11 +206,12 @@ func (p *PlanReport) planMemory(in *inputs, o Options, m device.Memory) {
 	p.PeakHostBytes += garbage
 }
 
-// crowded is a warning where the run takes more main memory than a machine has, or "". A machine of 0 bytes does not tell.
+// crowded is a warning where the run takes more main memory than a machine has, or "". A machine of 0 bytes does not tell. What is
+// mapped of files does not count: the system takes that back when it needs it.
 func (r *run) crowded(machine int64) string {
 	var p PlanReport
 	p.planMemory(r.inputs, r.options, r.dev.Memory())
-	if machine == 0 || p.PeakHostBytes <= machine {
+	if machine == 0 || p.PeakHostBytes-r.inputs.model.Bytes() <= machine {
 		return ""
 	}
 	return fmt.Sprintf("this takes %s of main memory, and the machine has %s: the system may end it, or be slow for want of memory; surgeon plan tells what takes it",

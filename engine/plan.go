@@ -42,7 +42,7 @@ type PlanStage struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// measureSeconds is about how long Plan measures.
+// measureSeconds is about how long Plan measures; the power method and eigenvectors take some times as long.
 const measureSeconds = 2
 
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some
@@ -91,13 +91,26 @@ type rates struct {
 
 // costWork is what the time that a layer's costs take grows with: FLOP, or numbers where little is computed of each.
 func (o *Options) costWork(rows, cols int) float64 {
+	r, c := float64(rows), float64(cols)
 	switch {
-	case o.Cost == prune.OBD || o.Curvature == curvature.Identity:
-		return float64(rows) * float64(cols)
+	case o.Curvature == curvature.Identity:
+		return r * c
+	case o.Cost == prune.OBD && o.Structure == prune.RowCol:
+		return o.products() * 2 * r * c * (r + c)
+	case o.Cost == prune.OBD:
+		return o.products() * r * c
 	case o.Structure == prune.RowCol:
 		return prune.CostFLOP(rows, cols)
 	}
 	return prune.CostElementsFLOP(rows, cols)
+}
+
+// products is the number of Kronecker products of the curvature.
+func (o *Options) products() float64 {
+	if o.Curvature == curvature.KronSum {
+		return float64(o.Rank)
+	}
+	return 1
 }
 
 // updateWork is what the time of a layer's update grows with, likewise, where a shot brings what is gone from before to after, and
@@ -105,12 +118,12 @@ func (o *Options) costWork(rows, cols int) float64 {
 func (o *Options) updateWork(rows, cols int, before, after float64, steps int) float64 {
 	r, c := float64(rows), float64(cols)
 	switch {
-	case o.Update == prune.None:
-		return r * c
+	case o.Update == prune.None: // what it costs is predicted all the same
+		return o.products() * 2 * r * c * (r + c)
 	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // bases, and for each step an inverse, and F' itself
 		pairs := 2.
-		if o.Curvature == curvature.KronSum && o.Rank > 2 {
-			pairs += float64(o.Rank)
+		if o.products() > 2 {
+			pairs += o.products()
 		} else if o.Structure == prune.RowCol {
 			steps = 1
 		}
@@ -224,7 +237,7 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 		timePruning = timeWeights
 	}
 	few := o
-	few.Rank = min(o.Rank, 3) // all that are more than two are solved alike
+	few.Rank = min(o.Rank, 3) // more are solved alike, and their work grows as costWork and updateWork say
 	if err := timePruning(dev, cfg, few, &r); err != nil {
 		return r, err
 	}
@@ -235,8 +248,8 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 	return r, dev.Sync()
 }
 
-// twice calls what takes the faster of its calls two times, for the first time memory is new; once where that took so long that
-// new memory cannot matter.
+// twice calls f, which keeps the faster of its times, and calls it again, for the first time memory is new; not where that took so
+// long that new memory cannot matter.
 func twice(f func() error) error {
 	start := time.Now()
 	if err := f(); err != nil || time.Since(start).Seconds() > measureSeconds {
@@ -245,7 +258,7 @@ func twice(f func() error) error {
 	return f()
 }
 
-// windowToMeasure is the number of tokens whose passes, all tries of them, take about a third of the time there is.
+// windowToMeasure is the number of tokens whose passes of kfac, all tries of them, take about a third of the time there is.
 func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 	const side = 384
 	x, y := dev.Alloc(side, side, typeOf(o.Precision)), dev.Alloc(side, side, typeOf(o.Precision))
@@ -335,7 +348,7 @@ func fewerPasses(o curvature.Options) (fewer curvature.Options, times float64) {
 
 type passTimes struct{ curvature, factors, forward, lora float64 }
 
-// timePasses takes the faster of two tries of each pass.
+// timePasses times each pass.
 func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTimes, error) {
 	rng := rand.New(rand.NewPCG(2, 0))
 	ids := make([]int32, n)
@@ -516,6 +529,7 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 		if err != nil {
 			return err
 		}
+		defer costs.Free(dev)
 		dev.Sync()
 		r.costs = min(r.costs, time.Since(start).Seconds()/o.costWork(rows, cols))
 		w := prune.Weights{Structure: prune.Element, Layers: []prune.WeightsOf{{Name: l.Name, Rows: rows, Cols: cols}},
@@ -525,7 +539,6 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 			return err
 		}
 		r.threshold = min(r.threshold, time.Since(start).Seconds()/float64(rows*cols))
-		costs.Free(dev)
 		return nil
 	})
 }

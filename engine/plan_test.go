@@ -86,8 +86,8 @@ func TestPlanDoesNotProjectLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	const n = largestMeasured / 2
-	if want := []int{n, n, n, n}; !slices.Equal(dev.seen, want) { // A and G, twice
-		t.Errorf("eigenvalues of matrices of order %v, want %v", dev.seen, want)
+	if k := len(dev.seen); (k != 2 && k != 4) || slices.ContainsFunc(dev.seen, func(order int) bool { return order != n }) { // A and G, once or twice
+		t.Errorf("eigenvalues of matrices of order %v, want those of order %d of a term", dev.seen, n)
 	}
 }
 

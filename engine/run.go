@@ -100,9 +100,6 @@ func (r *run) read() error {
 	if warning := o.outOfReach(); warning != "" {
 		r.warn(warning)
 	}
-	if warning := r.crowded(report.ThisMachine("").MemoryBytes); warning != "" {
-		r.warn(warning)
-	}
 	return nil
 }
 

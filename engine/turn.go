@@ -33,9 +33,21 @@ type Outcome struct {
 	Kept      []prune.Kept // rows and columns, by layer; nil for single weights
 	Predicted *float64     // increase of the loss in nats per token; nil without curvature
 	Raised    []prune.Raised
-	Steps     *report.Steps      // of the update of single weights
+	Steps     *report.Steps      // of the update
 	FewTokens string             // a warning that nearest products rest on few tokens, or ""
 	Seconds   map[string]float64 // by stage; of Turn only
+}
+
+// count takes note of the steps of conjugate gradients of one of so many layers.
+func (o *Outcome) count(steps, layers int) {
+	if steps == 0 {
+		return
+	}
+	if o.Steps == nil {
+		o.Steps = &report.Steps{}
+	}
+	o.Steps.Mean += float64(steps) / float64(layers)
+	o.Steps.Most = max(o.Steps.Most, steps)
 }
 
 // Turn is one turn of the method's loop on a model that is on a device already, with the stages of Prune and nothing around

@@ -8,7 +8,6 @@ import (
 	"surgeon/engine/device"
 	"surgeon/engine/model"
 	"surgeon/engine/prune"
-	"surgeon/engine/report"
 )
 
 // shrinkWeights is shrink for single weights, and for N of every M of them. The costs of all weights together are as large as
@@ -94,13 +93,7 @@ func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, cos
 		predicted += result.Predicted
 		o.Removed += removedWeights(gone, costs[i].Alive)
 		o.Raised = append(o.Raised, result.Raised...)
-		if n := result.Iterations; n > 0 {
-			if o.Steps == nil {
-				o.Steps = &report.Steps{}
-			}
-			o.Steps.Mean += float64(n) / float64(len(t.model.Linears()))
-			o.Steps.Most = max(o.Steps.Most, n)
-		}
+		o.count(result.Iterations, len(t.model.Linears()))
 		return nil
 	})
 }

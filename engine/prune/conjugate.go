@@ -23,7 +23,7 @@ const (
 type conjugate struct {
 	dev          device.Device
 	most         int                      // iterations before it is given up
-	limit        float64                  // of the residual where it has converged, as a share of the right side's, or of energy
+	limit        float64                  // of the residual where it has converged, as a share of the right side's, or of what x costs
 	energy       float64                  // where it is not 0: xᵀMx − 2bᵀx + energy is twice what x costs
 	apply        func(x, y device.Tensor) // y ← M x
 	exact        func(x, y device.Tensor) // the same where apply is rounded to float32; nil for apply
@@ -61,8 +61,8 @@ func (c conjugate) solve(b, x device.Tensor) (iterations int, ok bool, err error
 			if err := d.Sync(); err != nil {
 				return iterations, false, err
 			}
-			return iterations, false, fmt.Errorf("the update has not converged: after %d steps of conjugate gradients the residual is %.2g of the right side, "+
-				"wanted %g; it needs a higher damping, or more calibration text", iterations, c.limit*math.Sqrt(rho/limit), c.limit)
+			return iterations, false, fmt.Errorf("the update has not converged: after %d steps of conjugate gradients the residual is %.2g times what it may be; "+
+				"it needs a higher damping, a higher --tolerance, or more calibration text", iterations, math.Sqrt(rho/limit))
 		}
 		if restart {
 			d.Copy(z, p)

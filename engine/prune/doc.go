@@ -5,7 +5,7 @@
 //	threshold.go  one threshold for the whole model                                     (section 4)
 //	update.go     the weights that stay, and the predicted increase of the whole step   (section 5)
 //	exact.go      the same costs for sums of products and for joint damping
-//	refit.go      the same update for those, and for any set of single weights
+//	refit.go      the same update for those, and for any set of single weights, by spectral.go, operator.go and inverse.go
 //	elements.go   the costs of single weights, from which they are made anew at every look
 //	cheapest.go   which of them go, or which blocks of them, without sorting
 //	groups.go     the update for single weights, of a whole matrix or group by group, by the steps of conjugate.go
@@ -19,8 +19,8 @@
 //
 //	                            exact inverse   costs                updates of rows and columns; of single weights
 //	1, factors damped           G'⁻¹ ⊗ A'⁻¹     costs.go             update.go, direct; groups.go
-//	1, joint damping; 2         spectral.go     obs exact.go, obd    refit.go, conjugate gradients: with F' (operator.go), which an
-//	                                                                 inverse (inverse.go) makes short; with that inverse
-//	3 and more                  none            obd                  refit.go, with F' for both
+//	1, joint damping; 2         spectral.go     obs exact.go, obd    refit.go, conjugate gradients: with F' (operator.go), which that
+//	                                                                 inverse makes short; with the inverse alone
+//	3 and more                  none            obd                  refit.go, with F' for both, and an inverse that is near (inverse.go)
 //	2 and more, joint damping   refused
 package prune

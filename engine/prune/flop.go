@@ -31,7 +31,8 @@ func CostElementsFLOP(rows, cols int) float64 {
 }
 
 // StepsExpected is about how many steps of conjugate gradients the update of single weights takes with the usual tolerance:
-// SmolLM2's layers, half of whose weights go, take as many in the mean (update_steps in report.json).
+// SmolLM2's layers, half of whose weights go, take as many in the mean with one product (update_steps in report.json). Sums of three
+// products and more take fewer for rows and columns, and several times as many for single weights.
 const StepsExpected = 30
 
 // ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead: two inverses, and two products for

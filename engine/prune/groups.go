@@ -13,8 +13,8 @@ type Grouping struct {
 	Limit      int  // most weights of a group; a row that alone has more is a group by itself. 0: all of a matrix are one
 	Sequential bool // each group sees what the update of those before it made of its weights
 
-	// Tolerance is the residual of a solution, as a share of the right side's; of sums of three products and more, about what it may
-	// cost above the least, as a share of that. 0 = what rounding allows. Groups that are solved side by side are one system to it.
+	// Tolerance is the residual of a solution, as a share of the right side's; of sums of three products and more, an estimate of what
+	// it costs above the least, as a share of that (change). 0 = what rounding allows. Groups that are solved side by side are one system to it.
 	Tolerance float64
 }
 
@@ -309,7 +309,7 @@ func (u *elementUpdate) apply(v device.Tensor) {
 
 func (u *elementUpdate) free() { u.d.Free(u.gi, u.ai, u.ai32, u.goes, u.diagonal, u.z) }
 
-// float32Limit is the least residual for which products in float32, twice as fast on a CPU, are near enough on the way.
+// float32Limit is the least tolerance for which products in float32, twice as fast on a CPU, are near enough on the way.
 const float32Limit = 1e-4
 
 // removedSystem is [F'⁻¹y] = b on what goes, for a y that is 0 on what stays. All are R×C.

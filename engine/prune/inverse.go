@@ -30,10 +30,9 @@ func newMean(d device.Device, l Layer, products []product, rows, cols []int32, d
 		return nil, err
 	}
 	f := d.Alloc(len(rows), len(cols), device.F64)
-	unit := products[0].unit()
-	d.Gemm(true, false, 1/unit, s, t, 0, f)
+	d.Gemm(true, false, 1/products[0].unit(), s, t, 0, f)
 	d.Free(s, t)
-	return &spectral{rows: r, cols: c, unit: unit, diagonal: f}, nil
+	return &spectral{rows: r, cols: c, diagonal: f}, nil
 }
 
 // meanBasis is the basis of the eigenvectors E of Σ_k mean(diag others_k)·own_k, and the diagonals of Eᵀ own_k E, one row

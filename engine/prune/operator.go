@@ -18,6 +18,7 @@ type operator struct {
 	z      device.Tensor // R×C, to work in
 	most   int           // steps of conjugate gradients
 	limit  float64       // of their residual
+	rounds bool          // products are made in float32 on the way
 }
 
 // product is one Kronecker product of a curvature, as the factors that make it.
@@ -82,10 +83,7 @@ func (o operator) apply(x, y device.Tensor) {
 	}
 }
 
-// inFloat32 says that products in float32 are near enough on the way.
-func (o operator) inFloat32() bool { return o.limit*o.limit >= float32Limit }
-
-// rounded is apply by products in float32, of factors over their units, and what gives back its memory.
+// rounded is apply by products in float32, of factors over their units, without joint damping, and what gives back its memory.
 func (o operator) rounded() (apply func(x, y device.Tensor), free func()) {
 	d := o.dev
 	var sides [][2]device.Tensor
@@ -112,9 +110,6 @@ func (o operator) rounded() (apply func(x, y device.Tensor), free func()) {
 			right(d, half, s[1], to)
 			d.Copy(to, o.z)
 			d.Axpy(o.units[k][0]*o.units[k][1]/o.unit, o.z, y)
-		}
-		if o.lambda != 0 {
-			d.Axpy(o.lambda/o.unit, x, y)
 		}
 	}
 	return apply, func() {
@@ -162,7 +157,7 @@ func (o operator) minimise(layer string, keeps device.Tensor, precondition func(
 	d.Zero(b)
 	d.Axpy(-1, y, b)
 	c := conjugate{dev: d, most: o.most, limit: o.limit, energy: energy, apply: restricted(o.apply), precondition: precondition}
-	if o.inFloat32() {
+	if o.rounds {
 		rounded, free := o.rounded()
 		defer free()
 		c.apply, c.exact = restricted(rounded), c.apply

@@ -20,7 +20,7 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 		part := fill(d, len(rows), len(cols), 1)
 		d.Scatter(part, rows, cols, keeps)
 		d.Free(part)
-		delta, more, n, err := change(d, l, alive, damp, tolerance, w, keeps, rows, cols)
+		delta, more, n, err := change(d, l, alive, damp, tolerance, w, keeps, rows, cols, true)
 		d.Free(keeps)
 		if err != nil {
 			return err
@@ -51,13 +51,13 @@ func refitSum(d device.Device, l Layer, alive Kept, p partition, how Update, dam
 // Where F' has an exact inverse, D = −F'⁻¹Y for the Y that is 0 but on what goes, Q, and [F'⁻¹]_QQ y = w_Q there: conjugate
 // gradients with the diagonal of F'⁻¹ as preconditioner, an F'⁻¹ at every step. On factors with eigenvalues like 1/n² that takes
 // a third of the steps of the system for what stays (change), each of two thirds of the work, and a residual of 1e-2 is then
-// near the optimum, as TestTolerance prints: F'⁻¹ is large where it costs little to be wrong, F' where it costs much.
+// near the optimum, as TestTolerance prints for a layer of 40×48 (larger ones are farther from it): F'⁻¹ is large where it costs little to be wrong, F' where it costs much.
 func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damping, grouping Grouping, w, v device.Tensor) (Result, error) {
 	if len(l.terms()) > 2 {
 		keeps := fill(d, w.Rows, w.Cols, 1)
 		defer d.Free(keeps)
 		places.set(d, keeps, math.Inf(1))
-		delta, raised, iterations, err := change(d, l, alive, damp, grouping.Tolerance, w, keeps, span(0, w.Rows), span(0, w.Cols))
+		delta, raised, iterations, err := change(d, l, alive, damp, grouping.Tolerance, w, keeps, span(0, w.Rows), span(0, w.Cols), false)
 		if err == nil {
 			d.Axpy(1, delta, v)
 			d.Free(delta)
@@ -96,13 +96,15 @@ func refitMasked(d device.Device, l Layer, alive Kept, places removal, damp Damp
 }
 
 // change is D over alive rows and columns: −W where keeps is +∞, and the least of ½ vec(D)ᵀF'vec(D) where it is 1, which is
-// only at rows × cols, positions among the alive. The caller frees it.
+// only at rows × cols, positions among the alive; whole says that it is at all of them. The caller frees it.
 //
 // Conjugate gradients are preconditioned by the inverse of F' over rows × cols. For one product with joint damping and for two
 // products that is exact (spectral.go), and all of rows × cols are kept: one step, and a second one where rounding asks for it,
 // whatever the tolerance. For more products it is near it (newMean) and cut to the weights that are kept, and the steps end when
-// what it makes of the residual, about what D costs too much, is the tolerance's share of what D costs.
-func change(d device.Device, l Layer, alive Kept, damp Damping, tolerance float64, w, keeps device.Tensor, rows, cols []int32) (delta device.Tensor, raised []Raised, iterations int, err error) {
+// what it makes of the residual is the tolerance's share of what D costs. That estimates what D costs too much: on random factors with
+// eigenvalues like 1/n² it is up to 5 times too low for rows and columns, and 10 to 50 times too high for single weights. Those take
+// products in float64 all the way, for with float32 they need half as many steps again.
+func change(d device.Device, l Layer, alive Kept, damp Damping, tolerance float64, w, keeps device.Tensor, rows, cols []int32, whole bool) (delta device.Tensor, raised []Raised, iterations int, err error) {
 	products := newProducts(d, l, alive, damp)
 	r, c := at(products[0].g.index, rows), at(products[0].a.index, cols)
 	var v *spectral
@@ -120,10 +122,11 @@ func change(d device.Device, l Layer, alive Kept, damp Damping, tolerance float6
 		lambda = v.alpha * v.unit
 	}
 	o := newOperator(d, products, lambda, limit) // after the inverse, which may have raised a damping
+	o.rounds = whole && len(products) > 2 && tolerance >= float32Limit
 	part := d.Alloc(len(rows), len(cols), device.F64)
 	defer func() { d.Free(part); o.free(); v.free(d) }()
 	inverse := v.solve
-	if o.inFloat32() {
+	if o.rounds {
 		rounded, free := v.rounded(d)
 		defer free()
 		inverse = func(d device.Device, x device.Tensor) { rounded(x, x) }

@@ -12,9 +12,9 @@ import (
 //
 //	(F'/unit)⁻¹ = (K₁ ⊗ K₂) diag(T) (K₁ ⊗ K₂)ᵀ,  T_ij = 1/(α + s_i·t_j)
 //
-// unit is that of the first product, γ of its G times that of its A: what an update is does not depend on it.
+// unit is the first product's (product.unit); an update does not depend on it. With F' and G and A for what they are over their units:
 //
-// One product with joint damping, F' = G ⊗ A + λI. With G = E_G diag(s) E_Gᵀ and A = E_A diag(t) E_Aᵀ: K₁ = E_G, K₂ = E_A, α = λ, all three over their units.
+// One product with joint damping, F' = G ⊗ A + λI. With G = E_G diag(s) E_Gᵀ and A = E_A diag(t) E_Aᵀ: K₁ = E_G, K₂ = E_A, α = λ.
 //
 // Two products, F' = G₁' ⊗ A₁' + G₂ ⊗ A₂. With G₁' = L Lᵀ and the eigenvectors E and eigenvalues s of L⁻¹ G₂ L⁻ᵀ, K₁ = L⁻ᵀE makes
 // K₁ᵀG₁'K₁ = I and K₁ᵀG₂K₁ = diag(s); so for A with K₂ and t, and (K₁ ⊗ K₂)ᵀ F' (K₁ ⊗ K₂) = I + diag(s) ⊗ diag(t): α = 1. (The

@@ -42,8 +42,8 @@ type Result struct {
 //
 // That is one product with damped factors; refit.go has the others.
 //
-// tolerance is about what the solution may cost above the least, as a share of that, where conjugate gradients find it: for sums of three
-// products and more. 0 = what rounding allows.
+// tolerance, which sums of three products and more need, is an estimate of what the solution costs above the least, as a share of
+// that (change). 0 = what rounding allows.
 func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping, tolerance float64) (Result, error) {
 	p := newPartition(alive, kept)
 	if len(p.q) == 0 && len(p.u) == 0 { // the step is zero, and so is what it costs

@@ -120,7 +120,7 @@ type Shot struct {
 	LossesAfter []TextLoss `json:"held_out_losses_after,omitempty"` // held-out losses after the shot by text, where they have names
 
 	DampingsRaised []Damping          `json:"dampings_raised"`
-	UpdateSteps    *Steps             `json:"update_steps,omitempty"` // nil where nothing was solved for in steps
+	UpdateSteps    *Steps             `json:"update_steps,omitempty"` // of conjugate gradients; nil where there were none
 	Seconds        map[string]float64 `json:"seconds"`                // by stage: curvature, costs, threshold, update, lora, check, journal
 	PeakBytes      int64              `json:"peak_bytes"`             // resident, of the process up to here
 }
@@ -143,7 +143,7 @@ type LoraRound struct {
 	LeftOut    []string `json:"layers_left_out,omitempty"` // that have no weight left
 }
 
-// Steps are how many steps of conjugate gradients the update of a layer's single weights took, by layers. Many are the sign of
+// Steps are how many steps of conjugate gradients the update of a layer took, by layers. Many are the sign of
 // factors that are near singular.
 type Steps struct {
 	Mean float64 `json:"mean"`
