@@ -233,11 +233,23 @@ func (r *run) heldOut(ctx context.Context, stage string) (float64, []report.Text
 	r.watcher.Stage(stage, len(r.heldOutWindows))
 	losses, err := meanLosses(ctx, r.model, r.heldOutWindows, r.options.Batch, "held-out window", r.watcher.Step)
 	r.model.Release()
+	if bad := (*model.NonFiniteLoss)(nil); errors.As(err, &bad) && r.options.Lora {
+		err = fmt.Errorf("%w; if it did not before the corrections, lower --lora-rate", err)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
 	return mean(losses), r.inputs.lossesByText(losses), nil
 }
+
+// overflowError names the window whose loss is not finite.
+type overflowError struct {
+	sentence string
+	err      *model.NonFiniteLoss
+}
+
+func (e *overflowError) Error() string { return e.sentence }
+func (e *overflowError) Unwrap() error { return e.err }
 
 // meanLosses are the mean losses of windows, batch after batch. what names a window in an error.
 func meanLosses(ctx context.Context, m *model.Model, windows [][]int32, batch int, what string, step func(int)) ([]float64, error) {
@@ -250,7 +262,7 @@ func meanLosses(ctx context.Context, m *model.Model, windows [][]int32, batch in
 		if err != nil {
 			var bad *model.NonFiniteLoss
 			if errors.As(err, &bad) {
-				return nil, fmt.Errorf("the loss of %s %d is %v: the model overflows there", what, i+bad.Sequence, bad.Loss)
+				return nil, &overflowError{fmt.Sprintf("the loss of %s %d is %v: the model overflows there", what, i+bad.Sequence, bad.Loss), bad}
 			}
 			return nil, fmt.Errorf("%ss %d to %d: %w", what, i, min(i+batch, len(windows))-1, err)
 		}

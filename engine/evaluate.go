@@ -2,11 +2,14 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"surgeon/engine/device"
 	"surgeon/engine/model"
@@ -81,7 +84,10 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 		return e, err
 	}
 	defer m.Free()
-	made, _ := report.Read(filepath.Join(o.Model, reportName)) // nil where the model is not one of ours
+	made, unread := report.Read(filepath.Join(o.Model, reportName)) // nil where the model is not one of ours
+	if unread != nil && !errors.Is(unread, fs.ErrNotExist) && !errors.Is(unread, syscall.ENOTDIR) {
+		w.Warn(fmt.Sprintf("whether the model was pruned with this text is not known: %v", unread))
+	}
 	for i := range in.texts {
 		p, err := in.perplexity(ctx, m, &in.texts[i], o.Model, o.Windows, windows.Batch, w)
 		if err != nil {
@@ -128,8 +134,10 @@ func (o *EvalOptions) Check() error {
 		return refuse("--results %s is for the results of tasks, and none is given; add --tasks or leave it out", o.Results)
 	case o.Length != 0 && o.Length < 2:
 		return refuse("--length is %d; a window needs at least 2 tokens to have a next one", o.Length)
-	case o.Batch < 0 || o.Windows < 0:
-		return refuse("--batch is %d and --windows is %d; neither can be negative", o.Batch, o.Windows)
+	case o.Batch < 0:
+		return refuse("--batch is %d; it cannot be negative", o.Batch)
+	case o.Windows < 0:
+		return refuse("--windows is %d; it cannot be negative", o.Windows)
 	case o.TextSkip < 0 || o.TextLimit < 0:
 		return refuse("--text-skip is %d and --text-limit is %d; neither can be negative", o.TextSkip, o.TextLimit)
 	}

@@ -37,7 +37,10 @@ func (o *Options) checkWriteAt() error {
 	if len(o.WriteAt) > 0 && o.Lora && o.LoraEpochs > 0 {
 		return refuse("--write-at with --lora-epochs %d: the last round comes after the last shot, and the models on the way would go without it; leave one of them out", o.LoraEpochs)
 	}
-	for _, share := range o.WriteAt {
+	for i, share := range o.WriteAt {
+		if slices.Contains(o.WriteAt[:i], share) {
+			return refuse("--write-at names %v twice", share)
+		}
 		if o.shotAt(share) > 0 {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"surgeon/engine/curvature"
@@ -91,6 +92,12 @@ func (e *RequestError) Unwrap() error { return e.Err }
 // refuse makes a RequestError.
 func refuse(format string, args ...any) error { return &RequestError{fmt.Errorf(format, args...)} }
 
+// KeepsWork says that the work directory stays when the run is done. It is known of Checked options.
+func (o Options) KeepsWork() bool { return o.KeepShots || o.workNamed }
+
+// mostShots is far more than anyone has the time for.
+const mostShots = 10000
+
 // defaultLength is the window length where none is asked for, in tokens: the paper's.
 const defaultLength = 2048
 
@@ -129,6 +136,8 @@ func (o *Options) check() error {
 		return refuse("--target is %v; --structure %v removes %v of the weights at most", o.Target, o.Structure, o.Structure.Share())
 	case o.Shots < 1:
 		return refuse("--shots is %d; at least 1 is needed", o.Shots)
+	case o.Shots > mostShots:
+		return refuse("--shots is %d; at most %d make sense, for each of them measures the curvature anew", o.Shots, mostShots)
 	case !(o.StepLimit > 0 && o.StepLimit <= 1):
 		return refuse("--step-limit is %v; it must lie above 0 and at most at 1", o.StepLimit)
 	case o.Samples < 1:
@@ -157,6 +166,8 @@ func (o *Options) check() error {
 		return refuse("--text-skip is %d and --text-limit is %d; neither can be negative", o.TextSkip, o.TextLimit)
 	case o.Output == "":
 		return refuse("no output directory is named; add -o DIR")
+	case slices.Contains([]string{".", "..", "/"}, filepath.Clean(o.Output)):
+		return refuse("-o %s is a directory that is there; name one that is not, beside it or in it", o.Output)
 	}
 	o.fill()
 	if err := o.checkNames(); err != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -106,7 +107,11 @@ func (o *Options) applyPreset() error {
 			}
 			continue
 		}
-		if want, got := value(o).Interface(), value(&asked).Interface(); !reflect.DeepEqual(want, got) {
+		want, got := value(o).Interface(), value(&asked).Interface()
+		if f, ok := got.(float64); ok && math.IsNaN(f) { // which differs from itself, and is refused later
+			continue
+		}
+		if !reflect.DeepEqual(want, got) {
 			return refuse("--preset %s stands for --%s %v; --%s %v contradicts it", o.Preset, name, want, name, got)
 		}
 	}

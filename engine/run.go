@@ -8,9 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"slices"
 	"time"
 
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/checkpoint/safetensors"
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
@@ -41,6 +44,13 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	}
 	if err := o.checkOutputs(""); err != nil {
 		return nil, err
+	}
+	if _, err := os.Lstat(o.Work); errors.Is(err, fs.ErrNotExist) {
+		if err := checkpoint.MayWrite(o.Work, o.Model, false); err != nil {
+			return nil, refuse("--work %s: %w", o.Work, err)
+		}
+	} else if err != nil {
+		return nil, refuse("--work: %w", err)
 	}
 	in, err := openModel(o.Model)
 	if err != nil {
@@ -352,7 +362,7 @@ func (r *run) close() {
 
 // removeWork removes the work directory of a complete run, unless it was asked for.
 func (r *run) removeWork() error {
-	if r.options.KeepShots || r.options.workNamed {
+	if r.options.KeepsWork() {
 		return nil
 	}
 	j := r.journal

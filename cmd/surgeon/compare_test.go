@@ -168,8 +168,8 @@ func TestCompare(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"compare"}, "surgeon: comparing takes two or more runs; the number of directories given is 0\n"},
-		{[]string{"compare", "en"}, "surgeon: comparing takes two or more runs; the number of directories given is 1\n"},
+		{[]string{"compare"}, "surgeon: comparing takes two or more runs; 0 given\n"},
+		{[]string{"compare", "en"}, "surgeon: comparing takes two or more runs; 1 given\n"},
 		{[]string{"compare", "en", "model"}, "surgeon: model has no report.json, so it was not written by surgeon prune; only its weights can be compared, with --masks\n"},
 		{[]string{"compare", "--masks", "en", "empty"}, "surgeon: opening model empty: a model directory has a config.json: open empty/config.json: no such file or directory\n"},
 		{[]string{"compare", "en", "text.txt"}, "surgeon: text.txt is a file; a directory that surgeon prune has written is expected\n"},

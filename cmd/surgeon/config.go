@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 	"github.com/goccy/go-yaml"
@@ -54,6 +55,9 @@ func readYAML(path, expected string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, configBytesMax+1))
 	if err == nil && len(data) > configBytesMax {
 		err = fmt.Errorf("%s is longer than %d bytes; a YAML file with %s is expected", path, configBytesMax, expected)
+	}
+	if err == nil && (!utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0) {
+		err = fmt.Errorf("%s is no text; a YAML file with %s is expected", path, expected)
 	}
 	return bytes.TrimPrefix(data, []byte("\ufeff")), err // of editors that begin every file with it
 }

@@ -99,6 +99,11 @@ func TestConfigRefuses(t *testing.T) {
 			t.Errorf("%q: no caret in %q", c.yaml, source)
 		}
 	}
+	path := t.TempDir() + "/run.yaml"
+	writeFile(t, path, "shots: \x00\x1b[2J")
+	if _, err := readConfig(path); err == nil || err.Error() != path+" is no text; a YAML file with the options of a run is expected" {
+		t.Errorf("a binary file: %q", err)
+	}
 	for _, empty := range []string{"", "\n", "# nothing\n", "---\n"} {
 		if values, err := parseConfig([]byte(empty)); err != nil || len(values) != 0 {
 			t.Errorf("%q: %v, %v", empty, values, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"math"
@@ -9,18 +10,22 @@ import (
 	"surgeon/engine/report"
 )
 
-// beatEvery is how often --verbose tells how far a long stage has come.
-const beatEvery = 10 * time.Second
+// How often a line tells how far a long stage has come: always, and with --verbose.
+const (
+	tellEvery = 5 * time.Minute
+	beatEvery = 10 * time.Second
+)
 
-// lines shows a run as log lines: one when a stage begins and one when it ends, one per shot, none per window.
+// lines shows a run as log lines: one when a stage begins and one when it ends, one per shot, none per window; and one every tellEvery.
 type lines struct {
 	log      *slog.Logger
 	now      func() time.Time
 	schedule schedule
 
-	stage       string // "" between stages
-	steps       int
-	began, beat time.Time
+	stage string // "" between stages
+	steps int
+
+	began, beat, told time.Time
 }
 
 func newLines(out io.Writer, c common, shots int, now func() time.Time) *lines {
@@ -40,7 +45,8 @@ func newLines(out io.Writer, c common, shots int, now func() time.Time) *lines {
 
 func (l *lines) Stage(name string, steps int) {
 	l.End()
-	l.stage, l.steps, l.began, l.beat = name, steps, l.now(), l.now()
+	l.stage, l.steps = name, steps
+	l.began, l.beat, l.told = l.now(), l.now(), l.now()
 	if steps > 0 {
 		l.log.Info("begin", "stage", name, "steps", steps)
 	} else {
@@ -53,8 +59,12 @@ func (l *lines) Step(done int) {
 		return
 	}
 	l.beat = l.now()
+	level := slog.LevelDebug
+	if l.now().Sub(l.told) >= tellEvery {
+		l.told, level = l.now(), slog.LevelInfo
+	}
 	elapsed := l.now().Sub(l.began).Seconds()
-	l.log.Debug("progress", "stage", l.stage, "done", done, "steps", l.steps, "per_second", short(float64(done)/elapsed))
+	l.log.Log(context.Background(), level, "progress", "stage", l.stage, "done", done, "steps", l.steps, "per_second", short(float64(done)/elapsed))
 }
 
 func (l *lines) Say(sentence string)  { l.log.Info(sentence) }

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -147,6 +148,10 @@ func (s *session) print(result string) error {
 	return nil
 }
 
+// oneSignal is how long after the first signal another one is taken for the same: programs like timeout send it to the process
+// and to its group.
+const oneSignal = 500 * time.Millisecond
+
 // stopOnSignal cancels at the first SIGINT or SIGTERM and ends the process at the second. What a run had saved is as safe
 // from that as from a power cut. The returned function gives the signals back.
 func (s *session) stopOnSignal(cancel context.CancelCauseFunc) func() {
@@ -154,15 +159,20 @@ func (s *session) stopOnSignal(cancel context.CancelCauseFunc) func() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	done := make(chan struct{})
 	go func() {
-		for n := 0; ; n++ {
+		var first time.Time
+		for {
 			select {
 			case <-done:
 				return
 			case sig := <-signals:
-				if n > 0 {
+				if !first.IsZero() && time.Since(first) < oneSignal {
+					continue
+				}
+				if !first.IsZero() {
 					fmt.Fprintf(s.stderr, "\nsurgeon: stopped at once by a second %v; give the same command again to go on after the last complete shot\n", signalName(sig))
 					os.Exit(exitStopped)
 				}
+				first = time.Now()
 				cancel(&stopError{signal: signalName(sig)})
 			}
 		}
@@ -199,10 +209,16 @@ func isNegativeNumber(s string) bool {
 	return len(s) > 1 && s[0] == '-' && (s[1] >= '0' && s[1] <= '9' || s[1] == '.')
 }
 
+// mostThreads may be asked for on any machine; the runtime ends the process at some thousands.
+const mostThreads = 1024
+
 // useThreads lets the program work on n cores, 0 for all, until it ends.
 func (s *session) useThreads(n int) error {
 	if n < 0 {
 		return refuse("--threads is %d; it is a number of cores, 0 for all", n)
+	}
+	if n > mostThreads && n > runtime.NumCPU() {
+		return refuse("--threads is %d; this machine has %s", n, counted(runtime.NumCPU(), "core"))
 	}
 	if n > 0 {
 		before := runtime.GOMAXPROCS(n)

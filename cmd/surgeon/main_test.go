@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -179,6 +180,12 @@ func TestWrongRequests(t *testing.T) {
 		{pruneArgs("--shots", "0"), "surgeon: --shots is 0; at least 1 is needed"},
 		{pruneArgs("--rank-by", "x"), `surgeon: --rank-by: "x" is none of cost, cost-per-weight; see surgeon prune --help`},
 		{pruneArgs("--threads", "-1"), "surgeon: --threads is -1; it is a number of cores, 0 for all"},
+		{pruneArgs("--threads", "1000000"), fmt.Sprintf("surgeon: --threads is 1000000; this machine has %s", counted(runtime.NumCPU(), "core"))},
+		{pruneArgs("--shots", "1000000"), "surgeon: --shots is 1000000; at most 10000 make sense, for each of them measures the curvature anew"},
+		{pruneArgs("--shots", "3", "--write-at", "0.1,0.1"), "surgeon: --write-at names 0.1 twice"},
+		{pruneArgs("--preset", "magnitude", "--target", "NaN"), "surgeon: --target is NaN; it is the share of weights to remove and must lie between 0 and 1, for example 0.3"},
+		{pruneArgs("-o", "."), "surgeon: -o . is a directory that is there; name one that is not, beside it or in it"},
+		{pruneArgs("--work", "text.txt/work", "--dry-run"), "surgeon: --work: lstat text.txt/work: not a directory"},
 		{pruneArgs("--device", "gpu"), `surgeon: --device is "gpu"; cpu, cuda:N or auto is expected`},
 		{pruneArgs("--device", "cpu", "--gpu-memory", "40GB"), "surgeon: --gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is"},
 		{pruneArgs("--gpu-memory", "40G"), `surgeon: --gpu-memory is "40G"; the unit g is none of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB`},
@@ -191,8 +198,8 @@ func TestWrongRequests(t *testing.T) {
 		{[]string{"prune", "--text", "text.txt", "--target", "0.3", "-o", "out"}, "surgeon: no model is named; give a Hugging Face directory or a GGUF file"},
 		{[]string{"prune", "model", "--text", "text.txt", "--target", "0.3"}, "surgeon: no output directory is named; add -o DIR"},
 		{[]string{"prune", "nowhere", "--text", "text.txt", "--target", "0.3", "-o", "out"}, "surgeon: opening model: stat nowhere: no such file or directory; a Hugging Face directory or a GGUF file on this machine is expected, nothing is downloaded"},
-		{[]string{"prune", "model", "--text", "nowhere.txt", "--target", "0.3", "-o", "out"}, "surgeon: corpus: stat nowhere.txt: no such file or directory"},
-		{[]string{"prune", "model", "--text", "empty.txt", "--target", "0.3", "-o", "out"}, "surgeon: corpus: there is no text in empty.txt"},
+		{[]string{"prune", "model", "--text", "nowhere.txt", "--target", "0.3", "-o", "out"}, "surgeon: text: stat nowhere.txt: no such file or directory"},
+		{[]string{"prune", "model", "--text", "empty.txt", "--target", "0.3", "-o", "out"}, "surgeon: text: there is no text in empty.txt"},
 		{[]string{"prune", "unknown", "--text", "text.txt", "--target", "0.3", "-o", "out"},
 			`surgeon: opening model unknown: config.json: model_type "gpt9" is not supported; supported are llama, mistral, opt, qwen2, qwen3`},
 		{[]string{"prune", "cut", "--text", "text.txt", "--target", "0.3", "-o", "out"},

@@ -53,7 +53,11 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 	}
 	planText(&b, p, dev.Memory(), report.ThisMachine("").MemoryBytes, o.Shots)
 	if dry {
-		fmt.Fprintf(&b, "\nEverything is in order, and nothing was written. The run would write %s, and keep its shots in %s until it is done.\n", strings.Join(o.Outputs(), ", "), o.Work)
+		until := " until it is done"
+		if o.KeepsWork() {
+			until = ""
+		}
+		fmt.Fprintf(&b, "\nEverything is in order, and nothing was written. The run would write %s, and keep its shots in %s%s.\n", strings.Join(o.Outputs(), ", "), o.Work, until)
 	}
 	return s.print(b.String())
 }

@@ -140,6 +140,21 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// What would be caught: a log that says nothing for as long as a stage takes.
+func TestLinesOfLongStages(t *testing.T) {
+	c := &clock{t: time.Unix(0, 0)}
+	var out bytes.Buffer
+	l := newLines(&out, common{}, 0, c.now)
+	l.Stage("long", 3600)
+	for i := range 3600 {
+		c.advance(time.Second)
+		l.Step(i + 1)
+	}
+	if n := strings.Count(out.String(), "msg=progress"); n != 12 || !strings.Contains(out.String(), "done=300 steps=3600 per_second=1") {
+		t.Errorf("a stage of an hour is told of %d times, want 12:\n%s", n, &out)
+	}
+}
+
 // What would be caught: times that no one can read.
 func TestSpell(t *testing.T) {
 	for d, want := range map[time.Duration]string{

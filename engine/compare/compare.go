@@ -67,7 +67,7 @@ const All = "all"
 // run has written.
 func Open(dirs []string, optional bool) ([]Run, error) {
 	if len(dirs) < 2 {
-		return nil, fmt.Errorf("comparing takes two or more runs; the number of directories given is %d", len(dirs))
+		return nil, fmt.Errorf("comparing takes two or more runs; %d given", len(dirs))
 	}
 	var runs []Run
 	for _, dir := range dirs {

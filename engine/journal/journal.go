@@ -229,9 +229,9 @@ func (j *Journal) warn(format string, args ...any) {
 	j.warnings = append(j.warnings, fmt.Sprintf(format, args...))
 }
 
-// advise adds to an error about a full disk how to go on.
+// advise adds to an error about a full disk, or a limit to the size of files, how to go on.
 func (j *Journal) advise(err error) error {
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if !slices.ContainsFunc([]error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG}, func(e error) bool { return errors.Is(err, e) }) {
 		return err
 	}
 	from := "from the dense model"
