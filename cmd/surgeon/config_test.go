@@ -101,7 +101,7 @@ func TestConfigRefuses(t *testing.T) {
 	}
 	path := t.TempDir() + "/run.yaml"
 	writeFile(t, path, "shots: \x00\x1b[2J")
-	if _, err := readConfig(path); err == nil || err.Error() != path+" is no text; a YAML file with the options of a run is expected" {
+	if _, err := readConfig(path); err == nil || err.Error() != "--config: "+path+" is no text; a YAML file with the options of a run is expected" {
 		t.Errorf("a binary file: %q", err)
 	}
 	for _, empty := range []string{"", "\n", "# nothing\n", "---\n"} {
