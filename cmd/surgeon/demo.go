@@ -107,7 +107,7 @@ func readAgain(s *session, dev device.Device, o engine.Options, result *report.R
 	var b strings.Builder
 	f := result.Final
 	fmt.Fprintf(&b, "\nRemoved: %s of the weights in the blocks, %s of the whole model.\n\n", report.Percent(f.Sparsity), report.Percent(f.Reduction))
-	fmt.Fprintf(&b, "Perplexity on a text that was not used, %s of %d tokens:\n\n", counted(dense.Windows, "window"), dense.Length)
+	fmt.Fprintf(&b, "Perplexity on a text that was not used, %s of %d tokens:\n\n", report.Counted(dense.Windows, "window"), dense.Length)
 	for _, row := range []struct {
 		of string
 		e  report.Evaluation

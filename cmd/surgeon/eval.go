@@ -94,14 +94,7 @@ func perplexityText(e report.Evaluation) string {
 		flattered = " This is calibration text: it flatters the pruned model."
 	}
 	return fmt.Sprintf("Perplexity %.4f on %s, %s of %d tokens (loss %.6f nats, %.4f bits per token).%s",
-		e.Perplexity, e.Text, counted(e.Windows, "window"), e.Length, e.Loss, e.Bits, flattered)
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+		e.Perplexity, e.Text, report.Counted(e.Windows, "window"), e.Length, e.Loss, e.Bits, flattered)
 }
 
 // stopwatch measures the stages that it hears of.

@@ -31,6 +31,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"surgeon/engine"
+	"surgeon/engine/report"
 )
 
 const (
@@ -218,7 +219,7 @@ func (s *session) useThreads(n int) error {
 		return refuse("--threads is %d; it is a number of cores, 0 for all", n)
 	}
 	if n > mostThreads && n > runtime.NumCPU() {
-		return refuse("--threads is %d; this machine has %s", n, counted(runtime.NumCPU(), "core"))
+		return refuse("--threads is %d; this machine has %s", n, report.Counted(runtime.NumCPU(), "core"))
 	}
 	if n > 0 {
 		before := runtime.GOMAXPROCS(n)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"surgeon/engine/report"
 	"testing"
 )
 
@@ -180,7 +181,7 @@ func TestWrongRequests(t *testing.T) {
 		{pruneArgs("--shots", "0"), "surgeon: --shots is 0; at least 1 is needed"},
 		{pruneArgs("--rank-by", "x"), `surgeon: --rank-by: "x" is none of cost, cost-per-weight; see surgeon prune --help`},
 		{pruneArgs("--threads", "-1"), "surgeon: --threads is -1; it is a number of cores, 0 for all"},
-		{pruneArgs("--threads", "1000000"), fmt.Sprintf("surgeon: --threads is 1000000; this machine has %s", counted(runtime.NumCPU(), "core"))},
+		{pruneArgs("--threads", "1000000"), fmt.Sprintf("surgeon: --threads is 1000000; this machine has %s", report.Counted(runtime.NumCPU(), "core"))},
 		{pruneArgs("--shots", "1000000"), "surgeon: --shots is 1000000; at most 10000 make sense, for each of them measures the curvature anew"},
 		{pruneArgs("--shots", "3", "--write-at", "0.1,0.1"), "surgeon: --write-at names 0.1 twice"},
 		{pruneArgs("--preset", "magnitude", "--target", "NaN"), "surgeon: --target is NaN; it is the share of weights to remove and must lie between 0 and 1, for example 0.3"},

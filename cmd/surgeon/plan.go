@@ -65,9 +65,9 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 // planText writes the plan for a device of memory m in a machine with so many bytes of main memory, 0 where that is not known.
 func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, machine int64, shots int) {
 	fmt.Fprintf(b, "%s, %s and %d held out, of %d tokens, %d at one time, on %s\n\n",
-		counted(shots, "shot"), counted(p.Windows, "window"), p.HeldOut, p.Length, p.Batch, p.Device)
+		report.Counted(shots, "shot"), report.Counted(p.Windows, "window"), p.HeldOut, p.Length, p.Batch, p.Device)
 	for _, t := range p.Texts {
-		fmt.Fprintf(b, "  %s: %s and %d held out\n", t.Name, counted(t.Windows, "window"), t.HeldOut)
+		fmt.Fprintf(b, "  %s: %s and %d held out\n", t.Name, report.Counted(t.Windows, "window"), t.HeldOut)
 	}
 	if len(p.Texts) > 0 {
 		fmt.Fprintln(b)

@@ -90,10 +90,10 @@ func summary(r *report.Report, output string) string {
 		fmt.Fprintf(&b, "Stopped early: %s.\n", f.StoppedEarly)
 	}
 	fmt.Fprintf(&b, "Loss on %s of %d tokens: %.4f before, %.4f after, in nats per token; perplexity there %.2f and %.2f.\n",
-		counted(r.Data.HeldOut, "held-out window"), r.Data.Length, r.Dense.HeldOutLoss, f.HeldOutLoss, math.Exp(r.Dense.HeldOutLoss), math.Exp(f.HeldOutLoss))
+		report.Counted(r.Data.HeldOut, "held-out window"), r.Data.Length, r.Dense.HeldOutLoss, f.HeldOutLoss, math.Exp(r.Dense.HeldOutLoss), math.Exp(f.HeldOutLoss))
 	for i, t := range r.Data.Texts {
 		before, after := r.Dense.HeldOutLosses[i].Loss, f.HeldOutLosses[i].Loss
-		fmt.Fprintf(&b, "  %s, %s of them: %.4f before, %.4f after; perplexity %.2f and %.2f.\n", t.Name, counted(t.HeldOut, "window"), before, after, math.Exp(before), math.Exp(after))
+		fmt.Fprintf(&b, "  %s, %s of them: %.4f before, %.4f after; perplexity %.2f and %.2f.\n", t.Name, report.Counted(t.HeldOut, "window"), before, after, math.Exp(before), math.Exp(after))
 	}
 	for _, e := range r.Evaluations {
 		of := e.Of + " model"

@@ -71,8 +71,8 @@ func (r *Report) cardSize(b *bytes.Buffer) {
 
 func (r *Report) cardQuality(b *bytes.Buffer) {
 	b.WriteString("## Quality\n\n")
-	fmt.Fprintf(b, "Mean loss on %d windows of %d tokens held out of the calibration text, in nats per token: %.4f before, %.4f after.\n\n",
-		r.Data.HeldOut, r.Data.Length, r.Dense.HeldOutLoss, r.Final.HeldOutLoss)
+	fmt.Fprintf(b, "Mean loss on %s of %d tokens held out of the calibration text, in nats per token: %.4f before, %.4f after.\n\n",
+		Counted(r.Data.HeldOut, "window"), r.Data.Length, r.Dense.HeldOutLoss, r.Final.HeldOutLoss)
 	r.cardTexts(b)
 	if len(r.Evaluations) == 0 {
 		b.WriteString("No perplexity on other text was measured.\n\n")
@@ -161,7 +161,7 @@ func (r *Report) cardShots(b *bytes.Buffer) {
 }
 
 func (r *Report) cardData(b *bytes.Buffer) {
-	fmt.Fprintf(b, "## Data\n\nCalibrated on %d windows of %d tokens, drawn from %s tokens of\n\n", r.Data.Windows, r.Data.Length, thousands(r.Data.Tokens))
+	fmt.Fprintf(b, "## Data\n\nCalibrated on %s of %d tokens, drawn from %s tokens of\n\n", Counted(r.Data.Windows, "window"), r.Data.Length, thousands(r.Data.Tokens))
 	for _, f := range r.Data.Files {
 		of := ""
 		if f.Text != "" {
@@ -285,3 +285,11 @@ func ShellWords(words []string) string {
 
 // ShellQuote is a word in single quotes, for sh, bash and zsh.
 func ShellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// Counted is a number of things, in words: "1 window", "2 windows".
+func Counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
