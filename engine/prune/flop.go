@@ -31,8 +31,8 @@ func CostElementsFLOP(rows, cols int) float64 {
 }
 
 // StepsExpected is about how many steps of conjugate gradients the update of single weights takes with the usual tolerance:
-// SmolLM2's layers, half of whose weights go, take as many in the mean with one product (update_steps in report.json). Sums of three
-// products and more take fewer for rows and columns, and several times as many for single weights.
+// SmolLM2's layers, half of whose weights go, take as many in the mean with one product (update_steps in report.json), and single weights of
+// three products with a damping of 1 about as many. With less damping those take more, rows and columns fewer.
 const StepsExpected = 30
 
 // ApplyElementsFLOP is the arithmetic of ApplyElements for a layer of which nothing is dead: two inverses, and two products for
