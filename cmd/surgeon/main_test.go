@@ -10,8 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"surgeon/engine/report"
 	"testing"
+
+	"surgeon/engine/report"
 )
 
 // TestMain lets this test binary stand for the program, for tests that need a process of its own.

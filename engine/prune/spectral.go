@@ -24,7 +24,7 @@ import (
 type spectral struct {
 	rows, cols basis
 	alpha      float64
-	unit       float64
+	unit       float64       // of an exact inverse
 	diagonal   device.Tensor // R×C, what stands for α + s_i·t_j where F' is not diagonal in the basis (newMean)
 	raised     []Raised
 }
@@ -209,7 +209,8 @@ const (
 	roundings = 64
 )
 
-// relativeBasis is K with KᵀXK = unit·I and KᵀYK = unit·diag(values), unit that of X, for the factors X' of the first product and Y of the second.
+// relativeBasis is K with KᵀX'K = unit·I and KᵀYK = unit·diag(values) for the factors X' of the first product and Y of the second;
+// unit is that of X.
 //
 // Y is positive semi-definite, so values are not negative but for rounding, and become 0 where that explains it. A value is
 // k_iᵀYk_i/unit for column i of K, so that
