@@ -158,8 +158,8 @@ func (d *Device) ints(op string, at unsafe.Pointer, n int) []int32 {
 	return x
 }
 
-// CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹. A few systems, and those of several right sides, go to cuBLAS one after the
-// other; many of one right side, which is the same on either side, are solved side by side by a kernel of our own, solve.cu.
+// CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹. A few systems, and those of several right sides, are solved one after the
+// other by cuBLAS's products, triangle.cpp; many of one right side, which is the same on either side, are solved side by side by a kernel of our own, solve.cu.
 // The pairs of one call have one type.
 func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	device.CheckCholeskySolve(side, ls, bs)
@@ -174,9 +174,11 @@ func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 			single = append(single, C.surgeon_system{n: n, l: lt, b: bt})
 			continue
 		}
+		scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_solve_scratch(n, others)))
 		d.run("CholeskySolve", func() C.int {
-			return C.surgeon_cholesky_solve(d.library.handle, flag(side == device.Right), n, others, (*C.double)(lt), (*C.double)(bt))
+			return C.surgeon_cholesky_solve(d.library.handle, flag(side == device.Right), n, others, (*C.double)(lt), (*C.double)(bt), (*C.double)(scratch), d.queue())
 		})
+		free()
 	}
 	if len(single) > 0 {
 		largest := C.int64_t(0)
@@ -190,23 +192,15 @@ func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	}
 }
 
-// inverseColumns is how many columns of an inverse are made at a time. A block of them costs n² FLOP a column where the
-// triangle at its top needs less, about a fifth more in all for n = 4096; narrower ones keep the GPU less busy.
-const inverseColumns = 512
-
 // CholeskyInverseDiag is d_i ← [(l·lᵀ)⁻¹]_ii.
 func (d *Device) CholeskyInverseDiag(ls, diags []device.Tensor) {
 	device.CheckCholeskyInverseDiag(ls, diags)
 	for i, l := range ls {
-		lt, dt := (*C.double)(d.at(l)), (*C.double)(d.at(diags[i]))
-		n := l.Rows
-		w := min(n, inverseColumns)
-		work, free := d.scratch(8 * int64(n*w+int(C.surgeon_squares_partials(C.int64_t(n), C.int64_t(w)))))
-		for j := 0; j < n; j += inverseColumns {
-			d.run("CholeskyInverseDiag", func() C.int {
-				return C.surgeon_cholesky_inverse_diagonal(d.library.handle, C.int64_t(n), C.int64_t(j), C.int64_t(min(n, j+inverseColumns)), lt, (*C.double)(work), dt, d.queue())
-			})
-		}
+		lt, to, n := (*C.double)(d.at(l)), (*C.double)(d.at(diags[i])), C.int64_t(l.Rows)
+		scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_inverse_scratch(n)))
+		d.run("CholeskyInverseDiag", func() C.int {
+			return C.surgeon_cholesky_inverse_diagonal(d.library.handle, n, lt, to, (*C.double)(scratch), d.queue())
+		})
 		free()
 	}
 }

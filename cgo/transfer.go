@@ -6,6 +6,8 @@ package cuda
 import "C"
 
 import (
+	"runtime"
+	"sync"
 	"unsafe"
 
 	"gorgonia.org/cu"
@@ -88,6 +90,22 @@ func (d *Device) closeTransfers() {
 // slotBytesOf sees a slot as Go bytes.
 func slotBytesOf(s *slot, n int) []byte { return unsafe.Slice((*byte)(s.host), n) }
 
+// copyBytes is dst ← src, by several cores where there is much of it: one alone is slower than the bus to the GPU.
+func copyBytes(dst, src []byte) {
+	const least, most = 1 << 20, 8 // bytes that are worth a core; cores
+	cores := min(len(src)/least, runtime.GOMAXPROCS(0), most)
+	if cores < 2 {
+		copy(dst, src)
+		return
+	}
+	var wait sync.WaitGroup
+	for core := range cores {
+		i, j := len(src)*core/cores, len(src)*(core+1)/cores
+		wait.Go(func() { copy(dst[i:j], src[i:j]) })
+	}
+	wait.Wait()
+}
+
 // turn is the slot whose turn it is, once it is free.
 func (d *Device) turn(op string) *slot {
 	s := &d.transfers.slots[d.transfers.next]
@@ -101,7 +119,7 @@ func (d *Device) toDevice(op string, src []byte, dst cu.DevicePtr) {
 	for len(src) > 0 && d.err == nil {
 		n := min(len(src), slotBytes)
 		s := d.turn(op)
-		copy(slotBytesOf(s, n), src[:n])
+		copyBytes(slotBytesOf(s, n), src[:n])
 		d.do(op, func() error {
 			if err := cu.MemcpyHtoDAsync(dst, s.host, int64(n), d.stream); err != nil {
 				return err
@@ -120,7 +138,7 @@ func (d *Device) toHost(op string, src cu.DevicePtr, dst []byte) {
 		if waiting != nil {
 			d.do(op, waiting.done.Synchronize)
 			if d.err == nil {
-				copy(to, slotBytesOf(waiting, len(to)))
+				copyBytes(to, slotBytesOf(waiting, len(to)))
 			}
 		}
 	}

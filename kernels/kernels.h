@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 10
+#define SURGEON_INTERFACE 11
 
 #ifdef __cplusplus
 extern "C" {
@@ -128,10 +128,23 @@ int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int
 /* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
 int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes);
 int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);
-/* b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. */
-int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b);
-/* d_j ← [(l·lᵀ)⁻¹]_jj for j0 ≤ j < j1. scratch has room for (n−j0)·(j1−j0) numbers and surgeon_squares_partials(n−j0, j1−j0) more. */
-int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, int64_t j0, int64_t j1, const double *l, double *scratch, double *d, void *stream);
+/* triangle.cpp: float64, by products of cuBLAS. b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. scratch has
+ * room for so many numbers. */
+int64_t surgeon_cholesky_solve_scratch(int64_t n, int64_t m);
+int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b, double *scratch, void *stream);
+/* d_j ← [(l·lᵀ)⁻¹]_jj */
+int64_t surgeon_cholesky_inverse_scratch(int64_t n);
+int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, const double *l, double *d, double *scratch, void *stream);
+
+/* invert.cu: the inverses of the blocks of SURGEON_TRIANGLE_BASE rows on the diagonal of l, each where it stands in the inverse of the block of
+ * SURGEON_TRIANGLE_BLOCK rows that it is in, of which zero is the rest. Such a block has as many columns, and the next follows it. The
+ * emulated device has smaller ones, so that small matrices have several. */
+#ifdef SURGEON_EMU
+enum { SURGEON_TRIANGLE_BASE = 4, SURGEON_TRIANGLE_BLOCK = 16 };
+#else
+enum { SURGEON_TRIANGLE_BASE = 128, SURGEON_TRIANGLE_BLOCK = 512 };
+#endif
+int surgeon_invert_blocks(int64_t n, const double *l, double *inverses, void *stream);
 
 /* scale.cu: x ← β·x, n elements; β = 0 does not read x. */
 int surgeon_scale(int type, int64_t n, double beta, void *x, void *stream);

@@ -5,8 +5,6 @@
 //
 //	c = op(a)·op(b)          C = op(B)·op(A)
 //	a = l·lᵀ, lower          A = Uᵀ·U, upper, U = lᵀ
-//	l·x = b                  X·U = B
-//	x·lᵀ = b                 Uᵀ·X = B
 //
 // Precision: float32 by float32 arithmetic alone, which COMPUTE_32F_PEDANTIC keeps so whatever the environment asks for;
 // bfloat16 with sums in float32 from end to end, also where a sum is split among blocks; float64 on tensor cores, which round
@@ -17,6 +15,7 @@
 #include "kernels.h"
 
 #include "error.h"
+#include "library.h"
 
 #include <cublas_v2.h>
 #include <cusolverDn.h>
@@ -52,13 +51,6 @@ int open(Library *l, void *stream, void *workspace, int64_t bytes) {
 	if (int code = solverCode(cusolverDnSetDeterministicMode(l->solver, CUSOLVER_DETERMINISTIC_RESULTS)))
 		return code;
 	return solverCode(cusolverDnCreateParams(&l->parameters));
-}
-
-// solve is x·U = b, or x·Uᵀ = b, in place (right), or U·x = b, or Uᵀ·x = b; x is rows×cols by columns.
-int solve(Library *l, bool right, bool trans, int64_t rows, int64_t cols, const double *u, int64_t ldu, double *x) {
-	const double one = 1;
-	return blasCode(cublasDtrsm_64(l->blas, right ? CUBLAS_SIDE_RIGHT : CUBLAS_SIDE_LEFT, CUBLAS_FILL_MODE_UPPER, operation(trans), CUBLAS_DIAG_NON_UNIT, rows, cols,
-	                               &one, u, ldu, x, rows));
 }
 
 } // namespace
@@ -114,6 +106,12 @@ extern "C" int surgeon_gemm(void *library, int transA, int transB, int type, int
 	                                transA ? m : k, pBeta, c, dataType(cType), n, compute, CUBLAS_GEMM_DEFAULT));
 }
 
+int product(void *library, bool transA, bool transB, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
+            double beta, double *c, int64_t ldc) {
+	return blasCode(cublasGemmEx_64(((Library *)library)->blas, operation(transB), operation(transA), n, m, k, &alpha, b, CUDA_R_64F, ldb, a, CUDA_R_64F, lda, &beta, c,
+	                                CUDA_R_64F, ldc, CUBLAS_COMPUTE_64F, CUBLAS_GEMM_DEFAULT));
+}
+
 // sized makes room on this side for what cuSOLVER asks for, and tells what is to be there on the device.
 static int sized(Library *l, size_t device, size_t host, int64_t *bytes) {
 	if (host > l->host.size())
@@ -134,32 +132,6 @@ extern "C" int surgeon_cholesky_large(void *library, int64_t n, double *a, void 
 	Library *l = (Library *)library;
 	return solverCode(cusolverDnXpotrf(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, workspace, (size_t)bytes, l->host.data(),
 	                                   l->host.size(), info));
-}
-
-extern "C" int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b) {
-	if (n == 0 || m == 0)
-		return 0;
-	Library *lib = (Library *)library;
-	if (right) { // z·lᵀ = b, then x·l = z
-		int code = solve(lib, false, true, n, m, l, n, b);
-		return code ? code : solve(lib, false, false, n, m, l, n, b);
-	}
-	// l·y = b, then lᵀ·x = y
-	int code = solve(lib, true, false, m, n, l, n, b);
-	return code ? code : solve(lib, true, true, m, n, l, n, b);
-}
-
-// The columns j0 to j1−1 of l⁻¹ are zero above row j0; from there on they solve l[j0:, j0:]·x = the identity's first columns.
-// So n³/3 FLOP for all columns, and (n−j0)·(j1−j0) numbers of scratch memory. The columns' sums of squares are the result.
-extern "C" int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, int64_t j0, int64_t j1, const double *l, double *scratch, double *d, void *stream) {
-	int64_t m = n - j0, w = j1 - j0;
-	if (w == 0)
-		return 0;
-	if (int code = surgeon_identity(m, w, scratch, stream))
-		return code;
-	if (int code = solve((Library *)library, true, false, w, m, l + j0 * n + j0, n, scratch))
-		return code;
-	return surgeon_squares(m, w, scratch, scratch + m * w, d + j0, stream);
 }
 
 // A given V may have lost digits: one step of Newton and Schulz, V ← V·(3·I − VᵀV)/2, squares what it lacks to be orthogonal.

@@ -27,7 +27,6 @@ package model
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
@@ -170,17 +169,20 @@ func (l *loader) weight(name string, changes bool) *weight {
 		l.err = fmt.Errorf("tensor %s has shape %v; a vector or a matrix is needed", name, shape)
 		return w
 	}
-	if cap(l.buffer) < rows*cols {
-		l.buffer = make([]float32, rows*cols)
+	var values []float32
+	if changes && l.typ == device.BF16 {
+		w.master = make([]float32, rows*cols)
+		values = w.master
+	} else {
+		if cap(l.buffer) < rows*cols {
+			l.buffer = make([]float32, rows*cols)
+		}
+		values = l.buffer[:rows*cols]
 	}
-	values := l.buffer[:rows*cols]
 	if l.err = l.source.Read(name, values); l.err != nil {
 		return w
 	}
 	w.tensor = device.NewFrom(l.dev, values, rows, cols, l.typ)
-	if changes && l.typ == device.BF16 {
-		w.master = slices.Clone(values)
-	}
 	l.weights = append(l.weights, w)
 	return w
 }

@@ -32,10 +32,13 @@ func (w *weight) copyTo(d device.Device, dst device.Tensor) {
 func (w *weight) copyFrom(d device.Device, src device.Tensor) {
 	if w.master == nil {
 		d.Copy(src, w.tensor)
-	} else {
-		d.Download(src, device.F32, bytesOf(w.master))
-		device.UploadSlice(d, w.master, w.tensor)
+		return
 	}
+	rounded := d.Alloc(src.Rows, src.Cols, device.F32) // on the device, so that the master needs not come back to be rounded again
+	d.Copy(src, rounded)
+	d.Download(rounded, device.F32, bytesOf(w.master))
+	d.Copy(rounded, w.tensor)
+	d.Free(rounded)
 }
 
 // Parameters is the number of weights of the whole model, a tied head counted once.

@@ -116,16 +116,6 @@ fast double dot(int64_t n, const double *x, const double *y) {
 	return (s0 + s1) + (s2 + s3);
 }
 
-fast void subtract(int64_t n, double a, const double *x, double *y) {
-	for (int64_t i = 0; i < n; i++)
-		y[i] -= a * x[i];
-}
-
-fast void divide(int64_t n, double a, double *x) {
-	for (int64_t i = 0; i < n; i++)
-		x[i] /= a;
-}
-
 // potrf is a = uᵀ·u, and 0 or the order of the first minor that is not positive.
 fast int potrf(int64_t n, double *a, int64_t lda) {
 	for (int64_t i = 0; i < n; i++) {
@@ -177,44 +167,6 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t transA, cublasO
 		gemm(tA, tB, m, n, k, alpha32, (const Bits *)a, lda, (const Bits *)b, ldb, beta32, (float *)c, ldc);
 	else
 		return CUBLAS_STATUS_NOT_SUPPORTED;
-	return CUBLAS_STATUS_SUCCESS;
-}
-
-fast static void trsm(bool right, bool trans, int64_t m, int64_t n, const double *u, int64_t ldu, double *b, int64_t ldb) {
-	if (right && !trans)
-		for (int64_t j = 0; j < n; j++) {
-			for (int64_t k = 0; k < j; k++)
-				subtract(m, u[j * ldu + k], b + k * ldb, b + j * ldb);
-			divide(m, u[j * ldu + j], b + j * ldb);
-		}
-	else if (right)
-		for (int64_t k = n - 1; k >= 0; k--) {
-			divide(m, u[k * ldu + k], b + k * ldb);
-			for (int64_t j = 0; j < k; j++)
-				subtract(m, u[k * ldu + j], b + k * ldb, b + j * ldb);
-		}
-	else
-		for (int64_t c = 0; c < n; c++) {
-			double *x = b + c * ldb;
-			if (trans)
-				for (int64_t i = 0; i < m; i++)
-					x[i] = (x[i] - dot(i, u + i * ldu, x)) / u[i * ldu + i];
-			else
-				for (int64_t i = m - 1; i >= 0; i--) {
-					x[i] /= u[i * ldu + i];
-					subtract(i, x[i], u + i * ldu, x);
-				}
-		}
-}
-
-cublasStatus_t cublasDtrsm_v2_64(cublasHandle_t, cublasSideMode_t side, cublasFillMode_t uplo, cublasOperation_t trans, cublasDiagType_t diag, int64_t m, int64_t n,
-                                 const double *alpha, const double *a, int64_t lda, double *b, int64_t ldb) {
-	if (uplo != CUBLAS_FILL_MODE_UPPER || diag != CUBLAS_DIAG_NON_UNIT || *alpha != 1)
-		return CUBLAS_STATUS_NOT_SUPPORTED;
-	int64_t order = side == CUBLAS_SIDE_RIGHT ? n : m;
-	look("the triangle", a, order, order, lda, 8);
-	look("b", b, m, n, ldb, 8);
-	trsm(side == CUBLAS_SIDE_RIGHT, trans != CUBLAS_OP_N, m, n, a, lda, b, ldb);
 	return CUBLAS_STATUS_SUCCESS;
 }
 

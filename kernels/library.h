@@ -1,0 +1,11 @@
+/* What the files that call cuBLAS share: products of parts of matrices, float64, row-major, ld the elements from a row to the next. */
+#ifndef SURGEON_LIBRARY_H
+#define SURGEON_LIBRARY_H
+
+#include <stdint.h>
+
+/* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size, none of them 0. */
+int product(void *library, bool transA, bool transB, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
+            double beta, double *c, int64_t ldc);
+
+#endif
