@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(threads, 1) gram(Gram g, const __grid_constant
 		}
 		showGates();
 	}
-	clusterArrive();
+	clusterArriveGates();
 	clusterWait(); // the gates are set, in both blocks
 
 	float sum[128] = {};

@@ -97,7 +97,8 @@ struct Gate {
 __device__ __forceinline__ uint32_t sharedAt(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ void setGate(Gate &gate, int times) { asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(sharedAt(&gate)), "r"(times) : "memory"); }
 
-// showGates makes the gates that this thread has set seen by the cluster and by copies, after a barrier of the cluster that follows.
+// showGates makes the gates that this thread has set seen by the cluster and by copies, after a barrier of the cluster that
+// follows.
 __device__ __forceinline__ void showGates() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 // openGateFor opens a gate, for so many bytes of copies: those that have arrived in this phase count too.
@@ -105,19 +106,21 @@ __device__ __forceinline__ void openGateFor(Gate &gate, int bytes) {
 	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(sharedAt(&gate)), "r"(bytes) : "memory");
 }
 
-// openGateIn opens the gate that is in the same place in a block of the cluster.
+// openGateIn opens the gate that is in the same place in a block of the cluster. Like passGate it orders what threads of a block
+// write and read, not of the cluster: for that it would wait for all of global memory, in every step. Between blocks it says
+// only that products were waited for.
 __device__ __forceinline__ void openGateIn(Gate &gate, int block) {
 	asm volatile("{\n"
 	             ".reg .b32 there;\n"
 	             "mapa.shared::cluster.u32 there,%0,%1;\n"
-	             "mbarrier.arrive.release.cluster.shared::cluster.b64 _,[there];\n"
+	             "mbarrier.arrive.shared::cluster.b64 _,[there];\n"
 	             "}" ::"r"(sharedAt(&gate)), "r"(block) : "memory");
 }
 __device__ __forceinline__ void passGate(Gate &gate, int parity) {
 	asm volatile("{\n"
 	             ".reg .pred over;\n"
 	             "again:\n"
-	             "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over,[%0],%1;\n"
+	             "mbarrier.try_wait.parity.shared::cta.b64 over,[%0],%1;\n"
 	             "@!over bra again;\n"
 	             "}" ::"r"(sharedAt(&gate)), "r"(parity) : "memory");
 }
@@ -136,7 +139,10 @@ __device__ __forceinline__ void copyTileTo(unsigned blocks, bf16 *to, const CUte
 	             : "memory");
 }
 
-// The barrier of all threads of a cluster, in two halves: no thread comes out of clusterWait before all were in clusterArrive.
+// The barrier of all threads of a cluster, in two halves: no thread comes out of clusterWait before all were in clusterArrive,
+// and what they wrote, and gates that they opened, before it is done. clusterArriveGates waits for no memory: what is shown is
+// what showGates shows.
+__device__ __forceinline__ void clusterArriveGates() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void clusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 

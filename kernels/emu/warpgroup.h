@@ -52,6 +52,7 @@ inline void fenceWarpgroup() { emu::fenceWarpgroup(); }
 inline void commitWarpgroup() { emu::commitWarpgroup(); }
 template <int n> void waitWarpgroup(float (&)[128]) { emu::waitWarpgroup(n); }
 
+inline void clusterArriveGates() { emu::clusterArrive(); }
 inline void clusterArrive() { emu::clusterArrive(); }
 inline void clusterWait() { emu::clusterWait(); }
 
