@@ -59,9 +59,10 @@ template <class F> int dispatch(int type, F f) {
 	return (int)cudaErrorInvalidValue;
 }
 
-// launch queues kernel(arguments…) on a grid of blocks. A grid with no block is no work. Returns 0 or a CUDA error.
+// launchClusters queues kernel(arguments…) on a grid of blocks, of which `cluster` that follow one another along x run together
+// and can reach each other's shared memory. A grid with no block is no work. Returns 0 or a CUDA error.
 template <class... P, class... A>
-int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, void *stream, A... arguments) {
+int launchClusters(unsigned cluster, void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, void *stream, A... arguments) {
 	if (grid.x == 0 || grid.y == 0 || grid.z == 0)
 		return 0;
 #ifdef __CUDACC__
@@ -70,11 +71,28 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, void
 		if (e != cudaSuccess)
 			return (int)e;
 	}
-	kernel<<<grid, block, sharedBytes, (cudaStream_t)stream>>>((P)arguments...);
+	cudaLaunchAttribute attribute = {};
+	attribute.id = cudaLaunchAttributeClusterDimension;
+	attribute.val.clusterDim.x = cluster;
+	attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+	cudaLaunchConfig_t config = {};
+	config.gridDim = grid;
+	config.blockDim = block;
+	config.dynamicSmemBytes = sharedBytes;
+	config.stream = (cudaStream_t)stream;
+	config.attrs = &attribute;
+	config.numAttrs = cluster > 1; // GPUs before compute capability 9.0 have no clusters
+	cudaLaunchKernelEx(&config, kernel, (P)arguments...);
 	return (int)cudaGetLastError();
 #else
-	return emu::launch(grid, block, sharedBytes, [=] { kernel((P)arguments...); });
+	return emu::launch(cluster, grid, block, sharedBytes, [=] { kernel((P)arguments...); });
 #endif
+}
+
+// launch queues kernel(arguments…) on a grid of blocks, each by itself.
+template <class... P, class... A>
+int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, void *stream, A... arguments) {
+	return launchClusters(1, kernel, grid, block, sharedBytes, stream, arguments...);
 }
 
 // shared<T>() is the block's shared memory.

@@ -90,17 +90,15 @@ template <class T> int plain(int64_t tokens, int64_t n, int64_t order, double al
 
 // ---- by tensor cores ----
 
-const int mostParts = 4 * wave; // bounds scratch memory, 128 KiB a part
+const int mostParts = 4 * wave; // bounds scratch memory, 256 KiB a part
 // tileTokens is what it takes a block to begin, to write a tile and to read it again, in tokens that it could do meanwhile:
-// 132 tiles are 17 MB, by arithmetic some 8 µs for the memory, in which a block does about 500 tokens.
+// those of 132 blocks are 17 MB, by arithmetic some 8 µs for the memory, in which a block does about 500 tokens.
 const int tileTokens = 512;
 
 Plan planOf(int64_t tokens, int64_t n) {
 	Plan p = {};
-	p.rowBlocks = (int)ceilDiv(n, tileRows);
-	// Row i of tiles has i/2 + 1.
-	int64_t r = p.rowBlocks, tiles = r + (r - 1) * (r - 1) / 4;
-	int rest = (int)(tiles % wave);
+	p.across = (int)ceilDiv(n, squareSide);
+	int squares = (int)packedLength(p.across), rest = squares % wave;
 	int64_t best = 0;
 	int parts = 1;
 	for (int k = 1; k == 1 || (k * rest <= mostParts && tokens >= (int64_t)k * partTokens); k++) {
@@ -112,26 +110,26 @@ Plan planOf(int64_t tokens, int64_t n) {
 	}
 	if (parts == 1)
 		rest = 0;
-	p.whole = (int)tiles - rest;
+	p.whole = squares - rest;
 	p.rest = rest;
 	p.parts = parts;
 	p.partTokens = (int)(ceilDiv(ceilDiv(tokens, parts), depth) * depth);
 	return p;
 }
 
-// gramRest adds up the parts of the tiles that were made in parts: 8 rows of a tile by a block, a column by a thread.
+// gramRest adds up the parts of the squares that were made in parts: 8 rows of a square by a block, a column by a thread.
 const int restRows = 8;
-__global__ void __launch_bounds__(tileCols) gramRest(Gram g) {
-	int number = blockIdx.x / (tileRows / restRows);
-	Place place = tileAt(g.plan.whole + number, g.plan.rowBlocks);
-	int j0 = place.j * tileCols;
-	int64_t between = (int64_t)g.plan.rest * tileRows * tileCols;
-	int first = blockIdx.x % (tileRows / restRows) * restRows;
+__global__ void __launch_bounds__(squareSide) gramRest(Gram g) {
+	int number = blockIdx.x / (squareSide / restRows);
+	Place place = squareAt(g.plan.whole + number, g.plan.across);
+	int j0 = place.j * squareSide;
+	int64_t between = (int64_t)g.plan.rest * squareSide * squareSide;
+	int first = blockIdx.x % (squareSide / restRows) * restRows;
 	for (int row = first; row < first + restRows; row++) {
-		int i = place.i * tileRows + row;
+		int i = place.i * squareSide + row;
 		if (i >= g.n || (int)threadIdx.x >= tileEnd(i, j0))
 			continue;
-		const float *from = g.partial + ((int64_t)number * tileRows + row) * tileCols + threadIdx.x;
+		const float *from = g.partial + ((int64_t)number * squareSide + row) * squareSide + threadIdx.x;
 		float sum = 0;
 #pragma unroll 8
 		for (int part = 0; part < g.plan.parts; part++)
@@ -173,7 +171,7 @@ int tensor(int capability, int64_t tokens, int64_t n, int ones, double alpha, co
 	Gram g{planOf(tokens, n), tokens, (int)n, (float)alpha, (float)beta, x, s, scratch};
 	int code = capability == 90 ? gramWarpgroup(g, stream) : gramTensor(g, stream);
 	if (code == 0)
-		code = launch(gramRest, dim3(g.plan.rest * (tileRows / restRows)), tileCols, 0, stream, g);
+		code = launch(gramRest, dim3(g.plan.rest * (squareSide / restRows)), squareSide, 0, stream, g);
 	if (code != 0 || !ones)
 		return code;
 	float *sums = scratch + g.plan.partials();
@@ -184,8 +182,9 @@ int tensor(int capability, int64_t tokens, int64_t n, int ones, double alpha, co
 	return code;
 }
 
-// forTensor says whether rows of x begin at multiples of 16 bytes if x does, and whether tiles and tokens can be counted in int.
-bool forTensor(int type, int64_t tokens, int64_t n) { return type == SURGEON_BF16 && n % chunk == 0 && n > 0 && n <= 1 << 20 && tokens < 1 << 30; }
+// forTensor says whether rows of x begin at multiples of 16 bytes if x does, whether there are any, and whether squares and
+// tokens can be counted in int.
+bool forTensor(int type, int64_t tokens, int64_t n) { return type == SURGEON_BF16 && n % chunk == 0 && n > 0 && n <= 1 << 20 && tokens > 0 && tokens < 1 << 30; }
 
 } // namespace
 

@@ -11,64 +11,65 @@ const int depth = 64; // tokens of a step
 // A block makes a tile of 128 rows × 256 columns of s. Why this large: per 16 tokens that is 512 Ki multiplications and
 // additions, 256 cycles of an H100's tensor cores at best, 512 of an A100's, for which 12 KiB come from L2, 48 bytes a cycle or
 // 24. Tiles of 128×128 would need a third more. Larger ones do not fit the registers, of which the sums take half.
-const int tileRows = 128, tileCols = 256;
+//
+// Two blocks, one after the other in the grid, make a square of 256×256: what the squares on the diagonal have above it is
+// made and not written, and the lower block of the last row may have no rows. An H100's two blocks share the copies of the
+// columns (gram_warpgroup.cu).
+const int tileRows = 128, tileCols = 256, squareSide = 256;
 
-// How tiles are given to blocks. An H100 has 132 multiprocessors: as many tiles as make whole waves of 132 blocks go each to
-// one block; the sums of the rest, less than a wave, are cut into parts that fill the multiprocessors, each part made by a
-// block into scratch memory and added up by a second kernel, in order. 4096 columns are 272 tiles: two waves and 8 tiles, which
-// uncut would take a third wave for themselves; 576 columns are 9 tiles. The numbers are those of an H100 on every GPU. The
-// emulated device has smaller ones: matrices small enough for it take every way.
+// How squares are given to blocks. An H100 has 132 multiprocessors: as many squares as make whole waves of 66 go each to one
+// pair of blocks; the sums of the rest, less than a wave, are cut into parts that fill the multiprocessors, each part made by a
+// pair of blocks into scratch memory and added up by a second kernel, in order. 4096 columns are 136 squares: two waves and 4
+// squares, which uncut would take a third wave for themselves; 576 columns are 6 squares. The numbers are those of an H100 on
+// every GPU. The emulated device has smaller ones: matrices small enough for it take every way.
 #ifdef SURGEON_EMU
-const int wave = 3, band = 4, partTokens = 64;
+const int wave = 2, band = 2, partTokens = 64;
 #else
-const int wave = 132, band = 16, partTokens = 128;
+const int wave = 66, band = 8, partTokens = 128;
 #endif
 
 struct Plan {
-	int rowBlocks;  // tiles down
-	int whole;      // tiles made by one block
-	int rest;       // tiles made in parts
+	int across;     // squares in the longest row
+	int whole;      // squares that are made whole
+	int rest;       // squares made in parts
 	int parts;      // of each
 	int partTokens; // tokens of a part
-	int blocks() const { return whole + rest * parts; }
-	int64_t partials() const { return (int64_t)rest * parts * tileRows * tileCols; } // elements of all parts
+	int blocks() const { return 2 * (whole + rest * parts); }
+	int64_t partials() const { return (int64_t)rest * parts * squareSide * squareSide; } // elements of all parts
 };
 
-// tileAt is the place of tile number t, counted in blocks of 128 rows and of 256 columns. Blocks that run together should
-// read the same columns, so tiles are numbered in bands of 16 rows of tiles, and down the band column after column: a wave
-// of 132 is about 16×8 tiles and reads 4096 columns, not all that the longest row of tiles needs. The tiles on the
-// diagonal, which are faster, are the last of a band.
+// squareAt is the place of square number t, counted in squares. Blocks that run together should read the same columns, so
+// squares are numbered in bands of 8 rows of squares, and down the band column after column: a wave of 66 is about 8×8 squares
+// and reads 4096 columns, not all that the longest row of squares needs.
 //
 //	        0 ◣
-//	 band 0   0 2 ◣           band of 4 rows of tiles
+//	 band 0   1 2 ◣           band of 2 rows of squares
 //	          ─────────
-//	          0 4 8 11 ◣
-//	 band 1   1 5 9 12 14 ◣
+//	          0 2 4 ◣
+//	 band 1   1 3 5 6 ◣
 //
-// A column of tiles is as wide as two rows are high: column j meets the diagonal in rows 2j and 2j + 1.
 struct Place {
 	int i, j;
 };
-__host__ __device__ inline Place tileAt(int t, int rowBlocks) {
+__host__ __device__ inline Place squareAt(int t, int across) {
 	int top = 0, high;
 	for (;; top += band) {
-		high = rowBlocks - top < band ? rowBlocks - top : band;
-		int tiles = high * (top / 2 + 1) + (high - 1) * (high - 1) / 4;
-		if (t < tiles || high < band)
+		high = across - top < band ? across - top : band;
+		int squares = high * top + high * (high + 1) / 2;
+		if (t < squares || high < band)
 			break;
-		t -= tiles;
+		t -= squares;
 	}
-	int level = high * (top / 2 + 1); // columns that all rows of the band have
-	if (t < level)
+	if (t < high * top) // columns that all rows of the band have
 		return Place{top + t % high, t / high};
-	t -= level;
-	int c = 1; // columns after those: in the c-th the first 2c rows are missing
-	for (; t >= high - 2 * c; c++)
-		t -= high - 2 * c;
-	return Place{top + 2 * c + t, top / 2 + c};
+	t -= high * top;
+	int c = 0; // columns after those: in the c-th the first c rows are missing
+	for (; t >= high - c; c++)
+		t -= high - c;
+	return Place{top + c + t, top + c};
 }
 
-// Gram is a call: s ← α·xᵀx + β·s for x of tokens × n, and the parts of tiles into partial.
+// Gram is a call: s ← α·xᵀx + β·s for x of tokens × n, and the parts of squares into partial.
 struct Gram {
 	Plan plan;
 	int64_t tokens;
@@ -84,21 +85,23 @@ struct Piece {
 	int64_t t0, t1;
 	float *part; // where it goes, or nullptr for a whole tile
 	__device__ __forceinline__ int tokens() const { return (int)(t1 - t0); }
+	__device__ __forceinline__ bool onDiagonal() const { return i0 - j0 < tileCols; } // its rows are among its columns
 };
 
-__device__ __forceinline__ Piece pieceOf(const Gram &g, int number) {
+__device__ __forceinline__ Piece pieceOf(const Gram &g, int block) {
 	Piece p = {};
 	p.t1 = g.tokens;
+	int number = block / 2, half = block % 2;
 	if (number >= g.plan.whole) { // blocks that run together have the same tokens
-		int part = (number - g.plan.whole) / g.plan.rest, tile = (number - g.plan.whole) % g.plan.rest;
+		int part = (number - g.plan.whole) / g.plan.rest, square = (number - g.plan.whole) % g.plan.rest;
 		p.t0 = (int64_t)part * g.plan.partTokens < g.tokens ? (int64_t)part * g.plan.partTokens : g.tokens;
 		p.t1 = p.t0 + g.plan.partTokens < g.tokens ? p.t0 + g.plan.partTokens : g.tokens;
-		p.part = g.partial + ((int64_t)part * g.plan.rest + tile) * tileRows * tileCols;
-		number = g.plan.whole + tile;
+		p.part = g.partial + (((int64_t)part * g.plan.rest + square) * squareSide + half * tileRows) * tileCols;
+		number = g.plan.whole + square;
 	}
-	Place place = tileAt(number, g.plan.rowBlocks);
-	p.i0 = place.i * tileRows;
-	p.j0 = place.j * tileCols;
+	Place place = squareAt(number, g.plan.across);
+	p.i0 = place.i * squareSide + half * tileRows;
+	p.j0 = place.j * squareSide;
 	return p;
 }
 

@@ -39,6 +39,8 @@ gram(Gram g) {
 	auto &memory = shared<TensorTile>();
 	Piece p = pieceOf(g, blockIdx.x);
 	int i0 = p.i0, j0 = p.j0, n = g.n;
+	if (i0 >= n)
+		return;
 	int steps = (int)ceilDiv(p.tokens(), depth);
 
 	// Panels: 0 for the rows, 1 and 2 for the columns. On the diagonal the rows' one is among the columns'; where that is panel 1

@@ -1,39 +1,43 @@
 // The tiles of a Gram matrix by the tensor cores of a warpgroup, wgmma: the way of an H100, whose mma.sync has about 0.6 of
-// this one's rate. It is the pipeline of producers and consumers of CUTLASS's GEMM for the H100.
+// this one's rate. It is the pipeline of producers and consumers of CUTLASS's GEMM for the H100, in clusters of two blocks.
 //
-// Three warpgroups: two make 64×256 each of the block's 128×256 in 128 registers a thread, the third copies. Both operands are
-// columns of x, and x is N×n, so the products take them with k, the tokens, as rows; a step of 64 tokens is six panels of 64
-// columns, two for the rows and four for the columns of the tile. On the diagonal the rows' panels are among the columns', and
-// are not copied again; where all of the last two are above the diagonal they are not copied either, and what is multiplied
-// with them is not written.
+// Two warpgroups make 64×256 each of a block's 128×256 in 128 registers a thread; one thread of a ninth warp begins the copies.
+// Both operands are columns of x, and x is N×n, so the products take them with k, the tokens, as rows; a step of 64 tokens is
+// six panels of 64 columns, 8 KiB each: two for the rows and four for the columns of the tile.
 //
-//	            panel 2    3      4      5
-//	            j0       j0+64  j0+128 j0+192
-//	  0  i0      |      group 0            |
-//	  1  i0+64   |      group 1            |
+// The two blocks of a square have the same columns: each copies two of the four panels into both, and its own rows' panels into
+// itself. On the diagonal the rows' panels are among the columns', and are not copied again.
 //
-// Copies are made by cp.async, 24 of 16 bytes a thread and step: 96 instructions of 4 warps beside the 1024 cycles that a
-// step's products take, and no descriptors of tensors to make on the host. Per 16 tokens, 256 cycles, the products read
-// 20 KiB of shared memory, and 12 KiB come in.
+//	                      copied into both by
+//	                     block 0  |  block 1
+//	            panel  2      3   |  4      5
+//	                   j0   j0+64   j0+128 j0+192
+//	  0  i0           |   group 0                |  block 0
+//	  1  i0+64        |   group 1                |
+//	  0  i0+128       |   group 0                |  block 1
+//	  1  i0+192       |   group 1                |
+//
+// So 32 KiB come from L2 for a block's step, 1024 cycles of the tensor cores at best: 32 bytes a cycle. Copied by each block for
+// itself they were 48 KiB, and the kernel took what L2 gives, 6.3 TB/s, for 59 % of the time of the tensor cores. Per 16
+// tokens, 256 cycles, the products read 20 KiB of shared memory, and 12 KiB come in.
 #include "gram.cuh"
 #include "warpgroup.cuh"
 
 namespace {
 
-const int stages = 4, groupThreads = 128, consumers = 2, threads = (consumers + 1) * groupThreads;
-const int panelLength = depth * panelCols;
+const int stages = 4, groupThreads = 128, consumers = 2, threads = consumers * groupThreads + 32;
+const int panelLength = depth * panelCols, panelBytes = panelLength * (int)sizeof(bf16);
 const int rowPanels = tileRows / panelCols, colPanels = tileCols / panelCols;
-// behind is how many steps the copies that have begun are ahead of those that have arrived. With the step that is multiplied
-// there is one stage more, which is free when that step begins.
-const int behind = stages - 2;
+const int cluster = 2; // blocks of a cluster
+const unsigned both = 3;
 
 struct WarpgroupTile {
 	union {
 		bf16 panel[stages][rowPanels + colPanels][panelLength];
 		float out[outLength];
 	};
-	Gate full[stages]; // opened by the producers' warps when all has arrived
-	Gate free[stages]; // opened by the consumers' warps when all was multiplied
+	Gate full[stages]; // opened by this block's producer for the bytes that come from both blocks
+	Gate free[stages]; // opened by the consumers' warps of both blocks: what is copied then goes into both
 };
 
 // Walk is a stage, and how often all of them were used before it.
@@ -48,45 +52,28 @@ struct Walk {
 	}
 };
 
-__device__ __forceinline__ void produce(const Gram &g, const Piece &p, WarpgroupTile &memory) {
-	int thread = threadIdx.x % groupThreads, steps = (int)ceilDiv(p.tokens(), depth);
-	// What this thread copies: chunk c of tokens down, down + 16, down + 32 and down + 48 of each panel, which have the same swizzle.
-	const int apart = groupThreads / (panelCols / chunk);
-	int c = thread % (panelCols / chunk), down = thread / (panelCols / chunk), to = placed(down, c);
-	int first = p.i0 - p.j0 < tileCols ? rowPanels : 0, end = rowPanels + (p.i0 == p.j0 ? rowPanels : colPanels);
-	const bf16 *from = g.x + (p.t0 + down) * g.n + c * chunk;
-	Walk now, there;
-	auto arrived = [&] { // for all threads: each shows its own
-		showWarpgroup();
-		openGate(memory.full[there.stage]);
-		there.next();
-	};
+__device__ __forceinline__ void produce(const Piece &p, const CUtensorMap &x, WarpgroupTile &memory, int block) {
+	int steps = (int)ceilDiv(p.tokens(), depth), first = block * (colPanels / cluster);
+	int bytes = (p.onDiagonal() ? colPanels : rowPanels + colPanels) * panelBytes;
+	Walk now;
 	for (int step = 0; step < steps; step++) {
 		passGate(memory.free[now.stage], now.parity() ^ 1);
-		int tokensLeft = p.tokens() - step * depth - down;
-		for (int panel = first; panel < end; panel++) {
-			int col = panel < rowPanels ? p.i0 + panel * panelCols : p.j0 + (panel - rowPanels) * panelCols;
-			bf16 *at = &memory.panel[now.stage][panel][to];
-#pragma unroll
-			for (int u = 0; u < depth; u += apart)
-				copyAsync(at + u * panelCols, from + col + u * (int64_t)g.n, col + c * chunk < g.n && u < tokensLeft);
-		}
-		copyCommit();
-		from += depth * (int64_t)g.n;
+		Gate &full = memory.full[now.stage];
+		openGateFor(full, bytes);
+		int token = (int)p.t0 + step * depth;
+		auto *panel = memory.panel[now.stage];
+		if (!p.onDiagonal())
+			for (int i = 0; i < rowPanels; i++)
+				copyTile(panel[i], x, p.i0 + i * panelCols, token, full);
+		for (int i = first; i < first + colPanels / cluster; i++)
+			copyTileTo(both, panel[rowPanels + i], x, p.j0 + i * panelCols, token, full);
 		now.next();
-		if (step >= behind) {
-			copyWait<behind>();
-			arrived();
-		}
 	}
-	copyWait<0>();
-	for (int left = steps < behind ? steps : behind; left > 0; left--)
-		arrived();
 }
 
 __device__ __forceinline__ void consume(const Piece &p, WarpgroupTile &memory, int group, float (&sum)[128]) {
 	int steps = (int)ceilDiv(p.tokens(), depth), lane = threadIdx.x % 32;
-	int rows = p.i0 - p.j0 < tileCols ? rowPanels + (p.i0 - p.j0) / panelCols + group : group; // the panel of this group's rows
+	int rows = p.onDiagonal() ? rowPanels + (p.i0 - p.j0) / panelCols + group : group; // the panel of this group's rows
 	Walk now, before;
 	for (int step = 0; step < steps; step++) {
 		passGate(memory.full[now.stage], now.parity());
@@ -99,31 +86,35 @@ __device__ __forceinline__ void consume(const Piece &p, WarpgroupTile &memory, i
 		now.next();
 		if (step > 0) { // while this step is multiplied, the one before it is done
 			waitWarpgroup<1>(sum);
-			if (lane == 0)
-				openGate(memory.free[before.stage]);
+			if (lane < cluster) // one lane for each block
+				openGateIn(memory.free[before.stage], lane);
 			before.next();
 		}
 	}
 	waitWarpgroup<0>(sum);
 }
 
-__global__ void __launch_bounds__(threads, 1) gram(Gram g) {
+__global__ void __launch_bounds__(threads, 1) gram(Gram g, const __grid_constant__ CUtensorMap x) {
 	auto &memory = shared<WarpgroupTile>();
 	Piece p = pieceOf(g, blockIdx.x);
 	int group = threadIdx.x / groupThreads, warp = threadIdx.x % groupThreads / 32, lane = threadIdx.x % 32;
-	if (threadIdx.x == 0)
+	if (threadIdx.x == 0) {
 		for (int s = 0; s < stages; s++) {
-			setGate(memory.full[s], groupThreads);
-			setGate(memory.free[s], consumers * groupThreads / 32);
+			setGate(memory.full[s], 1);
+			setGate(memory.free[s], cluster * consumers * groupThreads / 32);
 		}
-	__syncthreads();
+		showGates();
+	}
+	clusterArriveGates();
+	clusterWait(); // the gates are set, in both blocks
 
 	float sum[128] = {};
-	if (group == consumers)
-		produce(g, p, memory);
-	else
+	if (group < consumers)
 		consume(p, memory, group, sum);
-	__syncthreads(); // all was multiplied, the panels are free
+	else if (lane == 0)
+		produce(p, x, memory, blockIdx.x % cluster);
+	__syncthreads(); // all was multiplied, and so has arrived: the panels are free
+	clusterArrive(); // this block opens no gate of the other any more, and copies nothing into it
 	if (group < consumers)
 #pragma unroll
 		for (int j = 0; j < tileCols / 8; j++) {
@@ -133,8 +124,13 @@ __global__ void __launch_bounds__(threads, 1) gram(Gram g) {
 		}
 	__syncthreads();
 	writeTile(g, p, memory.out, threads / 32);
+	clusterWait(); // a block that ended has no gates
 }
 
 } // namespace
 
-int gramWarpgroup(const Gram &g, void *stream) { return launch(gram, dim3(g.plan.blocks()), threads, sizeof(WarpgroupTile), stream, g); }
+int gramWarpgroup(const Gram &g, void *stream) {
+	CUtensorMap x;
+	int code = panelsOf(x, g.x, g.tokens, g.n, depth);
+	return code != 0 ? code : launchClusters(cluster, gram, dim3(g.plan.blocks()), threads, sizeof(WarpgroupTile), stream, g, x);
+}

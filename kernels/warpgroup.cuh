@@ -1,17 +1,27 @@
-// Tensor-core products of a warpgroup, four warps, and the barriers that feed them: what GPUs of compute capability 9.0 have,
-// as thin names over PTX. The emulated device has the same names (emu/warpgroup.h). Files that include this are compiled for
+// Tensor-core products of a warpgroup, four warps, and what feeds them: copies of tiles, barriers that count them, and clusters
+// of blocks that reach each other's shared memory. It is what GPUs of compute capability 9.0 have, as thin names over PTX. The emulated device has the same names (emu/warpgroup.h). Files that include this are compiled for
 // those GPUs alone (kernels.mk).
 #ifndef SURGEON_WARPGROUP_CUH
 #define SURGEON_WARPGROUP_CUH
 
 #include "tensor.cuh"
 
+#include <cuda.h>
+
 // A matrix of bfloat16 in shared memory as warpgroup products take it, the "swizzle of 128 bytes, MN-major" of the PTX ISA
 // (Asynchronous Warpgroup Level Matrix Shared Memory Layout): panels of 64 columns, each a row of 128 bytes for every k,
-// beginning at a multiple of 1024 bytes; 16 bytes number c of row k lie in place c ^ k%8. As the addresses of copies
-// (copyAsync) that is placed(k, c), in elements.
+// beginning at a multiple of 1024 bytes; 16 bytes number c of row k lie in place c ^ k%8. Copies of tiles put them there.
 const int panelCols = 64;
-__device__ __forceinline__ int placed(int k, int c) { return k * panelCols + (c ^ k % 8) * 8; }
+
+// panelsOf describes x, rows × cols with cols a multiple of 8 and x of 16 bytes, as copyTile takes it: in panels of panelRows
+// rows (256 at most), with zeros beyond the edges of x. L2 takes 256 bytes at a time from memory: two panels are beside each
+// other. Returns 0 or an error of the driver, whose numbers are those of the runtime.
+inline int panelsOf(CUtensorMap &map, const bf16 *x, int64_t rows, int64_t cols, int panelRows) {
+	cuuint64_t dim[] = {(cuuint64_t)cols, (cuuint64_t)rows}, rowBytes[] = {(cuuint64_t)cols * 2};
+	cuuint32_t box[] = {(cuuint32_t)panelCols, (cuuint32_t)panelRows}, step[] = {1, 1};
+	return (int)cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x, dim, rowBytes, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+	                                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
 
 #ifndef __CUDACC__
 #include "emu/warpgroup.h"
@@ -78,21 +88,33 @@ template <int n> __device__ __forceinline__ void waitWarpgroup(float (&d)[128]) 
 			asm volatile("" : "+f"(d[i])::"memory"); // the compiler does not know that they change here
 }
 
-// showWarpgroup makes what this thread wrote to shared memory, and its copies that were waited for, seen by products of
-// warpgroups that begin after a barrier that follows.
-__device__ __forceinline__ void showWarpgroup() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
 // Gate is a barrier that some threads pass and others open: a phase is over when it has been opened as often as it was set
-// to (mbarrier of the PTX ISA). pass waits for the end of a phase by its parity: that of phase 0 is 0. Passing with parity 1
-// at the beginning does not wait, as if a phase −1 had ended.
+// to, and the bytes that it was opened for have arrived (mbarrier of the PTX ISA). pass waits for the end of a phase by its
+// parity: that of phase 0 is 0. Passing with parity 1 at the beginning does not wait, as if a phase −1 had ended.
 struct Gate {
 	uint64_t state;
 };
-__device__ __forceinline__ void setGate(Gate &gate, int times) {
-	asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"((uint32_t)__cvta_generic_to_shared(&gate)), "r"(times) : "memory");
+__device__ __forceinline__ uint32_t sharedAt(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ void setGate(Gate &gate, int times) { asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(sharedAt(&gate)), "r"(times) : "memory"); }
+
+// showGates makes the gates that this thread has set seen by the cluster and by copies, after a barrier of the cluster that
+// follows.
+__device__ __forceinline__ void showGates() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+// openGateFor opens a gate, for so many bytes of copies: those that have arrived in this phase count too.
+__device__ __forceinline__ void openGateFor(Gate &gate, int bytes) {
+	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(sharedAt(&gate)), "r"(bytes) : "memory");
 }
-__device__ __forceinline__ void openGate(Gate &gate) {
-	asm volatile("mbarrier.arrive.shared::cta.b64 _,[%0];" ::"r"((uint32_t)__cvta_generic_to_shared(&gate)) : "memory");
+
+// openGateIn opens the gate that is in the same place in a block of the cluster. Like passGate it orders what threads of a block
+// write and read, not of the cluster: for that it would wait for all of global memory, in every step. Between blocks it says
+// only that products were waited for.
+__device__ __forceinline__ void openGateIn(Gate &gate, int block) {
+	asm volatile("{\n"
+	             ".reg .b32 there;\n"
+	             "mapa.shared::cluster.u32 there,%0,%1;\n"
+	             "mbarrier.arrive.shared::cluster.b64 _,[there];\n"
+	             "}" ::"r"(sharedAt(&gate)), "r"(block) : "memory");
 }
 __device__ __forceinline__ void passGate(Gate &gate, int parity) {
 	asm volatile("{\n"
@@ -100,8 +122,29 @@ __device__ __forceinline__ void passGate(Gate &gate, int parity) {
 	             "again:\n"
 	             "mbarrier.try_wait.parity.shared::cta.b64 over,[%0],%1;\n"
 	             "@!over bra again;\n"
-	             "}" ::"r"((uint32_t)__cvta_generic_to_shared(&gate)), "r"(parity) : "memory");
+	             "}" ::"r"(sharedAt(&gate)), "r"(parity) : "memory");
 }
+
+// copyTile begins the copy of the panel of x that begins at (row, col) into shared memory, at a multiple of 1024 bytes. The
+// gate is told of its bytes as they arrive, all of the panel's, those beyond the edge of x too. copyTileTo copies into the
+// same place in all blocks of the cluster whose bit is set, and tells the gate in the same place there. One thread calls them.
+__device__ __forceinline__ void copyTile(bf16 *to, const CUtensorMap &map, int col, int row, Gate &gate) {
+	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1,{%2,%3}],[%4];" ::"r"(sharedAt(to)), "l"(&map), "r"(col), "r"(row),
+	             "r"(sharedAt(&gate))
+	             : "memory");
+}
+__device__ __forceinline__ void copyTileTo(unsigned blocks, bf16 *to, const CUtensorMap &map, int col, int row, Gate &gate) {
+	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0],[%1,{%2,%3}],[%4],%5;" ::"r"(sharedAt(to)), "l"(&map), "r"(col),
+	             "r"(row), "r"(sharedAt(&gate)), "h"((uint16_t)blocks)
+	             : "memory");
+}
+
+// The barrier of all threads of a cluster, in two halves: no thread comes out of clusterWait before all were in clusterArrive,
+// and what they wrote, and gates that they opened, before it is done. clusterArriveGates waits for no memory: what is shown is
+// what showGates shows.
+__device__ __forceinline__ void clusterArriveGates() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ __forceinline__ void clusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 #endif
 

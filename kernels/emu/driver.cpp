@@ -4,8 +4,8 @@
 // SURGEON_EMU_MEMORY is the memory of the device in bytes, SURGEON_EMU_DEVICES the number of devices, and
 // SURGEON_EMU_CAPABILITY its compute capability, for example 75, SURGEON_EMU_DRIVER the version of the driver: they let tests see a full, a missing and an old GPU.
 #include "../driver/driver.h"
+#include "../warpgroup.cuh"
 
-#include <cuda.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +81,18 @@ CUresult eventOk(CUevent) { return CUDA_SUCCESS; }
 CUresult record(CUevent, CUstream) { return CUDA_SUCCESS; }
 CUresult elapsed(float *ms, CUevent, CUevent) { *ms = 0; return CUDA_SUCCESS; }
 CUresult errorName(CUresult e, const char **s) { *s = e == CUDA_ERROR_OUT_OF_MEMORY ? "out of memory" : "emulated error"; return CUDA_SUCCESS; }
+// encodeTiled takes what the copies of tiles of emu.cpp can do: matrices of bfloat16.
+CUresult encodeTiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *x, const cuuint64_t *dim, const cuuint64_t *stride, const cuuint32_t *box, const cuuint32_t *step,
+                     CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+	if (type != CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || rank != 2 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE || fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE || step[0] != 1 || step[1] != 1 ||
+	    (swizzle != CU_TENSOR_MAP_SWIZZLE_NONE && swizzle != CU_TENSOR_MAP_SWIZZLE_128B))
+		return CUDA_ERROR_NOT_SUPPORTED;
+	if ((uintptr_t)map % 64 != 0 || (uintptr_t)x % 16 != 0 || dim[0] == 0 || dim[1] == 0 || dim[0] > 1ull << 32 || dim[1] > 1ull << 32 || stride[0] % 16 != 0 || stride[0] < dim[0] * 2 ||
+	    box[0] == 0 || box[0] > 256 || box[1] == 0 || box[1] > 256 || box[0] * 2 % 16 != 0 || (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] * 2 > 128))
+		return CUDA_ERROR_INVALID_VALUE;
+	*(TileMap *)map = TileMap{(const char *)x, dim[0], dim[1], stride[0], box[0], box[1], swizzle == CU_TENSOR_MAP_SWIZZLE_128B};
+	return CUDA_SUCCESS;
+}
 CUresult unsupported() { return CUDA_ERROR_NOT_SUPPORTED; }
 
 // A variable of the function, because it is asked for before the variables of this file are made.
@@ -96,6 +108,7 @@ const std::map<std::string_view, void *> &functions() {
 		{"cuStreamDestroy_v2", (void *)streamOk}, {"cuEventCreate", (void *)createEvent}, {"cuEventDestroy_v2", (void *)eventOk},
 		{"cuEventRecord", (void *)record}, {"cuEventSynchronize", (void *)eventOk}, {"cuEventElapsedTime", (void *)elapsed},
 		{"cuEventElapsedTime_v2", (void *)elapsed}, {"cuGetErrorName", (void *)errorName},
+		{"cuTensorMapEncodeTiled", (void *)encodeTiled},
 	};
 	return all;
 }

@@ -44,11 +44,12 @@ struct Thread {
 	State state = ended;
 	dim3 index;
 	std::deque<std::vector<Copy>> copies; // groups that were committed, then the open one
-	bool hidden; // some arrived that warpgroup products do not see
 	std::deque<std::vector<Product>> products;
 	bool fenced; // since the last group of products
 	Gate *gate;  // that is waited for
 	uint32_t parity;
+	uint32_t clusterPhase; // of the cluster's barrier, that it waits for next
+	int block;             // in the cluster
 };
 
 struct Warp {
@@ -56,7 +57,24 @@ struct Warp {
 	int alive, waiting;
 };
 
+// Tile is a copy of a tile on its way to one block.
+struct Tile {
+	char *to;
+	TileMap map;
+	int col, row;
+	Gate *gate;
+	int block;
+	bool written;
+};
+
 struct Block {
+	dim3 index;
+	int alive, waiting;
+	char *sharedMemory;
+};
+
+// Cluster is what runs: the threads of its blocks, one block after the other. Most clusters are of one block.
+struct Cluster {
 	std::vector<Thread> threads;
 	std::vector<Warp> warps;
 	std::vector<int> warpOrder, laneOrder;
@@ -65,13 +83,18 @@ struct Block {
 	void *schedulerFakeStack = nullptr;
 	const void *schedulerStack = nullptr;
 	size_t schedulerStackBytes = 0;
-	int self = 0, count = 0, alive = 0, waiting = 0;
-	void *sharedMemory = nullptr;
+	int self = 0, count = 0, total = 0; // the running thread; threads of a block, and of all
+	std::vector<Block> blocks;
+	std::vector<Tile> tiles;
+	Gate barrier;
+	size_t sharedBytes = 0;
 	std::mt19937_64 random;
 	bool seeded = false;
 };
 
-Block B;
+Cluster B;
+
+Block &running() { return B.blocks[B.threads[B.self].block]; }
 
 [[noreturn]] void die(const char *what) {
 	fprintf(stderr, "emulated device: %s, in block (%u, %u, %u) of a grid of %u×%u×%u, %d threads\n", what, blockIdx.x, blockIdx.y, blockIdx.z, gridDim.x, gridDim.y, gridDim.z, B.count);
@@ -83,6 +106,7 @@ void toThread(int t) {
 	Thread &x = B.threads[t];
 	B.self = t;
 	threadIdx = x.index;
+	blockIdx = B.blocks[x.block].index;
 #ifdef __SANITIZE_ADDRESS__
 	__sanitizer_start_switch_fiber(&B.schedulerFakeStack, x.stack, stackBytes);
 #endif
@@ -111,16 +135,17 @@ void releaseWarp(int w) {
 	if (warp.waiting == 0 || warp.waiting < warp.alive)
 		return;
 	warp.waiting = 0;
-	for (int t = 32 * w; t < 32 * w + 32 && t < B.count; t++)
+	for (int t = 32 * w; t < 32 * w + 32 && t < B.total; t++)
 		if (B.threads[t].state == atWarpBarrier)
 			B.threads[t].state = ready;
 }
 
-void releaseBlock() {
-	if (B.waiting == 0 || B.waiting < B.alive)
+void releaseBlock(int b) {
+	Block &block = B.blocks[b];
+	if (block.waiting == 0 || block.waiting < block.alive)
 		return;
-	B.waiting = 0;
-	for (int t = 0; t < B.count; t++)
+	block.waiting = 0;
+	for (int t = b * B.count; t < (b + 1) * B.count; t++)
 		if (B.threads[t].state == atBlockBarrier)
 			B.threads[t].state = ready;
 }
@@ -142,10 +167,14 @@ void threadMain(ctx::transfer_t from) {
 			if (!group.empty())
 				die("a thread ended before its warpgroup's products were waited for");
 		x.state = ended;
-		B.alive--;
 		B.warps[B.self / 32].alive--;
 		releaseWarp(B.self / 32);
-		releaseBlock();
+		running().alive--;
+		releaseBlock(x.block);
+		if (running().alive == 0)
+			for (const Tile &tile : B.tiles)
+				if (tile.block == x.block)
+					die("a block ended before copies of tiles arrived in it");
 		toScheduler();
 	}
 }
@@ -174,7 +203,7 @@ bool runWarp(int w) {
 	bool moved = false;
 	for (int lane : B.laneOrder) {
 		int t = 32 * w + lane;
-		if (t >= B.count)
+		if (t >= B.total)
 			continue;
 		Thread &x = B.threads[t];
 		if (x.state == atGate && (x.gate->phase & 1) != x.parity)
@@ -187,38 +216,93 @@ bool runWarp(int w) {
 	return moved;
 }
 
-void runBlock(dim3 block, size_t sharedBytes) {
-	void *memory = nullptr;
-	if (posix_memalign(&memory, 1024, sharedBytes + (sharedBytes == 0)) != 0)
-		die("no memory for shared memory");
-	memset(memory, 0xff, sharedBytes);
-	B.sharedMemory = memory;
-	B.alive = B.count;
-	B.waiting = 0;
+void write(Tile &tile) {
+	const TileMap &m = tile.map;
+	for (uint32_t r = 0; r < m.boxRows; r++)
+		for (uint32_t c = 0; c < m.boxCols; c++) {
+			uint64_t row = (uint64_t)tile.row + r, col = (uint64_t)tile.col + c;
+			uint16_t bits = 0; // beyond the matrix
+			if (row < m.rows && col < m.cols)
+				memcpy(&bits, m.x + row * m.rowBytes + col * 2, 2);
+			uint64_t at = tile.to - B.blocks[tile.block].sharedMemory + (r * m.boxCols + c) * 2;
+			if (m.swizzled)
+				at ^= (at >> 7 & 7) << 4;
+			memcpy(B.blocks[tile.block].sharedMemory + at, &bits, 2);
+		}
+	tile.written = true;
+}
+
+void endPhase(Gate &gate) {
+	if (gate.left == 0 && gate.bytes == 0) {
+		gate.left = gate.times;
+		gate.phase++;
+	}
+}
+
+// deliver lets one of the copies of tiles arrive, if there are any.
+bool deliver() {
+	if (B.tiles.empty())
+		return false;
+	std::swap(B.tiles[B.random() % B.tiles.size()], B.tiles.back());
+	Tile tile = B.tiles.back();
+	B.tiles.pop_back();
+	if (!tile.written)
+		write(tile);
+	if (tile.gate->times == 0xffff)
+		die("a copy of a tile arrives at a gate that was not set");
+	tile.gate->bytes -= (int)(tile.map.boxRows * tile.map.boxCols * 2);
+	endPhase(*tile.gate);
+	return true;
+}
+
+void runCluster(dim3 block) {
+	for (Block &b : B.blocks) {
+		void *memory = nullptr;
+		if (posix_memalign(&memory, 1024, B.sharedBytes + (B.sharedBytes == 0)) != 0)
+			die("no memory for shared memory");
+		memset(memory, 0xff, B.sharedBytes);
+		b.sharedMemory = (char *)memory;
+		b.alive = B.count;
+		b.waiting = 0;
+	}
 	for (size_t w = 0; w < B.warps.size(); w++) {
-		B.warps[w].alive = B.count - 32 * (int)w < 32 ? B.count - 32 * (int)w : 32;
+		B.warps[w].alive = B.total - 32 * (int)w < 32 ? B.total - 32 * (int)w : 32;
 		B.warps[w].waiting = 0;
 		memset(B.warps[w].lanes, 0xff, sizeof B.warps[w].lanes);
 	}
-	for (int t = 0; t < B.count; t++) {
-		Thread &x = B.threads[t];
+	for (int i = 0; i < B.total; i++) {
+		Thread &x = B.threads[i];
+		int t = i % B.count;
 		x.state = ready;
 		x.copies.clear();
 		x.products.clear();
-		x.hidden = x.fenced = false;
+		x.fenced = false;
+		x.clusterPhase = 0;
+		x.block = i / B.count;
 		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
 	}
-	while (B.alive > 0) {
+	emu::setGate(B.barrier, B.total);
+	auto alive = [] {
+		for (const Block &b : B.blocks)
+			if (b.alive > 0)
+				return true;
+		return false;
+	};
+	while (alive()) {
 		// A warp runs alone until all of it waits for the block: what it writes too early, or reads before others wrote it, shows.
 		bool moved = false;
-		for (int w : B.warpOrder)
+		for (int w : B.warpOrder) {
 			while (runWarp(w))
 				moved = true;
-		if (!moved)
+			if (B.random() % 2 == 0)
+				moved |= deliver();
+		}
+		if (!moved && !deliver())
 			die("deadlock: threads wait at barriers that others do not reach");
 		shuffle(B.warpOrder);
 	}
-	free(memory);
+	for (Block &b : B.blocks)
+		free(b.sharedMemory);
 }
 
 } // namespace
@@ -237,10 +321,11 @@ static size_t sharedLimit() {
 	return capability == nullptr || strcmp(capability, "90") == 0 ? 227 << 10 : 163 << 10;
 }
 
-int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body) {
+int launch(unsigned cluster, dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body) {
 	if (lost())
 		return 719; // cudaErrorLaunchFailure
-	if (block.x * block.y * block.z > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > sharedLimit())
+	unsigned count = block.x * block.y * block.z;
+	if (count > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > sharedLimit() || grid.x % cluster != 0 || (cluster > 1 && count % 32 != 0))
 		return 9; // cudaErrorInvalidConfiguration
 	if (!B.seeded) {
 		const char *seed = getenv("SURGEON_EMU_SEED");
@@ -249,30 +334,34 @@ int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()
 	}
 	gridDim = grid;
 	blockDim = block;
-	B.count = block.x * block.y * block.z;
+	B.count = count;
+	B.total = count * cluster;
+	B.blocks.resize(cluster);
+	B.sharedBytes = sharedBytes;
 	B.body = &body;
-	prepareThreads(B.count);
+	prepareThreads(B.total);
 	B.warpOrder.resize(B.warps.size());
 	std::iota(B.warpOrder.begin(), B.warpOrder.end(), 0);
 	B.laneOrder.resize(32);
 	std::iota(B.laneOrder.begin(), B.laneOrder.end(), 0);
 	for (unsigned z = 0; z < grid.z; z++)
 		for (unsigned y = 0; y < grid.y; y++)
-			for (unsigned x = 0; x < grid.x; x++) {
-				blockIdx = dim3(x, y, z);
+			for (unsigned x = 0; x < grid.x; x += cluster) {
+				for (unsigned b = 0; b < cluster; b++)
+					B.blocks[b].index = dim3(x + b, y, z);
 				shuffle(B.warpOrder);
 				shuffle(B.laneOrder);
-				runBlock(block, sharedBytes);
+				runCluster(block);
 			}
 	return 0;
 }
 
-void *sharedMemory() { return B.sharedMemory; }
+void *sharedMemory() { return running().sharedMemory; }
 
 void blockBarrier() {
 	B.threads[B.self].state = atBlockBarrier;
-	B.waiting++;
-	releaseBlock();
+	running().waiting++;
+	releaseBlock(B.threads[B.self].block);
 	toScheduler();
 }
 
@@ -307,7 +396,6 @@ void copyCommit() {
 void copyWait(int groupsLeft) {
 	Thread &x = B.threads[B.self];
 	while ((int)x.copies.size() - 1 > groupsLeft) {
-		x.hidden |= !x.copies.front().empty();
 		for (const Copy &c : x.copies.front())
 			if (lane() % 2 == 0)
 				continue;
@@ -319,18 +407,46 @@ void copyWait(int groupsLeft) {
 	}
 }
 
-void setGate(Gate &gate, int times) { gate = Gate{0, (uint16_t)times, (uint16_t)times}; }
+void setGate(Gate &gate, int times) { gate = Gate{0, 0, (uint16_t)times, (uint16_t)times}; }
 
-void openGate(Gate &gate) {
+void openGate(Gate &gate, int bytes) {
 	if (gate.times == 0xffff)
 		die("a gate is opened that was not set");
-	if (B.threads[B.self].hidden)
-		die("a gate is opened for copies that warpgroup products do not see");
-	if (--gate.left == 0) {
-		gate.left = gate.times;
-		gate.phase++;
+	if (gate.left == 0)
+		die("a gate is opened once more than it was set to");
+	gate.bytes += bytes;
+	gate.left--;
+	endPhase(gate);
+}
+
+// in is where what is at p in the running thread's block is in another.
+template <class T> static T *in(int block, T *p) { return (T *)(B.blocks[block].sharedMemory + ((char *)p - (char *)sharedMemory())); }
+
+void openGateIn(Gate &gate, int block) {
+	if (B.blocks[block].alive == 0)
+		die("a gate is opened in a block that has ended");
+	openGate(*in(block, &gate), 0);
+}
+
+int blockInCluster() { return B.threads[B.self].block; }
+
+void copyTile(void *to, const TileMap &map, int col, int row, Gate &gate, unsigned blocks) {
+	if (((char *)to - (char *)sharedMemory()) % 128 != 0)
+		die("a copy of a tile is not aligned to 128 bytes");
+	for (int b = 0; b < (int)B.blocks.size(); b++) {
+		if ((blocks >> b & 1) == 0)
+			continue;
+		if (B.blocks[b].alive == 0)
+			die("a tile is copied into a block that has ended");
+		B.tiles.push_back(Tile{(char *)in(b, (char *)to), map, col, row, in(b, &gate), b, false});
+		if (B.random() % 2 == 0)
+			write(B.tiles.back());
 	}
 }
+
+// The barrier of the cluster. Threads that ended are not counted as arrived: nothing here needs it.
+void clusterArrive() { openGate(B.barrier, 0); }
+void clusterWait() { emu::passGate(B.barrier, (int)(B.threads[B.self].clusterPhase++ & 1)); }
 
 void passGate(Gate &gate, int parity) {
 	if (gate.times == 0xffff)
@@ -342,8 +458,6 @@ void passGate(Gate &gate, int parity) {
 	toScheduler();
 }
 
-void showWarpgroup() { B.threads[B.self].hidden = false; }
-
 void fenceWarpgroup() { B.threads[B.self].fenced = true; }
 
 // element is that of row k and column c of a matrix described by matrixAt.
@@ -352,13 +466,13 @@ static float element(uint64_t matrix, int k, int c) {
 	uint64_t at = address + c / 64 * panel + k / 8 * eightRows + k % 8 * 128 + c % 64 * 2;
 	at ^= (at >> 7 & 7) << 4;
 	uint16_t bits;
-	memcpy(&bits, (const char *)B.sharedMemory + at, 2);
+	memcpy(&bits, (const char *)sharedMemory() + at, 2);
 	return __uint_as_float((uint32_t)bits << 16);
 }
 
 // multiply is what the running thread gets of a product.
 static void multiply(float *d, uint64_t a, uint64_t b) {
-	int g = lane() / 4, t = lane() % 4, row = B.self / 32 % 4 * 16 + g;
+	int g = lane() / 4, t = lane() % 4, row = B.self % B.count / 32 % 4 * 16 + g;
 	float rows[2][16];
 	for (int k = 0; k < 16; k++)
 		for (int r = 0; r < 2; r++)

@@ -5,12 +5,13 @@
 // (warpgroup.h); in it the threads one after the other until each waits for the warp (shuffles, tensor-core products); then
 // the next warp. Both orders are shuffled by a seed (SURGEON_EMU_SEED, default 1). So warps are as far out of step as barriers allow: where one
 // is missing, a thread reads what nobody has written yet, or overwrites what others have still to read. Blocks run one after
-// the other. Shared memory is new for every block, full of NaN, and of exactly the size that was asked for. Asynchronous copies
-// and products of warpgroups take effect at once for one half of the threads, and not before they are waited for for the other.
+// the other, those of a cluster together. Shared memory is new for every block, full of NaN, and of exactly the size that was asked for. Asynchronous copies
+// and products of warpgroups take effect at once for one half of the threads, and not before they are waited for for the other; copies
+// of tiles (warpgroup.h) arrive late and in any order.
 //
 // SURGEON_EMU_FAIL_AT=n makes the n-th launch and all after it fail, as on a GPU that is lost.
 //
-// What this proves is index arithmetic, barriers within a block and results; not speed, nor races between blocks.
+// What this proves is index arithmetic, barriers within a block or cluster and results; not speed, nor races between blocks.
 #ifndef SURGEON_EMU_H
 #define SURGEON_EMU_H
 
@@ -26,6 +27,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 
 struct dim3 {
@@ -49,8 +51,8 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emu {
 
-int launch(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body);
-void *sharedMemory();
+int launch(unsigned cluster, dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body);
+void *sharedMemory(); // of the running thread's block
 void blockBarrier();
 void warpBarrier();
 int lane();                  // of the running thread in its warp

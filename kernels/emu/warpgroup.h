@@ -6,14 +6,27 @@
 
 struct Gate {
 	uint32_t phase;
-	uint16_t times, left; // that it has to be opened for a phase to be over, and still has in this one
+	int32_t bytes;        // that have still to arrive for it to be over
+	uint16_t times, left; // that it has to be opened for that, and still has in this one
+};
+
+// What the emulated driver makes of a CUtensorMap.
+struct TileMap {
+	const char *x;
+	uint64_t cols, rows, rowBytes;
+	uint32_t boxCols, boxRows;
+	bool swizzled;
 };
 
 namespace emu {
 void setGate(Gate &gate, int times);
-void openGate(Gate &gate);
+void openGate(Gate &gate, int bytes);
+void openGateIn(Gate &gate, int block);
 void passGate(Gate &gate, int parity);
-void showWarpgroup();
+void copyTile(void *to, const TileMap &map, int col, int row, Gate &gate, unsigned blocks);
+int blockInCluster();
+void clusterArrive();
+void clusterWait();
 void fenceWarpgroup();
 void multiplyLater(float *d, uint64_t a, uint64_t b);
 void commitWarpgroup();
@@ -21,7 +34,9 @@ void waitWarpgroup(int groupsLeft);
 } // namespace emu
 
 inline void setGate(Gate &gate, int times) { emu::setGate(gate, times); }
-inline void openGate(Gate &gate) { emu::openGate(gate); }
+inline void showGates() {}
+inline void openGateFor(Gate &gate, int bytes) { emu::openGate(gate, bytes); }
+inline void openGateIn(Gate &gate, int block) { emu::openGateIn(gate, block); }
 inline void passGate(Gate &gate, int parity) { emu::passGate(gate, parity); }
 
 // The address is what a GPU would have if shared memory began at 0.
@@ -36,6 +51,14 @@ inline void multiplyWarpgroup(float (&d)[128], uint64_t a, uint64_t b) { emu::mu
 inline void fenceWarpgroup() { emu::fenceWarpgroup(); }
 inline void commitWarpgroup() { emu::commitWarpgroup(); }
 template <int n> void waitWarpgroup(float (&)[128]) { emu::waitWarpgroup(n); }
-inline void showWarpgroup() { emu::showWarpgroup(); }
+
+inline void clusterArriveGates() { emu::clusterArrive(); }
+inline void clusterArrive() { emu::clusterArrive(); }
+inline void clusterWait() { emu::clusterWait(); }
+
+// A tile is written at once or when it arrives, by chance, in each of the blocks: what is multiplied before it is there, and
+// what is overwritten too early, both show.
+inline void copyTile(bf16 *to, const CUtensorMap &map, int col, int row, Gate &gate) { emu::copyTile(to, *(const TileMap *)&map, col, row, gate, 1u << emu::blockInCluster()); }
+inline void copyTileTo(unsigned blocks, bf16 *to, const CUtensorMap &map, int col, int row, Gate &gate) { emu::copyTile(to, *(const TileMap *)&map, col, row, gate, blocks); }
 
 #endif
