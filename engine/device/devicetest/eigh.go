@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"surgeon/engine/device"
+	"surgeon/engine/device/cpu"
 )
 
 // Eigenvectors of close eigenvalues may be turned into each other, and all may have either sign: what is judged is
@@ -124,11 +125,7 @@ func eigh(name string, warm bool, shapes []Shape, fill func(*rand.Rand, int, []f
 					for i := range near {
 						near[i] = matrix[i] + 0.01*size/math.Sqrt(float64(n))*near[i]
 					}
-					_, v := jacobi(n, near)
-					for i := range v {
-						v[i] = float64(float32(v[i]))
-					}
-					vectorsOf[n] = v
+					vectorsOf[n] = rough(n, near)
 				}
 				vectors := vectorsOf[n]
 				y = inOut(y.Name, n, n).filled(func(_ *rand.Rand, _ bool, x []float64) { copy(x, vectors) })
@@ -213,6 +210,19 @@ func notFinite() Op {
 
 func allFinite(x []float64) bool {
 	return !slices.ContainsFunc(x, func(v float64) bool { return v-v != 0 })
+}
+
+// rough are eigenvectors in float32. Whose they are is of no account here: the package cpu is much faster than the loops.
+func rough(n int, a []float64) []float64 {
+	d := cpu.Open()
+	defer d.Close()
+	values, vectors := d.Alloc(1, n, device.F64), d.Alloc(n, n, device.F64)
+	d.Eigh(false, []device.Tensor{device.NewFrom(d, a, n, n, device.F64)}, []device.Tensor{values}, []device.Tensor{vectors})
+	v := device.DownloadSlice[float64](d, vectors)
+	for i := range v {
+		v[i] = float64(float32(v[i]))
+	}
+	return v
 }
 
 // eighLoops is the definition of Eigh.
