@@ -42,12 +42,11 @@ struct Plan {
 // squares are numbered in bands of 8 rows of squares, and down the band column after column: a wave of 66 is about 8×8 squares
 // and reads 4096 columns, not all that the longest row of squares needs.
 //
-//	        0 ◣
-//	 band 0   1 2 ◣           band of 2 rows of squares
-//	          ─────────
-//	          0 2 4 ◣
-//	 band 1   1 3 5 6 ◣
-//
+//	 band 0   0
+//	          1 2             bands of 2 rows of squares; the last of a row is on the diagonal
+//	          ───────
+//	 band 1   0 2 4
+//	          1 3 5 6
 struct Place {
 	int i, j;
 };

@@ -39,7 +39,7 @@ gram(Gram g) {
 	auto &memory = shared<TensorTile>();
 	Piece p = pieceOf(g, blockIdx.x);
 	int i0 = p.i0, j0 = p.j0, n = g.n;
-	if (i0 >= n)
+	if (i0 >= n) // the lower half of a square in the last row
 		return;
 	int steps = (int)ceilDiv(p.tokens(), depth);
 

@@ -288,16 +288,23 @@ void runCluster(dim3 block) {
 				return true;
 		return false;
 	};
+	int held = -1; // a block of a cluster that does not run for a while: one can be far ahead of the other
 	while (alive()) {
+		if (B.blocks.size() > 1 && B.random() % 4 == 0)
+			held = (int)(B.random() % (B.blocks.size() + 1)) - 1;
 		// A warp runs alone until all of it waits for the block: what it writes too early, or reads before others wrote it, shows.
 		bool moved = false;
 		for (int w : B.warpOrder) {
+			if (B.threads[32 * w].block == held)
+				continue;
 			while (runWarp(w))
 				moved = true;
 			if (B.random() % 2 == 0)
 				moved |= deliver();
 		}
-		if (!moved && !deliver())
+		if (!moved && held >= 0)
+			held = -1;
+		else if (!moved && !deliver())
 			die("deadlock: threads wait at barriers that others do not reach");
 		shuffle(B.warpOrder);
 	}
