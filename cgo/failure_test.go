@@ -54,14 +54,17 @@ func TestUnavailable(t *testing.T) {
 
 // What would be caught: memory of whole pages that is not counted against the limit; small blocks that take a page each.
 func TestRounded(t *testing.T) {
-	m := pool{granularity: granularity}
+	m := pool{granularity: granularity, page: page}
 	for bytes, want := range map[int64]int64{0: 512, 1: 512, 512: 512, 513: 1024, 1 << 20: 1 << 20, 2<<20 - 1: 2 << 20, 2 << 20: 2 << 20, 2<<20 + 1: 4 << 20,
 		4 * 4096 * 4097 / 2: 34 << 20} { // a factor of order 4096
 		if got := m.rounded(bytes); got != want {
 			t.Errorf("%d bytes take %d, want %d", bytes, got, want)
 		}
+		if planned := m.page.Of(bytes); planned > want || planned <= want-granularity && bytes > 0 { // the plan counts as the pool does, but for the ends of vectors
+			t.Errorf("%d bytes take %d and are planned with %d", bytes, want, planned)
+		}
 	}
-	m.granularity = 1
+	m.granularity, m.page = 1, 0
 	if got := m.rounded(2<<20 + 1); got != 2<<20+1 {
 		t.Errorf("2 MiB and a byte take %d where sizes are exact", got)
 	}

@@ -25,6 +25,7 @@ type pool struct {
 	spare            []block // by size, then by age
 	clock            int
 	granularity      int64
+	page             device.Page
 	keepsNone        bool  // what comes back goes to the driver
 	slack            int64 // a block may be larger than what is asked for by a slack-th of it; 0: exactly as large
 }
@@ -51,12 +52,12 @@ func (d *Device) startMemory(limit int64) error {
 		return err
 	}
 	m := &d.memory
-	*m = pool{limit: free - reserved, granularity: granularity, slack: slack}
+	*m = pool{limit: free - reserved, granularity: granularity, page: page, slack: slack}
 	if isEmulated() { // so that AddressSanitizer sees the end of every tensor
-		m.limit, m.granularity, m.slack = free, 1, 0
+		m.limit, m.granularity, m.page, m.slack = free, 1, 0, 0
 	}
 	if os.Getenv("SURGEON_CUDA_EXACT") != "" { // so that compute-sanitizer does, and what is read after it was freed
-		m.granularity, m.slack, m.keepsNone = 1, 0, true
+		m.granularity, m.page, m.slack, m.keepsNone = 1, 0, 0, true
 	}
 	if limit > 0 && limit > m.limit {
 		return &Unavailable{fmt.Sprintf("--gpu-memory asks for %s; %s are free", gibibytes(limit), gibibytes(m.limit))}
@@ -75,11 +76,10 @@ func (d *Device) closeMemory() {
 
 // rounded is what a block for so many bytes takes of the device: a limit that left out what pages hold beside it would be passed.
 func (m *pool) rounded(bytes int64) int64 {
-	unit := m.granularity
-	if unit > 1 && bytes >= page {
-		unit = page
+	if m.page > 0 && bytes >= int64(m.page) {
+		return m.page.Of(bytes)
 	}
-	return max(1, (bytes+unit-1)/unit) * unit
+	return max(1, (bytes+m.granularity-1)/m.granularity) * m.granularity
 }
 
 // take is a block of at least so many bytes, or false, and then the device has failed.
@@ -178,9 +178,10 @@ func (d *Device) outOfMemory(size int64) {
 	}
 }
 
-// Memory tells how much tensors hold, scratch memory of queued operations included.
+// Memory tells how much tensors hold, with what their pages hold beside them, scratch memory of queued operations included.
 func (d *Device) Memory() device.Memory {
-	return device.Memory{Total: d.memory.limit, Used: d.memory.used, Peak: d.memory.peak, Own: d.memory.own}
+	m := &d.memory
+	return device.Memory{Total: m.limit, Used: m.used, Peak: m.peak, Own: m.own, Page: m.page}
 }
 
 // buffer is an allocation, the Handle of its tensors.

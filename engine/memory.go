@@ -51,10 +51,13 @@ const GCPercent = 25
 // evalParts are the tensors of an evaluation: a model and forward passes over at most o.HeldOut windows.
 func evalParts(cfg checkpoint.Config, o Options) []PlanPart {
 	t := typeOf(o.Precision)
-	weights, _ := counts(cfg)
+	var weights int64
+	for _, shape := range cfg.Shapes() {
+		weights += o.page.Tensor(1, elements(shape), t)
+	}
 	parts := []PlanPart{
-		{"weights", "", OnDevice, weights * int64(t.Size())},
-		{"activations", "", OnDevice, model.WorkspaceBytes(cfg, t, o.Length, min(o.Batch, o.HeldOut), false)},
+		{"weights", "", OnDevice, weights},
+		{"activations", "", OnDevice, model.WorkspaceBytes(o.page, cfg, t, o.Length, min(o.Batch, o.HeldOut), false)},
 	}
 	if o.deviceOwn > 0 {
 		parts = append(parts, PlanPart{"libraries and lists of the device", "", OnDevice, o.deviceOwn})
@@ -74,31 +77,34 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 	c := o.curvature()
 	if o.Curvature != curvature.Identity {
 		layers, batch := linears(cfg), min(o.Batch, o.Samples)
-		factors := curvature.Bytes(layers, t, c)
+		factors := curvature.Bytes(o.page, layers, t, c)
 		add("factors", measuring, factors)
-		add("activations", measuring, model.WorkspaceBytes(cfg, t, o.Length, batch, o.Curvature != curvature.Activations))
-		if scratch := curvature.ScratchBytes(layers, t, c, o.Length*batch); scratch > 0 {
+		add("activations", measuring, model.WorkspaceBytes(o.page, cfg, t, o.Length, batch, o.Curvature != curvature.Activations))
+		if scratch := curvature.ScratchBytes(o.page, layers, t, c, o.Length*batch); scratch > 0 {
 			add("vectors of one layer", measuring, scratch)
 		}
 		add("factors", pruning, factors)
-		if warm := curvature.WarmBytes(layers, t, c); warm > 0 {
+		if warm := curvature.WarmBytes(o.page, layers, t, c); warm > 0 {
 			add("factors that the next shot starts from", writing, warm)
 		}
 	}
 	if o.Structure != prune.RowCol && o.costMatrices() {
-		_, prunable := counts(cfg)
-		add("a number for each weight, for its cost", pruning, 8*prunable)
+		var numbers int64
+		for _, l := range linears(cfg) {
+			numbers += o.page.Tensor(l.Rows, l.Inputs(), device.F64)
+		}
+		add("a number for each weight, for its cost", pruning, numbers)
 	}
 	var scratch int64
 	for _, l := range linears(cfg) {
-		scratch = max(scratch, layerScratch(int64(l.Rows), int64(l.Inputs()), o))
+		scratch = max(scratch, layerScratch(l.Rows, l.Inputs(), o))
 	}
 	add("one layer in float64", pruning, scratch)
 	if o.Lora {
 		layers := linears(cfg)
-		add("weights before, and corrections", correcting, lora.Bytes(layers, t, o.LoraRank, o.Length))
-		add("activations", correcting, model.WorkspaceBytes(cfg, t, o.Length, 1, true))
-		if warm := curvature.WarmBytes(layers, t, c); warm > 0 {
+		add("weights before, and corrections", correcting, lora.Bytes(o.page, layers, t, o.LoraRank, o.Length))
+		add("activations", correcting, model.WorkspaceBytes(o.page, cfg, t, o.Length, 1, true))
+		if warm := curvature.WarmBytes(o.page, layers, t, c); warm > 0 {
 			add("factors that the next shot starts from", correcting, warm)
 		}
 	}
@@ -108,23 +114,25 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 
 // layerScratch is what the costs and the update of one R×C layer take at most, its float64 weights included. Vectors are not
 // worth counting beside matrices.
-func layerScratch(r, c int64, o Options) int64 {
-	weights, square := r*c, max(r, c)*max(r, c)
+func layerScratch(r, c int, o Options) int64 {
 	if o.Curvature == curvature.KronSum || o.Damping == jointDamping {
 		return sumScratch(r, c, o)
 	}
+	weights, square := o.page.Tensor(r, c, device.F64), o.page.Tensor(max(r, c), max(r, c), device.F64)
 	if o.Structure == prune.RowCol {
-		return 8 * max(3*weights+2*square, // costs
+		return max(3*weights+2*square, // costs
 			6*weights+square) // update
 	}
-	return 8 * max(2*weights+2*square, // costs: a factor on its way to the diagonal of its inverse; thresholds take less
-		14*weights+(5*r*r+3*c*c)/2, 7*weights+square) // conjugate gradients, some in float32, and the prediction
+	return max(2*weights+2*square, // costs: a factor on its way to the diagonal of its inverse; thresholds take less
+		14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32), 7*weights+square) // conjugate gradients, some in float32, and the prediction
 }
 
 // sumScratch is layerScratch for sums of products and for joint damping: bases of both sides and what leads to them for the
 // costs, the vectors of conjugate gradients for the update.
-func sumScratch(r, c int64, o Options) int64 {
-	weights, squares, square := r*c, r*r+c*c, max(r, c)*max(r, c)
+func sumScratch(r, c int, o Options) int64 {
+	weights, square := o.page.Tensor(r, c, device.F64), o.page.Tensor(max(r, c), max(r, c), device.F64)
+	squares := o.page.Tensor(r, r, device.F64) + o.page.Tensor(c, c, device.F64)
+	halves := o.page.Tensor(r, r, device.F32) + o.page.Tensor(c, c, device.F32) // of squares
 	products := int64(1)
 	if o.Curvature == curvature.KronSum {
 		products = int64(o.Rank)
@@ -133,14 +141,14 @@ func sumScratch(r, c int64, o Options) int64 {
 	if products == 1 {
 		bases = squares
 	}
-	update := 13*weights + bases + squares/2
+	update := 13*weights + bases + halves
 	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and its inverse
 		update = 15*weights + products*squares + bases
 		if o.Structure == prune.RowCol && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
-			update += 5*weights/2 + products*squares/2 + squares/2
+			update += 5*o.page.Tensor(r, c, device.F32) + products*halves + halves
 		}
 	}
-	return 8 * max(5*weights+2*squares+3*square, update, 7*weights+square) // costs, update, prediction
+	return max(5*weights+2*squares+3*square, update, 7*weights+square) // costs, update, prediction
 }
 
 // costMatrices says whether the costs of single weights are made of more than a number for each row and column.
@@ -261,7 +269,7 @@ func chooseBatch(m device.Memory, length, windows int, bytes func(batch int) int
 // room for. What is too much for main memory is not refused, for the system may have swap space: crowded says so. parts are the
 // tensors of the work, evalParts or runParts.
 func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(checkpoint.Config, Options) []PlanPart) error {
-	o.deviceOwn = d.Memory().Own
+	o.deviceOwn, o.page = d.Memory().Own, d.Memory().Page
 	if o.Batch == 0 {
 		with := *o
 		o.Batch = chooseBatch(d.Memory(), o.Length, o.Samples, func(batch int) int64 {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"surgeon/engine/curvature"
+	"surgeon/engine/device"
 	"surgeon/engine/journal"
 	"surgeon/engine/prune"
 	"surgeon/engine/report"
@@ -79,6 +80,7 @@ type Options struct {
 	lengthGiven bool // sequences are as long as they are, and no --length makes them shorter
 
 	deviceOwn int64         // device.Memory.Own of the device that the work is for
+	page      device.Page   // and its Page
 	workNamed bool          // the user named the work directory, so it stays
 	hooks     journal.Hooks // tests
 }

@@ -272,8 +272,8 @@ func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
 		rate = 2 * float64(side*side*side) / time.Since(start).Seconds()
 	}
 	_, prunable := counts(cfg)
-	factors := curvature.Bytes(linears(cfg), device.F32, curvature.Options{}) / 4 // of kfac: passes that are paired move more, and take about as long
-	perToken := 2 * 3 * float64(6*prunable+2*factors) / float64(cfg.Blocks)       // two tries of one block and of two
+	factors := curvature.Bytes(0, linears(cfg), device.F32, curvature.Options{}) / 4 // of kfac: passes that are paired move more, and take about as long
+	perToken := 2 * 3 * float64(6*prunable+2*factors) / float64(cfg.Blocks)          // two tries of one block and of two
 	n := 16
 	for n*2 <= o.Length && float64(n*2)*perToken < rate*measureSeconds/3 {
 		n *= 2

@@ -110,18 +110,17 @@ func (f *Factors) layout(o Options, sym func(n int) device.Sym, matrix func(rows
 	}
 }
 
-// Bytes is the memory that the factors of these layers take, of a model of type t.
-func Bytes(linears []*model.Linear, t device.Type, o Options) int64 {
-	var elements int64
+// Bytes is the memory that the factors of these layers take, of a model of type t, on a device of such pages.
+func Bytes(page device.Page, linears []*model.Linear, t device.Type, o Options) (bytes int64) {
 	f := Factors{layers: linears}
 	f.layout(o, func(n int) device.Sym {
-		elements += int64(device.PackedLen(n))
+		bytes += page.Sym(n, t.Acc())
 		return device.Sym{N: n}
 	}, func(rows, cols int) device.Tensor {
-		elements += int64(rows) * int64(cols)
+		bytes += page.Tensor(rows, cols, t.Acc())
 		return device.Tensor{}
 	}, nil)
-	return elements * int64(t.Acc().Size())
+	return bytes
 }
 
 // Free gives the memory back.
@@ -193,14 +192,13 @@ func NewWarm(m *model.Model, o Options) *Factors {
 	return f
 }
 
-// WarmBytes is the memory of what KeepWarm leaves.
-func WarmBytes(linears []*model.Linear, t device.Type, o Options) int64 {
+// WarmBytes is the memory of what KeepWarm leaves, as in Bytes.
+func WarmBytes(page device.Page, linears []*model.Linear, t device.Type, o Options) (bytes int64) {
 	if !o.Warm() {
 		return 0
 	}
-	var elements int64
 	for _, l := range linears {
-		elements += int64(o.products()) * int64(device.PackedLen(l.Inputs()))
+		bytes += int64(o.products()) * page.Sym(l.Inputs(), t.Acc())
 	}
-	return elements * int64(t.Acc().Size())
+	return bytes
 }

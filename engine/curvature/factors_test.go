@@ -169,11 +169,12 @@ func TestCancelLater(t *testing.T) {
 // counted is a device that counts what it is asked for, and not what its operations work in.
 type counted struct {
 	device.Device
+	page       device.Page
 	used, peak int64
 }
 
 func (d *counted) Alloc(rows, cols int, t device.Type) device.Tensor {
-	d.used += int64(rows) * int64(cols) * int64(t.Size())
+	d.used += d.page.Tensor(rows, cols, t)
 	d.peak = max(d.peak, d.used)
 	return d.Device.Alloc(rows, cols, t)
 }
@@ -181,7 +182,7 @@ func (d *counted) Alloc(rows, cols int, t device.Type) device.Tensor {
 func (d *counted) Free(ts ...device.Tensor) {
 	for _, t := range ts {
 		if !t.IsZero() {
-			d.used -= int64(t.Len()) * int64(t.Type.Size())
+			d.used -= d.page.Tensor(t.Rows, t.Cols, t.Type)
 		}
 	}
 	d.Device.Free(ts...)
@@ -191,25 +192,26 @@ func (d *counted) Free(ts ...device.Tensor) {
 func TestBytes(t *testing.T) {
 	for _, name := range []string{"tiny-llama", "tiny-qwen2"} {
 		for _, typ := range []device.Type{device.F32, device.F64, device.BF16} {
-			for _, o := range every {
-				dev := &counted{Device: cpu.Open()}
+			for i := range 2 * len(every) {
+				o, page := every[i/2], device.Page(i%2*5000) // with pages, and without any
+				dev := &counted{Device: cpu.Open(), page: page}
 				m := enginetest.Load(t, dev, golden.Dir(name), typ)
 				weights := dev.used
-				if want := int64(typ.Size()) * int64(m.Parameters()); weights != want {
+				if want := int64(typ.Size()) * int64(m.Parameters()); page == 0 && weights != want {
 					t.Errorf("%s: weights take %d bytes, want %d", name, weights, want)
 				}
 				windows := golden.Tokens(t, name)[:4]
 				f := collect(t, m, windows, 4, o)
-				workspace := model.WorkspaceBytes(m.Config, m.Type, len(windows[0]), 4, o.Kind != curvature.Activations)
+				workspace := model.WorkspaceBytes(page, m.Config, m.Type, len(windows[0]), 4, o.Kind != curvature.Activations)
 				if o.Kind == curvature.Identity {
 					workspace = 0
 				}
-				peak := weights + workspace + curvature.Bytes(m.Linears(), typ, o) + curvature.ScratchBytes(m.Linears(), typ, o, 4*len(windows[0]))
+				peak := weights + workspace + curvature.Bytes(page, m.Linears(), typ, o) + curvature.ScratchBytes(page, m.Linears(), typ, o, 4*len(windows[0]))
 				if dev.peak != peak {
-					t.Errorf("%s %v %+v: %d bytes are held at most, planned are %d", name, typ, o, dev.peak, peak)
+					t.Errorf("%s %v %+v: %d bytes are held at most, in pages of %d: planned are %d", name, typ, o, dev.peak, page, peak)
 				}
 				m.Release()
-				if got, want := dev.used-weights, curvature.Bytes(m.Linears(), typ, o); got != want {
+				if got, want := dev.used-weights, curvature.Bytes(page, m.Linears(), typ, o); got != want {
 					t.Errorf("%s %v %+v: factors take %d bytes, Bytes says %d", name, typ, o, got, want)
 				}
 				f.Free()

@@ -92,7 +92,7 @@ func TestActivationsAndIdentity(t *testing.T) {
 		}
 		o := curvature.Options{Kind: curvature.Activations}
 		f := collect(t, m, tokens, 2, o)
-		if got, want := dev.Memory().Used-before.Used, curvature.Bytes(m.Linears(), device.F32, o)+model.WorkspaceBytes(m.Config, m.Type, len(tokens[0]), 2, false); got != want {
+		if got, want := dev.Memory().Used-before.Used, curvature.Bytes(0, m.Linears(), device.F32, o)+model.WorkspaceBytes(0, m.Config, m.Type, len(tokens[0]), 2, false); got != want {
 			t.Errorf("activations: %d bytes are held, want %d", got, want)
 		}
 		kfac := collect(t, m, tokens, 2, curvature.Options{})
@@ -131,7 +131,7 @@ func TestWarmStart(t *testing.T) {
 				}
 				m.Release()
 				first.KeepWarm()
-				if got, want := dev.Memory().Used-weights, 2*curvature.WarmBytes(m.Linears(), typ, o); got != want {
+				if got, want := dev.Memory().Used-weights, 2*curvature.WarmBytes(0, m.Linears(), typ, o); got != want {
 					t.Errorf("%d bytes are held by two warm starts, want %d", got, want)
 				}
 				warm, _, err := curvature.Collect(context.Background(), m, tokens, 4, o, first, nil)

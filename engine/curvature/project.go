@@ -96,13 +96,14 @@ func rebuild(d device.Device, sign float64, e spectrum, work [2]flat, s device.S
 }
 
 // projectionBytes is the most memory that project takes beside the factors.
-func projectionBytes(linears []*model.Linear, t device.Type, o Options) (most int64) {
+func projectionBytes(page device.Page, linears []*model.Linear, o Options) (most int64) {
 	if o.Kind != KronSum {
 		return 0
 	}
 	for _, l := range linears {
-		a, g := int64(l.Inputs()), int64(l.Rows)
-		most = max(most, 8*(2*max(a, g)*max(a, g)+a*(a+1)+g*(g+1)))
+		square := func(n int) int64 { return page.Tensor(n, n, device.F64) }
+		a, g := l.Inputs(), l.Rows
+		most = max(most, 2*square(max(a, g))+square(a)+square(g)+page.Tensor(1, a, device.F64)+page.Tensor(1, g, device.F64))
 	}
 	return most
 }

@@ -109,12 +109,12 @@ func layoutScratch(layers []*model.Linear, t device.Type, o Options, tokens int,
 func (o Options) paired() bool { return o.Warm() || o.Kind == Diagonal }
 
 // ScratchBytes is the most memory that a measurement takes beside the factors and the model's passes, for batches of so many
-// tokens.
-func ScratchBytes(linears []*model.Linear, t device.Type, o Options, tokens int) int64 {
+// tokens, on a device of such pages.
+func ScratchBytes(page device.Page, linears []*model.Linear, t device.Type, o Options, tokens int) int64 {
 	var passes int64
 	layoutScratch(linears, t, o, tokens, func(rows, cols int) device.Tensor {
-		passes += int64(rows) * int64(cols) * int64(t.Acc().Size())
+		passes += page.Tensor(rows, cols, t.Acc())
 		return device.Tensor{}
 	})
-	return max(passes, projectionBytes(linears, t, o))
+	return max(passes, projectionBytes(page, linears, o))
 }

@@ -185,17 +185,18 @@ func (c *corrections) constant(x device.Tensor) device.Tensor {
 	return c.ones
 }
 
-// Bytes is the most memory that a round takes on the device beside the model and its passes over windows of so many tokens.
-func Bytes(linears []*model.Linear, t device.Type, rank, tokens int) int64 {
+// Bytes is the most memory that a round takes on the device beside the model and its passes over windows of so many tokens,
+// on a device of such pages.
+func Bytes(page device.Page, linears []*model.Linear, t device.Type, rank, tokens int) int64 {
 	var weights, largest, part, ones int64
 	for _, l := range linears {
-		n := int64(l.Rows) * int64(l.Inputs())
+		n := page.Tensor(l.Rows, l.Inputs(), t.Acc())
 		weights, largest = weights+n, max(largest, n)
 		if l.Bias { // SetMatrix takes [W b] apart
-			part, ones = max(part, n), int64(tokens)*int64(t.Size())
+			part, ones = max(part, n), page.Tensor(tokens, 1, t)
 		}
 	}
-	return (weights+2*numbers(linears, rank)+2*largest+part)*int64(t.Acc().Size()) + ones
+	return weights + 2*page.Of(numbers(linears, rank)*int64(t.Acc().Size())) + 2*largest + part + ones
 }
 
 // HostBytes is the memory that a round takes on the host: values, gradients, and both means of Adam.

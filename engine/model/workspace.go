@@ -84,11 +84,11 @@ func (m *Model) newWorkspace(length, sequences int, backward bool) *workspace {
 	return ws
 }
 
-// WorkspaceBytes is the memory that a pass over so many sequences needs beside the weights.
-func WorkspaceBytes(c checkpoint.Config, t device.Type, length, sequences int, backward bool) int64 {
+// WorkspaceBytes is the memory that a pass over so many sequences needs beside the weights, on a device of such pages.
+func WorkspaceBytes(page device.Page, c checkpoint.Config, t device.Type, length, sequences int, backward bool) int64 {
 	var bytes int64
 	layout(c, t, length, sequences, backward, func(rows, cols int, t device.Type) device.Tensor {
-		bytes += int64(rows) * int64(cols) * int64(t.Size())
+		bytes += page.Tensor(rows, cols, t)
 		return device.Tensor{Rows: rows, Cols: cols, Type: t}
 	})
 	return bytes
