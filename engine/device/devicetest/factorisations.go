@@ -37,13 +37,18 @@ func factorisations() []Op {
 // definite fills the lower triangle of a positive definite matrix of order n, or of a factor.
 func definite(n int) func(*rand.Rand, bool, []float64) {
 	return func(r *rand.Rand, _ bool, a []float64) {
-		Numbers(r, false, a)
+		block := make([]float64, min(len(a), uploadBlock))
+		Numbers(r, false, block)
+		scale := 4 * math.Sqrt(float64(n))
 		for i := range n {
+			row := a[i*n : (i+1)*n]
 			for j := range i {
-				a[i*n+j] /= 4 * math.Sqrt(float64(n))
-				a[j*n+i] = math.NaN()
+				row[j] = block[(i*n+j)%uploadBlock] / scale
 			}
-			a[i*n+i] = 1
+			row[i] = 1
+			for j := i + 1; j < n; j++ {
+				row[j] = math.NaN()
+			}
 		}
 	}
 }
