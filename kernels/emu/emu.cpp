@@ -239,13 +239,14 @@ void endPhase(Gate &gate) {
 	}
 }
 
-// deliver lets one of the copies of tiles arrive, if there are any.
+// deliver lets one of the copies of tiles arrive, if there are any: half the time the oldest, so that threads wait for the next step
+// and not for all that are on their way.
 bool deliver() {
 	if (B.tiles.empty())
 		return false;
-	std::swap(B.tiles[B.random() % B.tiles.size()], B.tiles.back());
-	Tile tile = B.tiles.back();
-	B.tiles.pop_back();
+	auto at = B.tiles.begin() + (B.random() % 2 == 0 ? 0 : B.random() % B.tiles.size());
+	Tile tile = *at;
+	B.tiles.erase(at);
 	if (!tile.written)
 		write(tile);
 	if (tile.gate->times == 0xffff)
@@ -299,7 +300,7 @@ void runCluster(dim3 block) {
 				continue;
 			while (runWarp(w))
 				moved = true;
-			if (B.random() % 2 == 0)
+			if (B.random() % 4 == 0)
 				moved |= deliver();
 		}
 		if (!moved && held >= 0)
