@@ -18,7 +18,7 @@ shift
 mkdir -p "$out"
 export REQUIRE_CUDA=1
 export LD_LIBRARY_PATH="$PWD/.cuda/nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" # where there is no CUDA 13 in /usr/local
-tests=$PWD/build/cuda/cuda.test
+tests=./build/cuda/cuda.test
 failed=0
 step() { # step NAME COMMAND…
   name=$1

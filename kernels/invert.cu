@@ -16,7 +16,7 @@ struct Inverse {
 	double x[base][base];
 };
 
-__global__ void __launch_bounds__(base) invert(int64_t n, const double *l, double *inverses) {
+__global__ void __launch_bounds__(base) invert(int64_t n, const double *l, int width, double *inverses) {
 	auto &s = shared<Inverse>();
 	const int64_t p = (int64_t)blockIdx.x * base;
 	const int size = n - p < base ? (int)(n - p) : base, j = threadIdx.x;
@@ -30,14 +30,14 @@ __global__ void __launch_bounds__(base) invert(int64_t n, const double *l, doubl
 	}
 	// The whole rows of the larger block: zeros above the diagonal, and below it until the products come there.
 	const int from = (int)(p % block);
-	double *to = inverses + (p - from) * block + (int64_t)from * block;
+	double *to = inverses + p * width;
 	for (int i = 0; i < size; i++)
-		for (int c = j; c < block; c += base)
-			to[(int64_t)i * block + c] = c - from == j ? s.x[i][j] : 0;
+		for (int c = j; c < width; c += base)
+			to[(int64_t)i * width + c] = c - from == j ? s.x[i][j] : 0;
 }
 
 } // namespace
 
-extern "C" int surgeon_invert_blocks(int64_t n, const double *l, double *inverses, void *stream) {
-	return launch(invert, dim3((unsigned)ceilDiv(n, base)), base, sizeof(Inverse), stream, n, l, inverses);
+extern "C" int surgeon_invert_blocks(int64_t n, const double *l, int64_t width, double *inverses, void *stream) {
+	return launch(invert, dim3((unsigned)ceilDiv(n, base)), base, sizeof(Inverse), stream, n, l, (int)width, inverses);
 }

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 11
+#define SURGEON_INTERFACE 12
 
 #ifdef __cplusplus
 extern "C" {
@@ -137,14 +137,14 @@ int64_t surgeon_cholesky_inverse_scratch(int64_t n);
 int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, const double *l, double *d, double *scratch, void *stream);
 
 /* invert.cu: the inverses of the blocks of SURGEON_TRIANGLE_BASE rows on the diagonal of l, each where it stands in the inverse of the block of
- * SURGEON_TRIANGLE_BLOCK rows that it is in, of which zero is the rest. Such a block has as many columns, and the next follows it. The
+ * SURGEON_TRIANGLE_BLOCK rows that it is in, of which zero is the rest. Such a block has width columns, and the next follows it. The
  * emulated device has smaller ones, so that small matrices have several. */
 #ifdef SURGEON_EMU
 enum { SURGEON_TRIANGLE_BASE = 4, SURGEON_TRIANGLE_BLOCK = 16 };
 #else
 enum { SURGEON_TRIANGLE_BASE = 128, SURGEON_TRIANGLE_BLOCK = 512 };
 #endif
-int surgeon_invert_blocks(int64_t n, const double *l, double *inverses, void *stream);
+int surgeon_invert_blocks(int64_t n, const double *l, int64_t width, double *inverses, void *stream);
 
 /* scale.cu: x ← β·x, n elements; β = 0 does not read x. */
 int surgeon_scale(int type, int64_t n, double beta, void *x, void *stream);

@@ -26,31 +26,34 @@ namespace {
 
 const int64_t base = SURGEON_TRIANGLE_BASE, block = SURGEON_TRIANGLE_BLOCK;
 
-int64_t inversesOf(int64_t n) { return ((n + block - 1) / block + 1) * block * block; } // and one block to work in
+// widthOf is how many columns the inverses have: less than block for a matrix that is smaller.
+int64_t widthOf(int64_t n) { return std::min(block, (n + base - 1) / base * base); }
+int64_t inversesOf(int64_t n) { return ((n + block - 1) / block + 1) * widthOf(n) * widthOf(n); } // and one block to work in
 
 struct Triangle {
 	void *library, *stream;
 	int64_t n;
 	const double *l;
-	double *inverses; // that of the block from row p on at p·block, block columns wide
+	double *inverses; // that of the block from row p on at p·width
+	int64_t width = widthOf(n);
 
 	int64_t height(int64_t p) const { return std::min(block, n - p); }
 	int64_t last() const { return (n - 1) / block * block; }
 	const double *at(int64_t i, int64_t j) const { return l + i * n + j; }
-	const double *inverse(int64_t p) const { return inverses + p * block; }
+	const double *inverse(int64_t p) const { return inverses + p * width; }
 
 	int invert() const {
-		if (int code = surgeon_invert_blocks(n, l, inverses, stream))
+		if (int code = surgeon_invert_blocks(n, l, width, inverses, stream))
 			return code;
-		double *spare = inverses + inversesOf(n) - block * block;
+		double *spare = inverses + inversesOf(n) - width * width;
 		for (int64_t p = 0; p < n; p += block)
 			for (int64_t half = base; half < height(p); half *= 2)
 				for (int64_t i = 0; i + half < height(p); i += 2 * half) {
-					double *d = inverses + p * block + i * (block + 1), *e = d + half * (block + 1);
+					double *d = inverses + p * width + i * (width + 1), *e = d + half * (width + 1);
 					int64_t rows = std::min(half, height(p) - i - half);
-					if (int code = product(library, false, false, rows, half, half, 1, at(p + i + half, p + i), n, d, block, 0, spare, block))
+					if (int code = product(library, false, false, rows, half, half, 1, at(p + i + half, p + i), n, d, width, 0, spare, width))
 						return code;
-					if (int code = product(library, false, false, rows, half, rows, -1, e, block, spare, block, 0, d + half * block, block))
+					if (int code = product(library, false, false, rows, half, rows, -1, e, width, spare, width, 0, d + half * width, width))
 						return code;
 				}
 		return 0;
@@ -62,7 +65,7 @@ struct Triangle {
 		for (int64_t p = from; p < n; p += block) {
 			int64_t h = height(p), rest = n - p - h;
 			double *xp = x + (p - from) * m, *rp = r + (p - from) * m;
-			int code = product(library, false, false, h, m, h, 1, inverse(p), block, rp, m, 0, xp, m);
+			int code = product(library, false, false, h, m, h, 1, inverse(p), width, rp, m, 0, xp, m);
 			if (code == 0 && rest > 0)
 				code = product(library, false, false, rest, m, h, -1, at(p + h, p), n, xp, m, below || p > from ? 1 : 0, rp + h * m, m);
 			if (code)
@@ -75,7 +78,7 @@ struct Triangle {
 	int up(int64_t m, double *r, double *x) const {
 		for (int64_t p = last(); p >= 0; p -= block) {
 			int64_t h = height(p);
-			int code = product(library, true, false, h, m, h, 1, inverse(p), block, r + p * m, m, 0, x + p * m, m);
+			int code = product(library, true, false, h, m, h, 1, inverse(p), width, r + p * m, m, 0, x + p * m, m);
 			if (code == 0 && p > 0)
 				code = product(library, true, false, p, m, h, -1, at(p, 0), n, x + p * m, m, 1, r, m);
 			if (code)
@@ -88,7 +91,7 @@ struct Triangle {
 	int right(int64_t m, double *r, double *x) const {
 		for (int64_t p = 0; p < n; p += block) {
 			int64_t h = height(p), rest = n - p - h;
-			int code = product(library, false, true, m, h, h, 1, r + p, n, inverse(p), block, 0, x + p, n);
+			int code = product(library, false, true, m, h, h, 1, r + p, n, inverse(p), width, 0, x + p, n);
 			if (code == 0 && rest > 0)
 				code = product(library, false, true, m, rest, h, -1, x + p, n, at(p + h, p), n, 1, r + p + h, n);
 			if (code)
@@ -101,7 +104,7 @@ struct Triangle {
 	int left(int64_t m, double *r, double *x) const {
 		for (int64_t p = last(); p >= 0; p -= block) {
 			int64_t h = height(p);
-			int code = product(library, false, false, m, h, h, 1, r + p, n, inverse(p), block, 0, x + p, n);
+			int code = product(library, false, false, m, h, h, 1, r + p, n, inverse(p), width, 0, x + p, n);
 			if (code == 0 && p > 0)
 				code = product(library, false, false, m, p, h, -1, x + p, n, at(p, 0), n, 1, r, n);
 			if (code)

@@ -25,9 +25,9 @@ type realShot struct {
 	Zero map[string]string
 }
 
-// RealRun prunes SmolLM2-135M to 6 % in two shots and compares with the run that the CPU made in float32. In float32 the
-// structures kept must be the same after each shot, in bfloat16 at least 97 of 100 of those removed; the loss within 0.5 %,
-// in bfloat16 within 1 %. It would catch: errors that only real sizes show. With SURGEON_UPDATE=1 it writes the run instead.
+// RealRun prunes SmolLM2-135M to 6 % in two shots and compares with the run that the CPU made in float32. In float32 999 of
+// 1000 of the structures removed must be the same after each shot, and not all: which of two goes whose costs are nearly equal is a
+// matter of rounding. In bfloat16 97 of 100; the loss within 0.5 %, in bfloat16 within 1 %. It would catch: errors that only real sizes show. With SURGEON_UPDATE=1 it writes the run instead.
 func RealRun(t *testing.T, open func(*testing.T) device.Device, precision string) {
 	model, text := os.Getenv("SURGEON_SMOLLM2"), os.Getenv("SURGEON_WIKITEXT")
 	if model == "" || text == "" {
@@ -60,7 +60,7 @@ func RealRun(t *testing.T, open func(*testing.T) device.Device, precision string
 	if err != nil {
 		t.Fatal(err)
 	}
-	leastSame, loss := 1., 0.005
+	leastSame, loss := 0.999, 0.005
 	if precision == "bfloat16" {
 		leastSame, loss = 0.97, 0.01
 	}
