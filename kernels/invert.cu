@@ -4,8 +4,8 @@
 //
 //	x_ij = (δ_ij − Σ_j≤k<i l_ik·x_kj) / l_ii       i ≥ j
 //
-// A thread reads only the column that it wrote, so nobody waits for anybody; what the threads read of l is one number for all.
-// 128²/2 dependent steps, some ten microseconds whatever the order of the matrix, as long as there are multiprocessors.
+// A thread reads only the column of x that it wrote, so nobody waits for anybody. 128²/2 dependent steps, whatever the order of the
+// matrix, as long as there are multiprocessors.
 #include "common.cuh"
 
 namespace {

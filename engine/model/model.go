@@ -139,7 +139,7 @@ func (m *Model) Linears() []*Linear { return m.linears }
 // Device is where the model lives.
 func (m *Model) Device() device.Device { return m.dev }
 
-// loader reads tensors one after the other through one host buffer, and remembers the first error.
+// loader reads tensors one after the other, through one host buffer if they have no master, and remembers the first error.
 type loader struct {
 	dev     device.Device
 	source  source

@@ -34,11 +34,14 @@ func (w *weight) copyFrom(d device.Device, src device.Tensor) {
 		d.Copy(src, w.tensor)
 		return
 	}
-	rounded := d.Alloc(src.Rows, src.Cols, device.F32) // on the device, so that the master needs not come back to be rounded again
-	d.Copy(src, rounded)
+	rounded := src // as the master is, and on the device, so that the master needs not come back to be rounded again
+	if src.Type != device.F32 {
+		rounded = d.Alloc(src.Rows, src.Cols, device.F32)
+		defer d.Free(rounded)
+		d.Copy(src, rounded)
+	}
 	d.Download(rounded, device.F32, bytesOf(w.master))
 	d.Copy(rounded, w.tensor)
-	d.Free(rounded)
 }
 
 // Parameters is the number of weights of the whole model, a tied head counted once.

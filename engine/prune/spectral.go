@@ -255,15 +255,17 @@ func relativeBasis(d device.Device, x, y *factor, idx []int32) (basis, error) {
 	if err != nil {
 		return basis{}, err
 	}
+	d.Free(m) // the last solve wants room
+	m = device.Tensor{}
 	unit := x.unit()
 	if !l.IsZero() { // with √unit = 1, K⁻ᵀ = L E, K = L⁻ᵀE = (LLᵀ)⁻¹ L E
 		e := b.k
 		b.back, b.k = d.Alloc(n, n, device.F64), d.Alloc(n, n, device.F64)
 		d.Gemm(false, false, 1/math.Sqrt(unit), l, e, 0, b.back)
+		d.Free(e)
 		d.Zero(b.k)
 		d.Axpy(unit, b.back, b.k)
 		d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{b.k})
-		d.Free(e)
 	}
 	norms := columnNorms(d, b.k)
 	rounding := epsilon

@@ -10,7 +10,8 @@ import (
 
 // The operands of the Cholesky family have NaN above the diagonal: nothing there may be read. On the diagonal they have 1,
 // below it noise of deviation 1/(4√n): the eigenvalues of such a symmetric matrix lie between 1/2 and 3/2, so that errors
-// are those of the arithmetic and not of the problem. The triangle is as good a factor as it is half of a matrix.
+// are those of the arithmetic and not of the problem. The triangle is as good a factor as it is half of a matrix. (Of the large
+// ones that only benchmarks have, the numbers repeat.)
 
 var double = []device.Type{device.F64}
 
