@@ -7,9 +7,9 @@
 # usage: on-gpu.sh OUT STEP…      everything printed is kept in OUT/STEP.txt
 #
 #   parity      every operation against the CPU, golden cases, whole runs of tiny models
-#   memcheck    the operations under compute-sanitizer: memory, then shared memory that is read and written without a barrier
-#   racecheck   products are left out there, and what is mostly calls of NVIDIA's libraries with kernels that others have too: it
-#               takes long, and of theirs longest
+#   memcheck    the operations under compute-sanitizer: reads and writes outside of what was allocated
+#   racecheck   the same: shared memory that is read and written without a barrier. It is slow, most of all with the kernels of NVIDIA's
+#               libraries: operations that have none of ours which others do not have too are left out
 #   bench       operations and shots at real shapes, into bench/results (cuda.sh)
 #   older       Gram matrices by the kernels of an A100, to be set beside those of bench on an H100
 #   real        the real model against the run of the CPU; needs SURGEON_SMOLLM2 and SURGEON_WIKITEXT

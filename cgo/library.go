@@ -159,8 +159,8 @@ func (d *Device) ints(op string, at unsafe.Pointer, n int) []int32 {
 }
 
 // CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹. A few systems, and those of several right sides, are solved one after the
-// other by cuBLAS's products, triangle.cpp; many of one right side, which is the same on either side, are solved side by side by a kernel of our own, solve.cu.
-// The pairs of one call have one type.
+// other by cuBLAS's products, triangle.cpp; many of one right side, which is the same on either side, are solved side by side by a
+// kernel of our own, solve.cu. The pairs of one call have one type.
 func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	device.CheckCholeskySolve(side, ls, bs)
 	var single []C.surgeon_system

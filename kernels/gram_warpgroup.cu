@@ -18,8 +18,8 @@
 //	  1  i0+192       |   group 1                |
 //
 // So 32 KiB come from L2 for a block's step, 1024 cycles of the tensor cores at best: 32 bytes a cycle. Copied by each block for
-// itself they were 48 KiB, and the kernel took what L2 gives, 6.3 TB/s, for 59 % of the time of the tensor cores. Per 16
-// tokens, 256 cycles, the products read 20 KiB of shared memory, and 12 KiB come in.
+// itself they were 48 KiB, and the kernel took what L2 gives, 6.3 TB/s, for 59 % of the time of the tensor cores (ncu on an H100,
+// 16384×4096, commit 78d4d3e). Per 16 tokens, 256 cycles, the products read 20 KiB of shared memory, and 12 KiB come in.
 #include "gram.cuh"
 #include "warpgroup.cuh"
 

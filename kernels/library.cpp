@@ -92,18 +92,12 @@ extern "C" int surgeon_gemm(void *library, int transA, int transB, int type, int
 		return 0;
 	if (k == 0 || alpha == 0)
 		return beta == 1 ? 0 : surgeon_scale(cType, m * n, beta, c, stream);
+	const int64_t lda = transA ? m : k, ldb = transB ? k : n;
+	if (type == SURGEON_F64)
+		return product(library, transA, transB, m, n, k, alpha, (const double *)a, lda, (const double *)b, ldb, beta, (double *)c, n);
 	const float alpha32 = (float)alpha, beta32 = (float)beta;
-	const void *pAlpha = &alpha32, *pBeta = &beta32;
-	cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
-	if (type == SURGEON_F32)
-		compute = CUBLAS_COMPUTE_32F_PEDANTIC;
-	if (type == SURGEON_F64) {
-		compute = CUBLAS_COMPUTE_64F;
-		pAlpha = &alpha;
-		pBeta = &beta;
-	}
-	return blasCode(cublasGemmEx_64(((Library *)library)->blas, operation(transB), operation(transA), n, m, k, pAlpha, b, dataType(type), transB ? k : n, a, dataType(type),
-	                                transA ? m : k, pBeta, c, dataType(cType), n, compute, CUBLAS_GEMM_DEFAULT));
+	return blasCode(cublasGemmEx_64(((Library *)library)->blas, operation(transB), operation(transA), n, m, k, &alpha32, b, dataType(type), ldb, a, dataType(type), lda,
+	                                &beta32, c, dataType(cType), n, type == SURGEON_F32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
 int product(void *library, bool transA, bool transB, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,

@@ -1,7 +1,7 @@
 // Systems with a Cholesky factor l, and the diagonal of (l·lᵀ)⁻¹, by products.
 //
-// cuBLAS's own solver of triangular systems does 3 TFLOP/s where its products do 55 (CholeskyInverseDiag of order 4096 on an
-// H100, in panels of 512 columns). So the blocks of 512 rows on the diagonal are inverted first, once, and all the rest is
+// cuBLAS's own solver of triangular systems is slow for so few columns at a time: by it, in panels of 512, CholeskyInverseDiag of
+// order 4096 took 4.6 times as long on an H100 (surgeon bench ops --filter CholeskyInverseDiag, commits 78d4d3e and 8c76f94). So the blocks of 512 rows on the diagonal are inverted first, once, and all the rest is
 // products: a block of the solution is the inverse times what is left of the right side, and goes off the right sides below.
 //
 //	┌────┐                       x₀ = D₀⁻¹·r₀
@@ -59,15 +59,14 @@ struct Triangle {
 		return 0;
 	}
 
-	// down is l·x = r for the rows and columns of l from `from` on, r and x of m columns. Without below, r has only the first
-	// block, and zeros stand for the rest. r is lost.
-	int down(int64_t from, int64_t m, double *r, bool below, double *x) const {
+	// down is l·x = r for the rows and columns of l from `from` on, r and x of m columns. r is lost, here and below.
+	int down(int64_t from, int64_t m, double *r, double *x) const {
 		for (int64_t p = from; p < n; p += block) {
 			int64_t h = height(p), rest = n - p - h;
 			double *xp = x + (p - from) * m, *rp = r + (p - from) * m;
 			int code = product(library, false, false, h, m, h, 1, inverse(p), width, rp, m, 0, xp, m);
 			if (code == 0 && rest > 0)
-				code = product(library, false, false, rest, m, h, -1, at(p + h, p), n, xp, m, below || p > from ? 1 : 0, rp + h * m, m);
+				code = product(library, false, false, rest, m, h, -1, at(p + h, p), n, xp, m, 1, rp + h * m, m);
 			if (code)
 				return code;
 		}
@@ -125,7 +124,7 @@ extern "C" int surgeon_cholesky_solve(void *library, int right, int64_t n, int64
 	double *between = scratch + inversesOf(n);
 	if (int code = t.invert())
 		return code;
-	if (int code = right ? t.right(m, b, between) : t.down(0, m, b, true, between))
+	if (int code = right ? t.right(m, b, between) : t.down(0, m, b, between))
 		return code;
 	return right ? t.left(m, between, b) : t.up(m, between, b);
 }
@@ -135,8 +134,7 @@ extern "C" int64_t surgeon_cholesky_inverse_scratch(int64_t n) {
 	return inversesOf(n) + 2 * n * w + surgeon_squares_partials(n, w);
 }
 
-// The columns of l⁻¹ from p on are zero above row p, and the first block of what they solve for is the identity: n³/3 FLOP for
-// all. Their sums of squares are the result.
+// The columns of l⁻¹ from p on are zero above row p: n³/3 FLOP for all. Their sums of squares are the result.
 extern "C" int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, const double *l, double *d, double *scratch, void *stream) {
 	if (n == 0)
 		return 0;
@@ -147,9 +145,9 @@ extern "C" int surgeon_cholesky_inverse_diagonal(void *library, int64_t n, const
 		return code;
 	for (int64_t p = 0; p < n; p += block) {
 		int64_t cols = t.height(p);
-		int code = surgeon_identity(cols, cols, r, stream);
+		int code = surgeon_identity(n - p, cols, r, stream);
 		if (code == 0)
-			code = t.down(p, cols, r, false, x);
+			code = t.down(p, cols, r, x);
 		if (code == 0)
 			code = surgeon_squares(n - p, cols, x, partials, d + p, stream);
 		if (code)

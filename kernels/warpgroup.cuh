@@ -1,6 +1,6 @@
 // Tensor-core products of a warpgroup, four warps, and what feeds them: copies of tiles, barriers that count them, and clusters
-// of blocks that reach each other's shared memory. It is what GPUs of compute capability 9.0 have, as thin names over PTX. The emulated device has the same names (emu/warpgroup.h). Files that include this are compiled for
-// those GPUs alone (kernels.mk).
+// of blocks that reach each other's shared memory. It is what GPUs of compute capability 9.0 have, as thin names over PTX. The
+// emulated device has the same names (emu/warpgroup.h). Files that include this are compiled for those GPUs alone (kernels.mk).
 #ifndef SURGEON_WARPGROUP_CUH
 #define SURGEON_WARPGROUP_CUH
 

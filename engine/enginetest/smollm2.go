@@ -26,8 +26,8 @@ type realShot struct {
 }
 
 // RealRun prunes SmolLM2-135M to 6 % in two shots and compares with the run that the CPU made in float32. In float32 999 of
-// 1000 of the structures removed must be the same after each shot, and not all: which of two goes whose costs are nearly equal is a
-// matter of rounding. In bfloat16 97 of 100; the loss within 0.5 %, in bfloat16 within 1 %. It would catch: errors that only real sizes show. With SURGEON_UPDATE=1 it writes the run instead.
+// 1000 of the structures removed must be the same after each shot (not all: which of two goes whose costs are nearly equal is a matter
+// of rounding), in bfloat16 97 of 100; the loss within 0.5 %, in bfloat16 within 1 %. It would catch: errors that only real sizes show. With SURGEON_UPDATE=1 it writes the run instead.
 func RealRun(t *testing.T, open func(*testing.T) device.Device, precision string) {
 	model, text := os.Getenv("SURGEON_SMOLLM2"), os.Getenv("SURGEON_WIKITEXT")
 	if model == "" || text == "" {
