@@ -108,11 +108,12 @@ func BenchmarkShot(b *testing.B) {
 // shot is costs and update of one layer, a twentieth of its rows and columns going, and its FLOP.
 func shot(b *testing.B, dev device.Device, l prune.Layer) (predicted, flop float64) {
 	damp := prune.Damping{G: 0.01, A: 0.01}
-	alive, err := prune.Alive(dev, l)
+	layers := []prune.Layer{l}
+	alive, err := prune.Alive(dev, layers)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, _, err := prune.Costs(dev, l, alive, prune.OBS, damp); err != nil {
+	if _, _, err := prune.Costs(dev, layers, alive, prune.OBS, damp); err != nil {
 		b.Fatal(err)
 	}
 	kept := prune.Kept{Rows: make([]bool, l.W.Rows), Cols: make([]bool, l.W.Cols)}
@@ -122,12 +123,12 @@ func shot(b *testing.B, dev device.Device, l prune.Layer) (predicted, flop float
 	for i := range kept.Cols {
 		kept.Cols[i] = i%20 > 0
 	}
-	r, err := prune.Apply(dev, l, alive, kept, prune.Joint, damp, 0)
+	r, err := prune.Apply(dev, layers, alive, []prune.Kept{kept}, prune.Joint, damp, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
-	dev.Free(r.W)
-	return r.Predicted, prune.CostFLOP(l.W.Rows, l.W.Cols) + prune.ApplyFLOP(l.W.Rows, l.W.Cols, kept)
+	dev.Free(r[0].W)
+	return r[0].Predicted, prune.CostFLOP(l.W.Rows, l.W.Cols) + prune.ApplyFLOP(l.W.Rows, l.W.Cols, kept)
 }
 
 // BenchmarkWeights is the update of one block when half of its single weights go, with the defaults of prune. seconds-a-shot is
@@ -151,12 +152,12 @@ func BenchmarkWeights(b *testing.B) {
 		var iterations int
 		for b.Loop() {
 			flop, checksum, iterations = 0, 0, 0
+			alive, err := prune.Alive(dev, layers)
+			if err != nil {
+				b.Fatal(err)
+			}
 			for i, l := range layers {
-				alive, err := prune.Alive(dev, l)
-				if err != nil {
-					b.Fatal(err)
-				}
-				r, err := prune.ApplyElements(dev, l, alive, gone[i], prune.Joint, prune.Damping{G: 0.1, A: 0.01}, prune.Grouping{Tolerance: 0.01})
+				r, err := prune.ApplyElements(dev, l, alive[i], gone[i], prune.Joint, prune.Damping{G: 0.1, A: 0.01}, prune.Grouping{Tolerance: 0.01})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -18,7 +18,7 @@ func (r *run) checkBlocks() error {
 		w := l.Matrix(device.F64)
 		marks := zeros(r.dev, w)
 		r.dev.Free(w)
-		if err := r.failed(l, nil); err != nil {
+		if err := r.failed(nil, l); err != nil {
 			return err
 		}
 		for row := range l.Rows {

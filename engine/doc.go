@@ -23,10 +23,10 @@
 //
 // Prune repeats run.shot: a turn of the method's loop (turn.shrink, which Turn makes without a run around it), a look at
 // the loss, and a save. measure sends every calibration window through model.ForwardBackward, which hands each layer's
-// input and output gradient to package curvature, and that adds them to the factors (device.Gram). costs asks, layer by
-// layer, prune.Alive what is not dead and prune.Costs what each row and column would cost; only these numbers come to the
-// host. threshold is prune.Select: one sorted sweep over all of them. update is prune.Apply for every layer: index lists
-// go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). Single
+// input and output gradient to package curvature, and that adds them to the factors (device.Gram). costs asks
+// prune.Alive what is not dead and prune.Costs what each row and column would cost, layer by layer, or for all layers of a block
+// side by side where that is faster (layerGroups); only these numbers come to the host. threshold is prune.Select: one sorted
+// sweep over all of them. update is prune.Apply for the same layers at a time: index lists go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). Single
 // weights, and N of every M, take the same stages in weights.go: prune.CostElements, prune.SelectWeights, which never holds
 // all costs, and prune.ApplyElements. correctShot, with --lora, measures the held-out loss and has package lora follow the
 // gradient for a few windows. heldOut looks at windows that took no part, and at those of each text where they have names

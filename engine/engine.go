@@ -185,16 +185,15 @@ func (t *turn) measure(ctx context.Context) (*curvature.Factors, []float64, erro
 // costs predicts what the loss of every row and column would cost.
 func (t *turn) costs(ctx context.Context, factors *curvature.Factors) ([]prune.LayerCosts, []prune.Raised, error) {
 	defer t.time("costs")()
-	all := make([]prune.LayerCosts, len(t.model.Linears()))
+	var all []prune.LayerCosts
 	var raised []prune.Raised
-	err := t.eachLayer(ctx, "costs", factors, func(i int, l prune.Layer) error {
-		alive, err := prune.Alive(t.dev, l)
+	err := t.eachGroup(ctx, "costs", factors, t.groups(), func(_ int, group []prune.Layer) error {
+		alive, err := prune.Alive(t.dev, group)
 		if err != nil {
 			return err
 		}
-		var more []prune.Raised
-		all[i], more, err = prune.Costs(t.dev, l, alive, t.options.Cost, t.damping())
-		raised = append(raised, more...)
+		costs, more, err := prune.Costs(t.dev, group, alive, t.options.Cost, t.damping())
+		all, raised = append(all, costs...), append(raised, more...)
 		return err
 	})
 	return all, raised, err
@@ -206,23 +205,26 @@ func (t *turn) threshold(costs []prune.LayerCosts, target float64) (prune.Select
 	return prune.Select(costs, prune.Budget{Target: target, StepLimit: t.options.StepLimit, Ranking: t.options.RankBy})
 }
 
-// update removes and re-fits, layer by layer, and returns the predicted increase of the loss in nats per token. Layers are
-// independent once their factors exist. The steps that took go into o.
+// update removes and re-fits, and returns the predicted increase of the loss in nats per token. Layers are independent once
+// their factors exist. The steps that took go into o.
 func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection, o *Outcome) (float64, []prune.Raised, error) {
 	defer t.time("update")()
 	var predicted float64
 	var raised []prune.Raised
-	err := t.eachLayer(ctx, "update", factors, func(i int, l prune.Layer) error {
-		result, err := prune.Apply(t.dev, l, costs[i].Alive, s.Kept[i], t.options.Update, t.damping(), t.options.Tolerance)
-		if err != nil {
-			return err
+	err := t.eachGroup(ctx, "update", factors, t.groups(), func(first int, group []prune.Layer) error {
+		var alive []prune.Kept
+		for i := range group {
+			alive = append(alive, costs[first+i].Alive)
 		}
-		t.model.Linears()[i].SetMatrix(result.W)
-		t.dev.Free(result.W)
-		predicted += result.Predicted
-		raised = append(raised, result.Raised...)
-		o.count(result.Iterations, len(t.model.Linears()))
-		return nil
+		results, err := prune.Apply(t.dev, group, alive, s.Kept[first:first+len(group)], t.options.Update, t.damping(), t.options.Tolerance)
+		for i, r := range results {
+			t.model.Linears()[first+i].SetMatrix(r.W)
+			t.dev.Free(r.W)
+			predicted += r.Predicted
+			raised = append(raised, r.Raised...)
+			o.count(r.Iterations, len(t.model.Linears()))
+		}
+		return err
 	})
 	return predicted, raised, err
 }

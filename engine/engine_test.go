@@ -150,10 +150,11 @@ func TestDeadPropagationIsExact(t *testing.T) {
 			// rows and columns that go by chance, so that every rule has something to do
 			for i, l := range r.model.Linears() {
 				w := r.layer(nil, i)
-				alive, err := prune.Alive(dev, w)
+				all, err := prune.Alive(dev, []prune.Layer{w})
 				if err != nil {
 					t.Fatal(err)
 				}
+				alive := all[0]
 				for j := range alive.Rows {
 					alive.Rows[j] = alive.Rows[j] && (j*7+i*3)%8 > 2
 				}

@@ -78,12 +78,12 @@ func (r *run) propagateDead() error {
 	specs, kept := make([]checkpoint.Linear, len(layers)), make([]prune.Kept, len(layers))
 	for i, l := range layers {
 		w := r.layer(nil, i)
-		alive, err := prune.Alive(r.dev, w)
+		alive, err := prune.Alive(r.dev, []prune.Layer{w})
 		r.dev.Free(w.W)
-		if err := r.failed(l, err); err != nil {
+		if err := r.failed(err, l); err != nil {
 			return err
 		}
-		specs[i], kept[i] = l.Linear, alive
+		specs[i], kept[i] = l.Linear, alive[0]
 	}
 	prune.PropagateDead(r.inputs.model.Config, specs, kept)
 	removed, total := 0, 0
@@ -96,7 +96,7 @@ func (r *run) propagateDead() error {
 			gone = count(zeros(r.dev, restricted))
 		}
 		r.dev.Free(w, restricted)
-		if err := r.failed(l, nil); err != nil {
+		if err := r.failed(nil, l); err != nil {
 			return err
 		}
 		r.report.Layers = append(r.report.Layers, report.Layer{Name: l.Name, Rows: l.Rows, Cols: l.Inputs(), Removed: gone,

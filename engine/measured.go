@@ -44,12 +44,12 @@ func (t *turn) fewTokens(factors *curvature.Factors) (warning string, err error)
 			continue
 		}
 		layer := t.layer(factors, i)
-		alive, err := prune.Alive(t.dev, layer)
+		alive, err := prune.Alive(t.dev, []prune.Layer{layer})
 		t.dev.Free(layer.W)
-		if err := t.failed(l, err); err != nil {
+		if err := t.failed(err, l); err != nil {
 			return "", fmt.Errorf("curvature: %w", err)
 		}
-		if e.A < float64(count(alive.Cols)) || e.G < float64(count(alive.Rows)) {
+		if e.A < float64(count(alive[0].Cols)) || e.G < float64(count(alive[0].Rows)) {
 			few++
 		}
 		a.add(l.Name, e.A)

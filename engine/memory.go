@@ -74,34 +74,29 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 	eval := evalParts(cfg, o)
 	parts := append([]PlanPart{eval[0]}, eval[2:]...)
 	add := func(name, phase string, bytes int64) { parts = append(parts, PlanPart{name, phase, OnDevice, bytes}) }
-	c := o.curvature()
+	c, layers := o.curvature(), linears(cfg)
 	if o.Curvature != curvature.Identity {
-		layers, batch := linears(cfg), min(o.Batch, o.Samples)
 		factors := curvature.Bytes(o.page, layers, t, c)
 		add("factors", measuring, factors)
-		add("activations", measuring, model.WorkspaceBytes(o.page, cfg, t, o.Length, batch, o.Curvature != curvature.Activations))
-		if scratch := curvature.ScratchBytes(o.page, layers, t, c, o.Length*batch); scratch > 0 {
-			add("vectors of one layer", measuring, scratch)
+		activations, vectors := passParts(cfg, o)
+		add("activations", measuring, activations)
+		if vectors > 0 {
+			add("vectors of one layer", measuring, vectors)
 		}
 		add("factors", pruning, factors)
 		if warm := curvature.WarmBytes(o.page, layers, t, c); warm > 0 {
 			add("factors that the next shot starts from", writing, warm)
 		}
 	}
-	if o.Structure != prune.RowCol && o.costMatrices() {
-		var numbers int64
-		for _, l := range linears(cfg) {
-			numbers += o.page.Tensor(l.Rows, l.Inputs(), device.F64)
-		}
+	if numbers := weightCostBytes(layers, o); numbers > 0 {
 		add("a number for each weight, for its cost", pruning, numbers)
 	}
 	var scratch int64
-	for _, l := range linears(cfg) {
+	for _, l := range layers {
 		scratch = max(scratch, layerScratch(l.Rows, l.Inputs(), o))
 	}
-	add("one layer in float64", pruning, scratch)
+	add("one layer in float64", pruning, scratch) // or several, in no more than what the activations took: layerGroups
 	if o.Lora {
-		layers := linears(cfg)
 		add("weights before, and corrections", correcting, lora.Bytes(o.page, layers, t, o.LoraRank, o.Length))
 		add("activations", correcting, model.WorkspaceBytes(o.page, cfg, t, o.Length, 1, true))
 		if warm := curvature.WarmBytes(o.page, layers, t, c); warm > 0 {
@@ -112,6 +107,49 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 	return parts
 }
 
+// passParts is what the passes of a measurement take: activations, and vectors of one layer.
+func passParts(cfg checkpoint.Config, o Options) (activations, vectors int64) {
+	t, batch := typeOf(o.Precision), min(o.Batch, o.Samples)
+	return model.WorkspaceBytes(o.page, cfg, t, o.Length, batch, o.Curvature != curvature.Activations),
+		curvature.ScratchBytes(o.page, linears(cfg), t, o.curvature(), o.Length*batch)
+}
+
+// weightCostBytes is what is kept for the costs of single weights.
+func weightCostBytes(layers []*model.Linear, o Options) (bytes int64) {
+	if o.Structure == prune.RowCol || !o.costMatrices() {
+		return 0
+	}
+	for _, l := range layers {
+		bytes += o.page.Tensor(l.Rows, l.Inputs(), device.F64)
+	}
+	return bytes
+}
+
+// layerGroups are the layers whose factors are worked on side by side, as the number of layers of each group: those of a block,
+// where the device has memory of its own and they fit in what the activations took, so that no run takes more than one that goes
+// layer by layer. Large matrices fill a device one by one; small ones do not. In main memory they go one by one too, and so do
+// curvatures whose matrices nothing is gained for.
+func layerGroups(cfg checkpoint.Config, o Options) (sizes []int) {
+	layers := linears(cfg)
+	var room int64
+	if o.deviceApart && o.Curvature != curvature.Identity && o.Curvature != curvature.KronSum && o.Damping != jointDamping {
+		activations, vectors := passParts(cfg, o)
+		room = activations + vectors - weightCostBytes(layers, o)
+	}
+	for first := 0; first < len(layers); {
+		n, bytes := 0, int64(0)
+		for ; first+n < len(layers) && layers[first+n].Block == layers[first].Block; n++ {
+			bytes += layerScratch(layers[first+n].Rows, layers[first+n].Inputs(), o)
+		}
+		if first += n; bytes <= room {
+			sizes = append(sizes, n)
+		} else {
+			sizes = append(sizes, slices.Repeat([]int{1}, n)...)
+		}
+	}
+	return sizes
+}
+
 // layerScratch is what the costs and the update of one R×C layer take at most, its float64 weights included. Vectors are not
 // worth counting beside matrices.
 func layerScratch(r, c int, o Options) int64 {
@@ -119,11 +157,11 @@ func layerScratch(r, c int, o Options) int64 {
 		return sumScratch(r, c, o)
 	}
 	weights, square := o.page.Tensor(r, c, device.F64), o.page.Tensor(max(r, c), max(r, c), device.F64)
+	inverses := weights + 2*(o.page.Tensor(r, r, device.F64)+o.page.Tensor(c, c, device.F64)) // both factors on their way to the diagonal of their inverse
 	if o.Structure == prune.RowCol {
-		return max(3*weights+2*square, // costs
-			6*weights+square) // update
+		return max(inverses, 6*weights+square) // costs, update
 	}
-	return max(2*weights+2*square, // costs: a factor on its way to the diagonal of its inverse; thresholds take less
+	return max(inverses, // costs; thresholds take less
 		14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32), 7*weights+square) // conjugate gradients, some in float32, and the prediction
 }
 
@@ -269,7 +307,7 @@ func chooseBatch(m device.Memory, length, windows int, bytes func(batch int) int
 // room for. What is too much for main memory is not refused, for the system may have swap space: crowded says so. parts are the
 // tensors of the work, evalParts or runParts.
 func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(checkpoint.Config, Options) []PlanPart) error {
-	o.deviceOwn, o.page = d.Memory().Own, d.Memory().Page
+	o.settleMemory(d.Memory())
 	if o.Batch == 0 {
 		with := *o
 		o.Batch = chooseBatch(d.Memory(), o.Length, o.Samples, func(batch int) int64 {
@@ -279,6 +317,11 @@ func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(
 		})
 	}
 	return checkRoom(d, parts(cfg, *o), *o)
+}
+
+// settleMemory takes note of how a device's memory counts.
+func (o *Options) settleMemory(m device.Memory) {
+	o.deviceOwn, o.page, o.deviceApart = m.Own, m.Page, !m.Host
 }
 
 // checkRoom refuses parts that a device with memory of its own has no room for.

@@ -79,10 +79,11 @@ type Options struct {
 
 	lengthGiven bool // sequences are as long as they are, and no --length makes them shorter
 
-	deviceOwn int64         // device.Memory.Own of the device that the work is for
-	page      device.Page   // and its Page
-	workNamed bool          // the user named the work directory, so it stays
-	hooks     journal.Hooks // tests
+	deviceOwn   int64         // device.Memory.Own of the device that the work is for,
+	page        device.Page   // its Page,
+	deviceApart bool          // and whether it has memory of its own
+	workNamed   bool          // the user named the work directory, so it stays
+	hooks       journal.Hooks // tests
 }
 
 // RequestError is a wrong request: something the user can put right by asking differently. Nothing was written.

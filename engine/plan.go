@@ -476,26 +476,26 @@ func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) e
 	rows, cols := min(cfg.Width, largestMeasured), min(cfg.Inner, largestMeasured)
 	l := randomLayer(dev, rows, cols, o)
 	defer freeLayer(dev, l)
-	damp := o.measuredDamping()
-	kept := keptAfterShot(rows, cols, 1./16)
+	layers, damp := []prune.Layer{l}, o.measuredDamping()
+	kept := []prune.Kept{keptAfterShot(rows, cols, 1./16)}
 	r.costs, r.update = math.Inf(1), math.Inf(1)
 	return twice(func() error {
 		start := time.Now()
-		alive, err := prune.Alive(dev, l)
+		alive, err := prune.Alive(dev, layers)
 		if err != nil {
 			return err
 		}
-		if _, _, err := prune.Costs(dev, l, alive, o.Cost, damp); err != nil {
+		if _, _, err := prune.Costs(dev, layers, alive, o.Cost, damp); err != nil {
 			return err
 		}
 		r.costs = min(r.costs, time.Since(start).Seconds()/o.costWork(rows, cols))
 		start = time.Now()
-		result, err := prune.Apply(dev, l, alive, kept, o.Update, damp, o.Tolerance)
+		results, err := prune.Apply(dev, layers, alive, kept, o.Update, damp, o.Tolerance)
 		if err != nil {
 			return err
 		}
-		dev.Free(result.W)
-		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8, result.Iterations))
+		dev.Free(results[0].W)
+		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, 1./8, results[0].Iterations))
 		return nil
 	})
 }
@@ -511,24 +511,25 @@ func timeWeights(dev device.Device, cfg checkpoint.Config, o Options, r *rates) 
 	for i := range gone {
 		gone[i] = rng.Float64() < o.Target
 	}
-	alive, err := prune.Alive(dev, l)
+	alive, err := prune.Alive(dev, []prune.Layer{l})
 	if err != nil {
 		return err
 	}
 	r.costs, r.update, r.threshold = math.Inf(1), math.Inf(1), math.Inf(1)
 	return twice(func() error {
 		start := time.Now()
-		result, err := prune.ApplyElements(dev, l, alive, gone, o.Update, o.measuredDamping(), o.grouping())
+		result, err := prune.ApplyElements(dev, l, alive[0], gone, o.Update, o.measuredDamping(), o.grouping())
 		if err != nil {
 			return err
 		}
 		dev.Free(result.W)
 		r.update = min(r.update, time.Since(start).Seconds()/o.updateWork(rows, cols, 0, o.Target, result.Iterations))
 		start = time.Now()
-		costs, _, err := prune.CostElements(dev, l, alive, o.Cost, o.measuredDamping())
+		all, _, err := prune.CostElements(dev, []prune.Layer{l}, alive, o.Cost, o.measuredDamping())
 		if err != nil {
 			return err
 		}
+		costs := all[0]
 		defer costs.Free(dev)
 		dev.Sync()
 		r.costs = min(r.costs, time.Since(start).Seconds()/o.costWork(rows, cols))

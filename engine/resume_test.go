@@ -289,7 +289,7 @@ func TestNoFactorisation(t *testing.T) {
 	if _, err := Prune(context.Background(), counting, whole, w); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Prune(context.Background(), &stubborn{Device: dev, left: perShot + 3}, o, &silent{})
+	_, err := Prune(context.Background(), &stubborn{Device: dev, left: perShot + 1}, o, &silent{})
 	var request *RequestError
 	if err == nil || errors.As(err, &request) || !strings.Contains(err.Error(), "shot 2") || !strings.Contains(err.Error(), "layer model.layers.0.self_attn.k_proj") {
 		t.Errorf("got %v", err)

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"surgeon/engine/curvature"
@@ -55,6 +56,7 @@ func (o *Outcome) count(steps, layers int) {
 // target of the weights is gone.
 func Turn(ctx context.Context, m *model.Model, calibration [][]int32, target float64, o Options, w Watcher) (Outcome, error) {
 	o.fill()
+	o.settleMemory(m.Device().Memory())
 	t := turn{options: o, dev: m.Device(), watcher: w, model: m, calibration: calibration, clock: map[string]float64{}}
 	outcome, err := t.shrink(ctx, target)
 	if t.warm != nil {
@@ -78,32 +80,51 @@ func (t *turn) layer(factors *curvature.Factors, i int) prune.Layer {
 	return l
 }
 
-// eachLayer does the same to every layer, one after the other. The matrix that do is given is freed afterwards.
-func (t *turn) eachLayer(ctx context.Context, stage string, factors *curvature.Factors, do func(i int, l prune.Layer) error) error {
+// eachGroup does the same to all layers, one after the other or, where sizes says so, several side by side. The matrices that
+// do is given are freed afterwards; first is the place of the first of them.
+func (t *turn) eachGroup(ctx context.Context, stage string, factors *curvature.Factors, sizes []int, do func(first int, group []prune.Layer) error) error {
 	layers := t.model.Linears()
 	t.stage(stage, len(layers))
-	for i := range layers {
+	first := 0
+	for _, n := range sizes {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		l := t.layer(factors, i)
-		err := do(i, l)
-		t.dev.Free(l.W)
-		if err := t.failed(layers[i], err); err != nil {
+		var group []prune.Layer
+		for i := range n {
+			group = append(group, t.layer(factors, first+i))
+		}
+		err := do(first, group)
+		for _, l := range group {
+			t.dev.Free(l.W)
+		}
+		if err := t.failed(err, layers[first:first+n]...); err != nil {
 			return fmt.Errorf("%s: %w", stage, err)
 		}
-		t.watcher.Step(i + 1)
+		first += n
+		t.watcher.Step(first)
 	}
 	return nil
 }
 
-// failed is the device's failure in the work on a layer, with its place, or else err: what the method finds wrong with
-// numbers of a device that has failed means nothing.
-func (t *turn) failed(l *model.Linear, err error) error {
-	if failure := t.dev.Sync(); failure != nil {
-		return fmt.Errorf("block %d, layer %s: %w", l.Block, l.Name, failure)
+// groups are the layers that are costed, and re-fitted, side by side.
+func (t *turn) groups() []int { return layerGroups(t.model.Config, t.options) }
+
+// oneByOne is for what is done layer by layer on every device.
+func (t *turn) oneByOne() []int { return slices.Repeat([]int{1}, len(t.model.Linears())) }
+
+// failed is the device's failure in the work on some layers of a block, with its place, or else err: what the method finds wrong
+// with numbers of a device that has failed means nothing.
+func (t *turn) failed(err error, layers ...*model.Linear) error {
+	failure := t.dev.Sync()
+	if failure == nil {
+		return err
 	}
-	return err
+	first, last := layers[0], layers[len(layers)-1]
+	if len(layers) == 1 {
+		return fmt.Errorf("block %d, layer %s: %w", first.Block, first.Name, failure)
+	}
+	return fmt.Errorf("block %d, layers %s to %s: %w", first.Block, first.Name, last.Name, failure)
 }
 
 func (t *turn) damping() prune.Damping {

@@ -33,15 +33,14 @@ func (t *turn) shrinkWeights(ctx context.Context, factors *curvature.Factors, ta
 // weightCosts measures what the costs of single weights are made of.
 func (t *turn) weightCosts(ctx context.Context, factors *curvature.Factors, o *Outcome) ([]prune.ElementCosts, error) {
 	defer t.time("costs")()
-	all := make([]prune.ElementCosts, len(t.model.Linears()))
-	err := t.eachLayer(ctx, "costs", factors, func(i int, l prune.Layer) error {
-		alive, err := prune.Alive(t.dev, l)
+	var all []prune.ElementCosts
+	err := t.eachGroup(ctx, "costs", factors, t.groups(), func(_ int, group []prune.Layer) error {
+		alive, err := prune.Alive(t.dev, group)
 		if err != nil {
 			return err
 		}
-		var raised []prune.Raised
-		all[i], raised, err = prune.CostElements(t.dev, l, alive, t.options.Cost, t.damping())
-		o.Raised = append(o.Raised, raised...)
+		costs, raised, err := prune.CostElements(t.dev, group, alive, t.options.Cost, t.damping())
+		all, o.Raised = append(all, costs...), append(o.Raised, raised...)
 		return err
 	})
 	return all, err
@@ -76,7 +75,8 @@ func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, cos
 	defer t.time("update")()
 	var predicted float64
 	o.Predicted = &predicted
-	return t.eachLayer(ctx, "update", factors, func(i int, l prune.Layer) error {
+	return t.eachGroup(ctx, "update", factors, t.oneByOne(), func(i int, group []prune.Layer) error {
+		l := group[0]
 		gone, err := s.Gone(t.dev, i)
 		if err != nil {
 			return err

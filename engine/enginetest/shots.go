@@ -86,29 +86,33 @@ func CostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
 			defer dev.Close()
 			_, layers, arrays, d := dense(t, dev, name)
 			oracle := golden.Open(t, name, "float64", &struct{}{})
-			var costs []prune.LayerCosts
-			for _, l := range layers {
-				alive, err := prune.Alive(dev, l)
-				if err != nil {
-					t.Fatal(err)
-				}
-				c, raised, err := prune.Costs(dev, l, alive, prune.OBS, damping)
-				if err != nil || len(raised) > 0 {
-					t.Fatal(err, raised)
-				}
-				golden.Near(t, "row costs of "+l.Name, c.Rows, arrays.Get("dense/"+l.Name+"/row_cost"), 1e-9)
-				golden.Near(t, "column costs of "+l.Name, c.Cols, arrays.Get("dense/"+l.Name+"/col_cost"), 1e-9)
-				costs = append(costs, c)
-				obd, _, err := prune.Costs(dev, l, alive, prune.OBD, damping)
-				if err != nil {
-					t.Fatal(err)
-				}
-				golden.Near(t, "OBD row costs of "+l.Name, obd.Rows, oracle.Get("obd/"+l.Name+"/row_cost"), 1e-5)
-				golden.Near(t, "OBD column costs of "+l.Name, obd.Cols, oracle.Get("obd/"+l.Name+"/col_cost"), 1e-5)
+			alive, err := prune.Alive(dev, layers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			costs, raised, err := prune.Costs(dev, layers, alive, prune.OBS, damping)
+			if err != nil || len(raised) > 0 {
+				t.Fatal(err, raised)
+			}
+			obd, _, err := prune.Costs(dev, layers, alive, prune.OBD, damping)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, l := range layers {
+				golden.Near(t, "row costs of "+l.Name, costs[i].Rows, arrays.Get("dense/"+l.Name+"/row_cost"), 1e-9)
+				golden.Near(t, "column costs of "+l.Name, costs[i].Cols, arrays.Get("dense/"+l.Name+"/col_cost"), 1e-9)
+				golden.Near(t, "OBD row costs of "+l.Name, obd[i].Rows, oracle.Get("obd/"+l.Name+"/row_cost"), 1e-5)
+				golden.Near(t, "OBD column costs of "+l.Name, obd[i].Cols, oracle.Get("obd/"+l.Name+"/col_cost"), 1e-5)
 			}
 			s, err := prune.Select(costs, prune.Budget{Target: 0.2, StepLimit: 1})
 			if err != nil {
 				t.Fatal(err)
+			}
+			updates := map[prune.Update][]prune.Result{}
+			for _, how := range []prune.Update{prune.Joint, prune.Sum, prune.None} {
+				if updates[how], err = prune.Apply(dev, layers, alive, s.Kept, how, damping, 0); err != nil {
+					t.Fatal(err)
+				}
 			}
 			var predicted float64
 			for i, l := range layers {
@@ -116,25 +120,12 @@ func CostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
 				if !slices.Equal(s.Kept[i].Rows, marks(l.W.Rows, want.Rows)) || !slices.Equal(s.Kept[i].Cols, marks(l.W.Cols, want.Cols)) {
 					t.Errorf("%s: kept sets differ", l.Name)
 				}
-				for _, u := range []struct {
-					how  prune.Update
-					name string
-				}{{prune.Joint, "W"}, {prune.Sum, "W_sum"}} {
-					r, err := prune.Apply(dev, l, costs[i].Alive, s.Kept[i], u.how, damping, 0)
-					if err != nil {
-						t.Fatal(err)
-					}
-					golden.Near(t, u.name+" of "+l.Name, device.DownloadSlice[float64](dev, r.W), arrays.Get("structured1/"+l.Name+"/"+u.name), 1e-9)
-					if u.how == prune.Joint {
-						predicted += r.Predicted
-					}
+				for how, name := range map[prune.Update]string{prune.Joint: "W", prune.Sum: "W_sum"} {
+					golden.Near(t, name+" of "+l.Name, device.DownloadSlice[float64](dev, updates[how][i].W), arrays.Get("structured1/"+l.Name+"/"+name), 1e-9)
 				}
-				r, err := prune.Apply(dev, l, costs[i].Alive, s.Kept[i], prune.None, damping, 0)
-				if err != nil {
-					t.Fatal(err)
-				}
+				predicted += updates[prune.Joint][i].Predicted
 				restricted := prune.Restrict(dev, l.W, s.Kept[i])
-				golden.Near(t, "update none of "+l.Name, device.DownloadSlice[float64](dev, r.W), device.DownloadSlice[float64](dev, restricted), 0)
+				golden.Near(t, "update none of "+l.Name, device.DownloadSlice[float64](dev, updates[prune.None][i].W), device.DownloadSlice[float64](dev, restricted), 0)
 			}
 			if want := d.Structured[0].Predicted; math.Abs(predicted-want) > 5e-6*want {
 				t.Errorf("predicted increase %v, want %v", predicted, want)
@@ -158,17 +149,20 @@ func TwoShots(t *testing.T, open func(*testing.T) device.Device) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				layers, costs := make([]prune.Layer, len(m.Linears())), make([]prune.LayerCosts, len(m.Linears()))
+				var layers []prune.Layer
 				for i, l := range m.Linears() {
 					a, g := f.Of(i)
-					layers[i] = prune.Layer{Name: l.Name, W: l.Matrix(device.F64), Term: prune.Term{A: a, G: g}}
-					alive, err := prune.Alive(dev, layers[i])
-					if err != nil {
-						t.Fatal(err)
-					}
-					if costs[i], _, err = prune.Costs(dev, layers[i], alive, prune.OBS, damping); err != nil {
-						t.Fatal(err)
-					}
+					layers = append(layers, prune.Layer{Name: l.Name, W: l.Matrix(device.F64), Term: prune.Term{A: a, G: g}})
+				}
+				alive, err := prune.Alive(dev, layers)
+				if err != nil {
+					t.Fatal(err)
+				}
+				costs, _, err := prune.Costs(dev, layers, alive, prune.OBS, damping)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, l := range layers {
 					prefix := []string{"structured1/", "structured2/"}[k] + l.Name
 					golden.Near(t, "row costs "+prefix, costs[i].Rows, oracle.Get(prefix+"/row_cost"), 1e-9)
 					golden.Near(t, "column costs "+prefix, costs[i].Cols, oracle.Get(prefix+"/col_cost"), 1e-9)
@@ -186,15 +180,16 @@ func TwoShots(t *testing.T, open func(*testing.T) device.Device) {
 				if got := float64(s.Removed) / float64(s.Total); math.Abs(got-want.Removed) > 1e-12 {
 					t.Errorf("shot %d: removed %v, want %v", k+1, got, want.Removed)
 				}
+				results, err := prune.Apply(dev, layers, alive, s.Kept, prune.Joint, damping, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
 				var predicted float64
 				for i, l := range m.Linears() {
 					if keep := want.Layers[l.Name]; !slices.Equal(s.Kept[i].Rows, marks(l.Rows, keep.Rows)) || !slices.Equal(s.Kept[i].Cols, marks(l.Inputs(), keep.Cols)) {
 						t.Errorf("shot %d: %s: kept sets differ", k+1, l.Name)
 					}
-					r, err := prune.Apply(dev, layers[i], costs[i].Alive, s.Kept[i], prune.Joint, damping, 0)
-					if err != nil {
-						t.Fatal(err)
-					}
+					r := results[i]
 					predicted += r.Predicted
 					prefix := []string{"structured1/", "structured2/"}[k] + l.Name
 					golden.Near(t, "W "+prefix, device.DownloadSlice[float64](dev, r.W), oracle.Get(prefix+"/W"), 1e-9)

@@ -23,20 +23,18 @@ func WeightCostsAndUpdates(t *testing.T, open func(*testing.T) device.Device) {
 				Unstructured struct{ Target, Tau float64 }
 			}
 			golden.Open(t, name, "golden", &doc)
-			var costs []prune.ElementCosts
-			for _, l := range layers {
-				alive, err := prune.Alive(dev, l)
-				if err != nil {
-					t.Fatal(err)
-				}
-				c, raised, err := prune.CostElements(dev, l, alive, prune.OBS, damping)
-				if err != nil || len(raised) > 0 {
-					t.Fatal(err, raised)
-				}
-				made := c.Of(dev, l.W)
+			alive, err := prune.Alive(dev, layers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			costs, raised, err := prune.CostElements(dev, layers, alive, prune.OBS, damping)
+			if err != nil || len(raised) > 0 {
+				t.Fatal(err, raised)
+			}
+			for i, l := range layers {
+				made := costs[i].Of(dev, l.W)
 				golden.Near(t, "costs of "+l.Name, device.DownloadSlice[float64](dev, made), arrays.Get("dense/"+l.Name+"/element_cost"), 1e-9)
 				dev.Free(made)
-				costs = append(costs, c)
 			}
 
 			s, err := prune.SelectWeights(dev, weights(dev, prune.Element, m, layers, costs), prune.InModel, doc.Unstructured.Target)

@@ -3,6 +3,7 @@ package prune
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -20,102 +21,145 @@ const (
 	OBD
 )
 
-// Costs are the costs of all rows and columns of a layer, in nats per token (method.md section 3; The LLM Surgeon,
+// Costs are the costs of all rows and columns of some layers, in nats per token (method.md section 3; The LLM Surgeon,
 // section 3.2). Numerators take the undamped factor, denominators the damped one. All numerators of the rows come from one
-// product, rowsum((W A) ∘ W): 2·R·C² + 2·R²·C FLOP for both sides, and 2/3 (R³ + C³) for the denominators. What stays is
-// to be told apart with alive; dead structures cost 0. The returned Raised lists dampings that had to be raised.
-func Costs(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (LayerCosts, []Raised, error) {
-	rows, cols := positions(alive.Rows), positions(alive.Cols)
-	out := LayerCosts{Name: l.Name, Rows: make([]float64, len(alive.Rows)), Cols: make([]float64, len(alive.Cols)), Alive: alive}
-	if len(rows) == 0 || len(cols) == 0 {
-		return out, nil, nil
-	}
-	w := d.Alloc(len(rows), len(cols), device.F64)
-	defer d.Free(w)
-	d.Gather(l.W, rows, cols, w)
-
+// product, rowsum((W A) ∘ W): 2·R·C² + 2·R²·C FLOP for both sides of a layer, and 2/3 (R³ + C³) for the denominators, which
+// a device makes side by side for all layers. What stays is to be told apart with alive; dead structures cost 0. The returned
+// Raised lists dampings that had to be raised.
+func Costs(d device.Device, layers []Layer, alive []Kept, kind Cost, damp Damping) ([]LayerCosts, []Raised, error) {
+	all := make([]LayerCosts, len(layers))
+	var factored []int
 	var raised []Raised
-	var err error
-	switch {
-	case kind == OBD:
-		obdCosts(d, l, alive, w, out)
-	case l.factored(damp):
-		raised, err = factoredCosts(d, l, alive, damp, w, out)
-	default:
-		raised, err = exactCosts(d, l, alive, damp, w, out)
+	for i, l := range layers {
+		all[i] = LayerCosts{Name: l.Name, Rows: make([]float64, len(alive[i].Rows)), Cols: make([]float64, len(alive[i].Cols)), Alive: alive[i]}
+		if count(alive[i].Rows) == 0 || count(alive[i].Cols) == 0 {
+			continue
+		}
+		switch {
+		case kind == OBD:
+			obdCosts(d, l, alive[i], all[i])
+		case l.factored(damp):
+			factored = append(factored, i)
+		default:
+			more, err := exactCosts(d, l, alive[i], damp, all[i])
+			if err != nil {
+				return nil, nil, err
+			}
+			raised = append(raised, more...)
+		}
 	}
+	more, err := factoredCosts(d, layers, alive, factored, damp, all)
 	if err != nil {
-		return out, nil, err
+		return nil, nil, err
 	}
-	return out, raised, check(out)
+	for _, c := range all {
+		if err := check(c); err != nil {
+			return nil, nil, err
+		}
+	}
+	return all, append(raised, more...), nil
 }
 
-// factoredCosts are OBS costs for F' = G' ⊗ A', as published: undamped above, damped below.
-func factoredCosts(d device.Device, l Layer, alive Kept, damp Damping, w device.Tensor, out LayerCosts) ([]Raised, error) {
-	a := newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
-	g := newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G)
-	re, ce := energies(d, g, a, w)
-	gi, err := inverseDiagonal(d, g)
+// factoredCosts are OBS costs for F' = G' ⊗ A', as published, of the layers at some places: undamped above, damped below.
+func factoredCosts(d device.Device, layers []Layer, alive []Kept, places []int, damp Damping, all []LayerCosts) (raised []Raised, err error) {
+	var factors []*factor // G and A, layer after layer
+	var energies []device.Tensor
+	defer func() { d.Free(energies...) }()
+	for _, i := range places {
+		p := newProducts(d, layers[i], alive[i], damp)[0]
+		rows, cols := p.energies(d, gather(d, layers[i].W, p.g.index, p.a.index))
+		factors, energies = append(factors, p.g, p.a), append(energies, rows, cols)
+	}
+	inverses, err := inverseDiagonals(d, factors)
 	if err != nil {
 		return nil, err
 	}
-	ai, err := inverseDiagonal(d, a)
-	if err != nil {
-		return nil, err
+	for k, f := range factors {
+		costs := all[places[k/2]].Rows
+		if k%2 == 1 {
+			costs = all[places[k/2]].Cols
+		}
+		for i, v := range device.DownloadSlice[float64](d, energies[k]) {
+			costs[f.index[i]] = v / 2 / inverses[k][i]
+		}
+		raised = append(raised, f.raised()...)
 	}
-	for i, at := range g.index {
-		out.Rows[at] = re[i] / 2 / gi[i]
-	}
-	for j, at := range a.index {
-		out.Cols[at] = ce[j] / 2 / ai[j]
-	}
-	return append(g.raised(damp.G), a.raised(damp.A)...), nil
+	return raised, nil
 }
 
 // obdCosts are OBD costs for a sum of products: row ½ Σ_k G_k,rr (w_r A_k w_rᵀ), column ½ Σ_k A_k,cc (w_cᵀ G_k w_c).
-func obdCosts(d device.Device, l Layer, alive Kept, w device.Tensor, out LayerCosts) {
+func obdCosts(d device.Device, l Layer, alive Kept, out LayerCosts) {
 	for _, p := range newProducts(d, l, alive, Damping{}) {
-		re, ce := energies(d, p.g, p.a, w)
+		rows, cols := p.energies(d, gather(d, l.W, p.g.index, p.a.index))
 		gd, ad := p.g.diagonal(d), p.a.diagonal(d)
-		for i, at := range p.g.index {
-			out.Rows[at] += re[i] / 2 * gd[i]
+		for i, v := range device.DownloadSlice[float64](d, rows) {
+			out.Rows[p.g.index[i]] += v / 2 * gd[i]
 		}
-		for j, at := range p.a.index {
-			out.Cols[at] += ce[j] / 2 * ad[j]
+		for j, v := range device.DownloadSlice[float64](d, cols) {
+			out.Cols[p.a.index[j]] += v / 2 * ad[j]
 		}
+		d.Free(rows, cols)
 	}
 }
 
-// energies are the numerators of one product, w_r A w_rᵀ of all rows and w_cᵀ G w_c of all columns.
-func energies(d device.Device, g, a *factor, w device.Tensor) (rows, cols []float64) {
-	rowEnergy, colEnergy := d.Alloc(1, w.Rows, device.F64), d.Alloc(1, w.Cols, device.F64)
-	defer d.Free(rowEnergy, colEnergy)
-	product := d.Alloc(w.Rows, w.Cols, device.F64)
-	defer d.Free(product)
-	square := a.square(d, a.index)
-	right(d, w, square, product)
-	d.RowDot(product, w, rowEnergy)
+// energies are the numerators of one product, w_r A w_rᵀ of all rows and w_cᵀ G w_c of all columns. The caller frees them; w is
+// freed.
+func (p product) energies(d device.Device, w device.Tensor) (rows, cols device.Tensor) {
+	rows, cols = d.Alloc(1, w.Rows, device.F64), d.Alloc(1, w.Cols, device.F64)
+	y := d.Alloc(w.Rows, w.Cols, device.F64)
+	defer d.Free(w, y)
+	square := p.a.square(d, p.a.index)
+	right(d, w, square, y)
+	d.RowDot(y, w, rows)
 	d.Free(square)
-	square = g.square(d, g.index)
-	left(d, square, w, product)
-	d.ColDot(product, w, colEnergy)
+	square = p.g.square(d, p.g.index)
+	left(d, square, w, y)
+	d.ColDot(y, w, cols)
 	d.Free(square)
-	return device.DownloadSlice[float64](d, rowEnergy), device.DownloadSlice[float64](d, colEnergy)
+	return rows, cols
 }
 
-// inverseDiagonal is the diagonal of the inverse of the damped factor, over its alive indices.
-func inverseDiagonal(d device.Device, f *factor) ([]float64, error) {
-	l, err := f.cholesky(d, f.index)
+// inverseDiagonals are the diagonals of the inverses of damped factors, over their alive indices. Layers that read the same input
+// share an A: the same matrix over the same indices is inverted once.
+func inverseDiagonals(d device.Device, factors []*factor) ([][]float64, error) {
+	var distinct []*factor
+	var indices [][]int32
+	at := make([]int, len(factors)) // in distinct
+	for i, f := range factors {
+		at[i] = slices.IndexFunc(distinct, f.same)
+		if at[i] < 0 {
+			at[i] = len(distinct)
+			distinct, indices = append(distinct, f), append(indices, f.index)
+		}
+	}
+	ls, err := factorise(d, distinct, indices)
 	if err != nil {
 		return nil, err
 	}
-	if f.identity() {
-		return f.diagonal(d), nil
+	var made, diagonals []device.Tensor
+	for i, l := range ls {
+		if !distinct[i].identity() {
+			made, diagonals = append(made, l), append(diagonals, d.Alloc(1, l.Rows, device.F64))
+		}
 	}
-	diag := d.Alloc(1, l.Rows, device.F64)
-	defer d.Free(l, diag)
-	d.CholeskyInverseDiag([]device.Tensor{l}, []device.Tensor{diag})
-	return device.DownloadSlice[float64](d, diag), nil
+	d.CholeskyInverseDiag(made, diagonals)
+	d.Free(made...)
+	values := make([][]float64, len(distinct))
+	next := 0
+	for i, f := range distinct {
+		if f.identity() {
+			values[i] = f.diagonal(d)
+			continue
+		}
+		values[i] = device.DownloadSlice[float64](d, diagonals[next])
+		next++
+	}
+	d.Free(diagonals...)
+	all := make([][]float64, len(factors))
+	for i, f := range factors {
+		all[i], f.share = values[at[i]], distinct[at[i]].share
+	}
+	return all, nil
 }
 
 // check refuses costs that are not finite.

@@ -113,7 +113,7 @@ func TestJointUpdateAgainstDense(t *testing.T) {
 		for j := range kept.Cols {
 			kept.Cols[j] = rng.IntN(3) > 0
 		}
-		got, err := Apply(dev, p.layer, alive, kept, Joint, damp, 0)
+		got, err := applyOne(dev, p.layer, alive, kept, Joint, damp, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +142,7 @@ func TestCostsAgainstDense(t *testing.T) {
 	defer dev.Close()
 	for range 100 {
 		p := newProblem(dev, rng)
-		c, _, err := Costs(dev, p.layer, Kept{Rows: ones(p.r), Cols: ones(p.c)}, OBS, Damping{})
+		c, _, err := costsOne(dev, p.layer, Kept{Rows: ones(p.r), Cols: ones(p.c)}, OBS, Damping{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestDampingIsRaised(t *testing.T) {
 		device.UploadSlice(dev, x, p.layer.A.Packed)
 	}
 	set(1, -1) // smallest eigenvalue 2 − c < 0 for c > 2, so more damping helps
-	_, raised, err := Costs(dev, p.layer, alive, OBS, Damping{G: 0.01, A: 0.01})
+	_, raised, err := costsOne(dev, p.layer, alive, OBS, Damping{G: 0.01, A: 0.01})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,12 +190,12 @@ func TestDampingIsRaised(t *testing.T) {
 		t.Errorf("raised %+v", raised)
 	}
 	set(1e-9, 1) // no damping within reach makes this positive definite
-	_, _, err = Costs(dev, p.layer, alive, OBS, Damping{G: 0.01, A: 0.01})
+	_, _, err = costsOne(dev, p.layer, alive, OBS, Damping{G: 0.01, A: 0.01})
 	if _, ok := err.(*NotPositiveDefinite); !ok {
 		t.Errorf("got %v", err)
 	}
 	set(math.NaN(), 0)
-	if _, err = Alive(dev, p.layer); err == nil || err.Error() != "layer layer: the curvature of column 0 is NaN" {
+	if _, err = aliveOne(dev, p.layer); err == nil || err.Error() != "layer layer: the curvature of column 0 is NaN" {
 		t.Errorf("NaN in a factor: %v", err)
 	}
 }
@@ -264,14 +264,14 @@ func TestApplyWithNothingToRemove(t *testing.T) {
 	defer dev.Close()
 	p := newProblem(dev, rand.New(rand.NewPCG(2, 0)))
 	all := Kept{Rows: ones(p.r), Cols: ones(p.c)}
-	got, err := Apply(dev, p.layer, all, all, Joint, Damping{G: 0.01, A: 0.01}, 0)
+	got, err := applyOne(dev, p.layer, all, all, Joint, Damping{G: 0.01, A: 0.01}, 0)
 	if err != nil || got.Predicted != 0 {
 		t.Errorf("predicted %v, %v", got.Predicted, err)
 	}
 	golden.Near(t, "W", device.DownloadSlice[float64](dev, got.W), p.w.RawMatrix().Data, 0)
 	dead := Kept{Rows: ones(p.r), Cols: ones(p.c)}
 	dead.Rows[0] = false // dead before the shot: it becomes zero, and nothing else changes
-	if got, err = Apply(dev, p.layer, dead, dead, Joint, Damping{G: 0.01, A: 0.01}, 0); err != nil || got.Predicted != 0 {
+	if got, err = applyOne(dev, p.layer, dead, dead, Joint, Damping{G: 0.01, A: 0.01}, 0); err != nil || got.Predicted != 0 {
 		t.Errorf("predicted %v, %v", got.Predicted, err)
 	}
 	want := append([]float64{}, p.w.RawMatrix().Data...)

@@ -20,53 +20,78 @@ type ElementCosts struct {
 	Alive      Kept
 }
 
-// CostElements measures what the costs of a layer's single weights are made of: 2/3 (R³ + C³) FLOP for OBS with one product of
-// damped factors. Where the diagonal of the Fisher block was measured too, D_rc = mean g_r²·a_c², costs are multiplied by
-// D_rc / (G_rr·A_cc): what the diagonal is over what the factors make of it.
-func CostElements(d device.Device, l Layer, alive Kept, kind Cost, damp Damping) (ElementCosts, []Raised, error) {
-	out := ElementCosts{Name: l.Name, Rows: make([]float64, len(alive.Rows)), Cols: make([]float64, len(alive.Cols)), Alive: alive}
-	if count(alive.Rows) == 0 || count(alive.Cols) == 0 {
-		return out, nil, nil
-	}
-	if len(l.Rest) > 0 || kind == OBS && !l.factored(damp) {
-		for _, side := range []struct {
-			marks []bool
-			dst   []float64
-		}{{alive.Rows, out.Rows}, {alive.Cols, out.Cols}} {
-			for _, at := range positions(side.marks) {
-				side.dst[at] = 1
-			}
+// CostElements measures what the costs of the single weights of some layers are made of: for OBS with one product of damped
+// factors 2/3 (R³ + C³) FLOP for a layer, which a device does side by side for all. Where the diagonal of the Fisher block was
+// measured too, D_rc = mean g_r²·a_c², costs are multiplied by D_rc / (G_rr·A_cc): what the diagonal is over what the factors
+// make of it. In an error nothing is held.
+func CostElements(d device.Device, layers []Layer, alive []Kept, kind Cost, damp Damping) ([]ElementCosts, []Raised, error) {
+	all := make([]ElementCosts, len(layers))
+	raised, err := costElements(d, layers, alive, kind, damp, all)
+	if err != nil {
+		for _, c := range all {
+			c.Free(d)
 		}
-		over, raised, err := sumOver(d, l, alive, kind, damp)
-		if err != nil {
-			return out, nil, err
-		}
-		out.Over = widened(d, l, alive, over)
-		return out, raised, nil
+		return nil, nil, err
 	}
-	g, a := newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G), newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
-	for _, side := range []struct {
-		f   *factor
-		dst []float64
-	}{{g, out.Rows}, {a, out.Cols}} {
-		values := side.f.diagonal(d)
-		if kind != OBD {
-			inverse, err := inverseDiagonal(d, side.f)
+	return all, raised, nil
+}
+
+func costElements(d device.Device, layers []Layer, alive []Kept, kind Cost, damp Damping, all []ElementCosts) (raised []Raised, err error) {
+	var factored []int    // the layers of one product, whose
+	var factors []*factor // G and A these are, layer after layer
+	for i, l := range layers {
+		all[i] = ElementCosts{Name: l.Name, Rows: make([]float64, len(alive[i].Rows)), Cols: make([]float64, len(alive[i].Cols)), Alive: alive[i]}
+		out := &all[i]
+		switch {
+		case count(out.Alive.Rows) == 0 || count(out.Alive.Cols) == 0:
+		case len(l.Rest) > 0 || kind == OBS && !l.factored(damp):
+			over, more, err := sumOver(d, l, out.Alive, kind, damp)
 			if err != nil {
-				return out, nil, err
+				return nil, err
 			}
-			for i, v := range inverse {
-				values[i] = 1 / v
+			out.Over, raised = widened(d, l, out.Alive, over), append(raised, more...)
+			for _, at := range positions(out.Alive.Rows) {
+				out.Rows[at] = 1
 			}
-		}
-		for i, at := range side.f.index {
-			side.dst[at] = values[i]
+			for _, at := range positions(out.Alive.Cols) {
+				out.Cols[at] = 1
+			}
+		default:
+			p := newProducts(d, l, out.Alive, damp)[0]
+			if !l.Diagonal.IsZero() {
+				out.Over = widened(d, l, out.Alive, diagonalOver(d, l, p.g, p.a))
+			}
+			factored, factors = append(factored, i), append(factors, p.g, p.a)
 		}
 	}
-	if !l.Diagonal.IsZero() {
-		out.Over = widened(d, l, alive, diagonalOver(d, l, g, a))
+	var inverses [][]float64
+	if kind != OBD {
+		if inverses, err = inverseDiagonals(d, factors); err != nil {
+			return nil, err
+		}
 	}
-	return out, append(g.raised(damp.G), a.raised(damp.A)...), check(LayerCosts{Name: l.Name, Rows: out.Rows, Cols: out.Cols})
+	for k, f := range factors {
+		values := all[factored[k/2]].Rows
+		if k%2 == 1 {
+			values = all[factored[k/2]].Cols
+		}
+		if kind == OBD {
+			for i, v := range f.diagonal(d) {
+				values[f.index[i]] = v
+			}
+		} else {
+			for i, v := range inverses[k] {
+				values[f.index[i]] = 1 / v
+			}
+		}
+		raised = append(raised, f.raised()...)
+	}
+	for _, i := range factored {
+		if err := check(LayerCosts{Name: all[i].Name, Rows: all[i].Rows, Cols: all[i].Cols}); err != nil {
+			return nil, err
+		}
+	}
+	return raised, nil
 }
 
 // diagonalOver is G_rr·A_cc / D_rc over alive rows and columns: +Inf where D is 0, and the cost with it.

@@ -13,8 +13,10 @@ import "surgeon/engine/device"
 // and denominators take the same damped F': this is the increase of the model that the update minimises. The published form for
 // one product of damped factors (costs.go) takes the undamped factor above and the damped one below, and is lower by about the
 // damping. FLOP: 4·R²·C + 4·R·C² beside what newSpectral takes.
-func exactCosts(d device.Device, l Layer, alive Kept, damp Damping, w device.Tensor, out LayerCosts) ([]Raised, error) {
+func exactCosts(d device.Device, l Layer, alive Kept, damp Damping, out LayerCosts) ([]Raised, error) {
 	products := newProducts(d, l, alive, damp)
+	w := gather(d, l.W, products[0].g.index, products[0].a.index)
+	defer d.Free(w)
 	s, err := newSpectral(d, l, products, products[0].g.index, products[0].a.index, damp)
 	if err != nil {
 		return nil, err

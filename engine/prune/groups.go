@@ -144,7 +144,7 @@ func refitElements(d device.Device, l Layer, alive Kept, places removal, damp Da
 		case err != nil:
 			return Result{}, fmt.Errorf("layer %s: %w", l.Name, err)
 		case ok:
-			return Result{Raised: append(g.raised(damp.G), a.raised(damp.A)...), Iterations: u.iterations}, nil
+			return Result{Raised: append(g.raised(), a.raised()...), Iterations: u.iterations}, nil
 		case raises == maxRaises:
 			return Result{}, &NotPositiveDefinite{Raised{Layer: l.Name, Factor: "A", Share: a.share}}
 		}

@@ -28,11 +28,11 @@ func TestElementsOfDeadLayers(t *testing.T) {
 	}
 	for _, values := range [][]float64{make([]float64, 12), {0, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0}} {
 		l := Layer{Name: "layer", W: device.NewFrom(dev, values, 3, 4, device.F64), Term: Term{A: identity(4), G: identity(3)}}
-		alive, err := Alive(dev, l)
+		alive, err := aliveOne(dev, l)
 		if err != nil {
 			t.Fatal(err)
 		}
-		costs, _, err := CostElements(dev, l, alive, OBS, Damping{G: 0.1, A: 0.01})
+		costs, _, err := costElementsOne(dev, l, alive, OBS, Damping{G: 0.1, A: 0.01})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestTolerance(t *testing.T) {
 			var predicted [2]float64
 			var steps [2]int
 			for i, tolerance := range []float64{0, 0.01} {
-				r, err := Apply(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.1, A: 0.01, Joint: test.joint}, tolerance)
+				r, err := applyOne(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.1, A: 0.01, Joint: test.joint}, tolerance)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -162,7 +162,7 @@ func TestScaleOfTheLoss(t *testing.T) {
 			if err != nil || len(single.Raised) > 0 {
 				t.Fatal(err, single.Raised)
 			}
-			rows, err := Apply(dev, p.layer, p.alive, kept, Joint, damp, 0.01)
+			rows, err := applyOne(dev, p.layer, p.alive, kept, Joint, damp, 0.01)
 			if err != nil || len(rows.Raised) > 0 {
 				t.Fatal(err, rows.Raised)
 			}

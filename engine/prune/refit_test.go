@@ -49,7 +49,7 @@ func TestUpdatesOfSumsAgainstDense(t *testing.T) {
 			}
 			f := p.fisher(p.damp)
 			both := func(i, j int) bool { return !kept.Rows[i] || !kept.Cols[j] }
-			got, err := Apply(dev, p.layer, p.alive, kept, Joint, p.damp, 0)
+			got, err := applyOne(dev, p.layer, p.alive, kept, Joint, p.damp, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +64,7 @@ func TestUpdatesOfSumsAgainstDense(t *testing.T) {
 					want[k] = rows[k] + cols[k] - w
 				}
 			}
-			if got, err = Apply(dev, p.layer, p.alive, kept, Sum, p.damp, 0); err != nil {
+			if got, err = applyOne(dev, p.layer, p.alive, kept, Sum, p.damp, 0); err != nil {
 				t.Fatal(err)
 			}
 			p.judge(t, dev, got, want)
@@ -74,7 +74,7 @@ func TestUpdatesOfSumsAgainstDense(t *testing.T) {
 					want[k] = w
 				}
 			}
-			if got, err = Apply(dev, p.layer, p.alive, kept, None, p.damp, 0); err != nil {
+			if got, err = applyOne(dev, p.layer, p.alive, kept, None, p.damp, 0); err != nil {
 				t.Fatal(err)
 			}
 			p.judge(t, dev, got, want)
@@ -211,7 +211,7 @@ func TestStepsOfConjugateGradients(t *testing.T) {
 				t.Errorf("%s, %s: residual %.3g of the right side", test.name, what, residual)
 			}
 		}
-		r, err := Apply(dev, p.layer, p.alive, kept, Joint, p.damp, 0)
+		r, err := applyOne(dev, p.layer, p.alive, kept, Joint, p.damp, 0)
 		check("rows", r, err, test.rows, func(i, _ int) bool { return !kept.Rows[i] })
 		r, err = ApplyElements(dev, p.layer, p.alive, removed, Joint, p.damp, Grouping{})
 		check("single weights", r, err, test.masked, func(i, j int) bool { return removed[i*p.c+j] })

@@ -57,7 +57,7 @@ func newSpectral(d device.Device, l Layer, products []product, rows, cols []int3
 		r.free(d)
 		return nil, err
 	}
-	return &spectral{rows: r, cols: c, alpha: 1, unit: first.unit(), raised: append(first.g.raised(damp.G), first.a.raised(damp.A)...)}, nil
+	return &spectral{rows: r, cols: c, alpha: 1, unit: first.unit(), raised: append(first.g.raised(), first.a.raised()...)}, nil
 }
 
 // refuse tells which dampings are not there.

@@ -83,7 +83,7 @@ func TestIllConditionedFactors(t *testing.T) {
 				t.Errorf("%s: element %d is %v, want %v, off by %.2g, limit %.2g", test.name, k, got, want[k], e, limit)
 			}
 		}
-		costs, _, err := Costs(dev, l, all, OBS, test.damp)
+		costs, _, err := costsOne(dev, l, all, OBS, test.damp)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestIllConditionedFactors(t *testing.T) {
 			for c := range 4 {
 				removed[4*r+c] = true
 			}
-			step, err := Apply(dev, l, all, kept, Joint, test.damp, 0)
+			step, err := applyOne(dev, l, all, kept, Joint, test.damp, 0)
 			if err != nil {
 				t.Fatalf("%s: %v", test.name, err)
 			}
@@ -178,12 +178,12 @@ func TestSumsThatFail(t *testing.T) {
 			}
 		}
 		used := dev.Memory().Used
-		_, _, err := Costs(dev, test.layer, all, OBS, test.damp)
+		_, _, err := costsOne(dev, test.layer, all, OBS, test.damp)
 		matches("costs", err, test.costs)
-		elements, _, err := CostElements(dev, test.layer, all, OBS, test.damp)
+		elements, _, err := costElementsOne(dev, test.layer, all, OBS, test.damp)
 		matches("element costs", err, test.costs)
 		for _, how := range []Update{Joint, Sum} {
-			result, err := Apply(dev, test.layer, all, kept, how, test.damp, 0)
+			result, err := applyOne(dev, test.layer, all, kept, how, test.damp, 0)
 			matches("update", err, test.update)
 			dev.Free(result.W)
 		}
@@ -208,7 +208,7 @@ func TestSumsThatFail(t *testing.T) {
 	golden.Near(t, "inverse with an eigenvalue that became 0", inverses[0], inverses[1], 1e-9)
 
 	singular := Layer{Name: "layer", W: w, Term: Term{G: sym(0, 1, 2, 3), A: good.A}}
-	_, raised, err := Costs(dev, singular, all, OBS, Damping{Joint: true})
+	_, raised, err := costsOne(dev, singular, all, OBS, Damping{Joint: true})
 	if err != nil || len(raised) != 1 || raised[0].Factor != "F" || raised[0].Share != 1e-8 {
 		t.Errorf("singular without damping: raised %v, %v", raised, err)
 	}
@@ -242,7 +242,7 @@ func TestDeviceFailureInSums(t *testing.T) {
 			p := layerWithSpectrum(dev, rand.New(rand.NewPCG(26, 0)), 5, 6, []float64{1, 0.3, 0.1}[:products]...)
 			kept := Kept{Rows: ones(5), Cols: ones(6)}
 			kept.Rows[2], kept.Cols[1] = false, false
-			_, err := Apply(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.01, A: 0.01, Joint: products == 1}, 0)
+			_, err := applyOne(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.01, A: 0.01, Joint: products == 1}, 0)
 			if dev.failure != nil && !errors.Is(err, errLost) {
 				t.Errorf("%d products, lost after %d products of matrices: %v", products, left, err)
 			}

@@ -233,7 +233,7 @@ func TestExactInverseAgainstDense(t *testing.T) {
 			golden.Near(t, "(F'/unit)⁻¹x", device.DownloadSlice[float64](dev, solved), dense.RawVector().Data, 1e-9)
 
 			f := p.fisher(p.damp)
-			all, _, err := Costs(dev, p.layer, p.alive, OBS, p.damp)
+			all, _, err := costsOne(dev, p.layer, p.alive, OBS, p.damp)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -277,7 +277,7 @@ func TestOBDOfSumsAgainstDense(t *testing.T) {
 				}
 				return mat.Inner(delta, f, delta) / 2
 			}
-			costs, _, err := Costs(dev, p.layer, p.alive, OBD, p.damp)
+			costs, _, err := costsOne(dev, p.layer, p.alive, OBD, p.damp)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -313,12 +313,12 @@ func TestAliveOfSums(t *testing.T) {
 	diagonal := func(v ...float64) device.Sym { return packed(dev, mat.NewDiagDense(len(v), v), device.F64) }
 	w := device.NewFrom(dev, []float64{1, 1, 1, 1, 1, 1, 0, 0, 0}, 3, 3, device.F64)
 	l := Layer{W: w, Term: Term{G: diagonal(0, 0, 1), A: diagonal(1, 0, 0)}, Rest: []Term{{G: diagonal(0, 1, 1), A: diagonal(0, 1, 0)}}}
-	got, err := Alive(dev, l)
+	got, err := aliveOne(dev, l)
 	if want := (Kept{Rows: []bool{false, true, false}, Cols: []bool{true, true, false}}); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("alive %v, want %v, %v", got, want, err)
 	}
 	l.Rest = append(l.Rest, Term{G: diagonal(0, 0, 0)})
-	got, err = Alive(dev, l)
+	got, err = aliveOne(dev, l)
 	if want := (Kept{Rows: []bool{false, true, false}, Cols: []bool{true, true, true}}); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("with an identity side alive %v, want %v, %v", got, want, err)
 	}
@@ -327,7 +327,7 @@ func TestAliveOfSums(t *testing.T) {
 // elementCosts are the costs of single weights over alive rows and columns; all others have to be 0.
 func (p sumProblem) elementCosts(t *testing.T, dev device.Device, kind Cost) (alive []float64) {
 	t.Helper()
-	costs, _, err := CostElements(dev, p.layer, p.alive, kind, p.damp)
+	costs, _, err := costElementsOne(dev, p.layer, p.alive, kind, p.damp)
 	if err != nil {
 		t.Fatal(err)
 	}

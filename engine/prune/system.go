@@ -3,6 +3,7 @@ package prune
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -63,24 +64,33 @@ func (e *NotPositiveDefinite) Error() string {
 		map[string]string{"A": "--damp-a", "G": "--damp-g", "F": "--damp-g and --damp-a"}[e.Factor])
 }
 
-// Alive finds the rows and columns of the layer that are not dead. A row is dead if it is all zero in W or G_rr = 0, a
+// Alive finds the rows and columns of some layers that are not dead. A row is dead if it is all zero in W or G_rr = 0, a
 // column if it is all zero in W or A_cc = 0, in all products of a sum: restricting everything to alive ones is exact for
 // "already zero stays zero".
 // A weight that is not finite is an error.
-func Alive(d device.Device, l Layer) (Kept, error) {
-	r, c := d.Alloc(1, l.W.Rows, l.W.Type), d.Alloc(1, l.W.Cols, l.W.Type)
-	defer d.Free(r, c)
-	d.MaxAbs(l.W, r, c)
-	var gs, as []device.Sym
-	for _, t := range l.terms() {
-		gs, as = append(gs, t.G), append(as, t.A)
+func Alive(d device.Device, layers []Layer) ([]Kept, error) {
+	var largest []device.Tensor // of rows and columns, layer after layer
+	defer func() { d.Free(largest...) }()
+	for _, l := range layers {
+		r, c := d.Alloc(1, l.W.Rows, l.W.Type), d.Alloc(1, l.W.Cols, l.W.Type)
+		d.MaxAbs(l.W, r, c)
+		largest = append(largest, r, c)
 	}
-	rows, err := alive(d, l, r, gs, "row")
-	if err != nil {
-		return Kept{}, err
+	all := make([]Kept, len(layers))
+	for i, l := range layers {
+		var gs, as []device.Sym
+		for _, t := range l.terms() {
+			gs, as = append(gs, t.G), append(as, t.A)
+		}
+		var err error
+		if all[i].Rows, err = alive(d, l, largest[2*i], gs, "row"); err != nil {
+			return nil, err
+		}
+		if all[i].Cols, err = alive(d, l, largest[2*i+1], as, "column"); err != nil {
+			return nil, err
+		}
 	}
-	cols, err := alive(d, l, c, as, "column")
-	return Kept{Rows: rows, Cols: cols}, err
+	return all, nil
 }
 
 func alive(d device.Device, l Layer, largest device.Tensor, factors []device.Sym, what string) ([]bool, error) {
@@ -124,11 +134,12 @@ type factor struct {
 	sym         device.Sym
 	index       []int32 // alive positions
 	mean        float64 // of the diagonal over alive indices
-	share       float64 // the damping in force
+	asked       float64 // the damping that was asked for, as a share of mean
+	share       float64 // the one in force
 }
 
 func newFactor(d device.Device, layer, name string, s device.Sym, alive []bool, share float64) *factor {
-	f := &factor{layer: layer, name: name, sym: s, index: positions(alive), share: share}
+	f := &factor{layer: layer, name: name, sym: s, index: positions(alive), asked: share, share: share}
 	for _, v := range f.diagonal(d) {
 		f.mean += v
 	}
@@ -206,33 +217,65 @@ func (f *factor) block(d device.Device, rows, cols []int32) device.Tensor {
 	return x
 }
 
-// cholesky factors the damped factor over the positions idx, a part of index. If it is not positive definite the damping
-// is raised tenfold, for this factor from now on.
+// cholesky factors one factor, as factorise does.
 func (f *factor) cholesky(d device.Device, idx []int32) (device.Tensor, error) {
-	if f.identity() {
-		return device.Tensor{}, nil
+	ls, err := factorise(d, []*factor{f}, [][]int32{idx})
+	if err != nil {
+		return device.Tensor{}, err
+	}
+	return ls[0], nil
+}
+
+// factorise makes the Cholesky factors of damped factors over the positions idx, a part of index each, side by side. Where one is
+// not positive definite its damping is raised tenfold, for this factor from now on. The caller frees them.
+func factorise(d device.Device, factors []*factor, idx [][]int32) ([]device.Tensor, error) {
+	ls := make([]device.Tensor, len(factors))
+	var todo []int
+	for i, f := range factors {
+		if !f.identity() {
+			todo = append(todo, i)
+		}
 	}
 	for range maxRaises + 1 {
-		x := f.square(d, idx)
-		d.AddDiagonal(f.share*f.mean, x)
-		if d.Cholesky(x)[0] {
-			return x, nil
+		var squares []device.Tensor
+		for _, i := range todo {
+			ls[i] = factors[i].damped(d, idx[i])
+			squares = append(squares, ls[i])
 		}
-		d.Free(x)
+		ok := d.Cholesky(squares...)
+		again := todo[:0]
+		for k, i := range todo {
+			if !ok[k] {
+				d.Free(ls[i])
+				ls[i] = device.Tensor{}
+				factors[i].raise()
+				again = append(again, i)
+			}
+		}
+		if todo = again; len(todo) == 0 {
+			return ls, nil
+		}
 		if err := d.Sync(); err != nil {
-			return device.Tensor{}, fmt.Errorf("layer %s, factor %s: %w", f.layer, f.name, err)
+			d.Free(ls...)
+			return nil, fmt.Errorf("layer %s, factor %s: %w", factors[todo[0]].layer, factors[todo[0]].name, err)
 		}
-		f.raise()
 	}
-	return device.Tensor{}, &NotPositiveDefinite{Raised{Layer: f.layer, Factor: f.name, Share: f.share / 10}}
+	d.Free(ls...)
+	f := factors[todo[0]]
+	return nil, &NotPositiveDefinite{Raised{Layer: f.layer, Factor: f.name, Share: f.share / 10}}
+}
+
+// same says whether both are one matrix, with one damping, over the same indices.
+func (f *factor) same(g *factor) bool {
+	return f.sym == g.sym && f.share == g.share && slices.Equal(f.index, g.index)
 }
 
 // raise takes ten times the damping.
 func (f *factor) raise() { f.share = max(f.share*10, 1e-8) }
 
-// raised tells whether the damping had to go above asked.
-func (f *factor) raised(asked float64) []Raised {
-	if f.share == asked {
+// raised tells whether the damping had to go above what was asked for.
+func (f *factor) raised() []Raised {
+	if f.share == f.asked {
 		return nil
 	}
 	return []Raised{{Layer: f.layer, Factor: f.name, Share: f.share}}

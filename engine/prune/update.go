@@ -29,55 +29,78 @@ type Result struct {
 	Iterations int
 }
 
-// Apply removes what is alive but not kept, re-fits the rest, and predicts what it costs (method.md section 5; The LLM
-// Surgeon, section 3.3). Over alive indices, with S kept rows, T kept columns and Q what is removed now,
+// Apply removes what is alive but not kept from some layers, re-fits the rest, and predicts what it costs (method.md section 5;
+// The LLM Surgeon, section 3.3). Over alive indices, with S kept rows, T kept columns and Q what is removed now,
 //
 //	V = (G'_SS)⁻¹ G'_S: W A'_:T (A'_TT)⁻¹        Joint
 //	½ tr(Dᵀ G D A),  D = new − old W              Predicted, with undamped factors
 //
 // G'_SS⁻¹G'_SS is the identity, so each step is W_S + X·W_Q with X = (G'_SS)⁻¹G'_SQ and so on the other side: one Cholesky
-// factorisation of the kept part, and a solve for as many columns as are removed. The other way, through the inverse of the
-// whole, −[G'⁻¹]_SQ([G'⁻¹]_QQ)⁻¹, gives the same (exact) but has to factor the whole: n³/3 + 2n²q against s³/3 + 2s²q FLOP
-// with s = n−q, so it never pays where no factor is kept from the costs; keeping those would double the memory of factors.
+// factorisation of the kept part, and a solve for as many columns as are removed, side by side for all layers. The other way, through
+// the inverse of the whole, −[G'⁻¹]_SQ([G'⁻¹]_QQ)⁻¹, gives the same (exact) but has to factor the whole: n³/3 + 2n²q against
+// s³/3 + 2s²q FLOP with s = n−q, so it never pays where no factor is kept from the costs; keeping those would double the memory
+// of factors.
 //
-// That is one product with damped factors; refit.go has the others.
+// That is one product with damped factors; refit.go has the others, layer by layer.
 //
 // tolerance, which sums of three products and more need, is an estimate of what the solution costs above the least, as a share of
-// that (change). 0 = what rounding allows.
-func Apply(d device.Device, l Layer, alive, kept Kept, how Update, damp Damping, tolerance float64) (Result, error) {
-	p := newPartition(alive, kept)
-	if len(p.q) == 0 && len(p.u) == 0 { // the step is zero, and so is what it costs
-		return Result{W: Restrict(d, l.W, alive)}, nil
+// that (change). 0 = what rounding allows. In an error nothing is held.
+func Apply(d device.Device, layers []Layer, alive, kept []Kept, how Update, damp Damping, tolerance float64) ([]Result, error) {
+	parts := make([]partition, len(layers))
+	for i := range layers {
+		parts[i] = newPartition(alive[i], kept[i])
 	}
-	w := d.Alloc(len(p.rows), len(p.cols), device.F64)
-	d.Gather(l.W, p.rows, p.cols, w)
-	defer d.Free(w)
+	reaches := make([]reach, len(layers))
+	if how != None {
+		var err error
+		if reaches, err = reachesOf(d, layers, alive, parts, damp); err != nil {
+			return nil, err
+		}
+	}
+	results := make([]Result, len(layers))
+	for i, l := range layers {
+		err := results[i].apply(d, l, alive[i], parts[i], reaches[i], how, damp, tolerance)
+		d.Free(reaches[i].rows, reaches[i].cols)
+		if err != nil {
+			for k := range layers {
+				d.Free(results[k].W)
+				if k > i {
+					d.Free(reaches[k].rows, reaches[k].cols)
+				}
+			}
+			return nil, err
+		}
+	}
+	return results, nil
+}
 
+// apply is Apply for one layer.
+func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x reach, how Update, damp Damping, tolerance float64) (err error) {
+	if !p.removes() { // the step is zero, and so is what it costs
+		r.W = Restrict(d, l.W, alive)
+		return nil
+	}
+	w := gather(d, l.W, p.rows, p.cols)
 	v := d.Alloc(len(p.rows), len(p.cols), device.F64)
 	d.Zero(v)
-	defer d.Free(v)
-	var raised []Raised
-	var iterations int
+	defer d.Free(w, v)
 	if len(p.s) > 0 && len(p.t) > 0 {
 		stays := gather(d, w, p.s, p.t)
-		var err error
 		switch {
 		case how == None:
 		case l.factored(damp):
-			raised, err = refit(d, l, alive, p, how, damp, w, stays)
+			x.refit(d, p, how, w, stays)
+			r.Raised = x.raised
 		default:
-			raised, iterations, err = refitSum(d, l, alive, p, how, damp, tolerance, w, stays)
+			r.Raised, r.Iterations, err = refitSum(d, l, alive, p, how, damp, tolerance, w, stays)
 		}
 		d.Scatter(stays, p.s, p.t, v)
 		d.Free(stays) // before the prediction, which needs room
 		if err != nil {
-			return Result{}, err
+			return err
 		}
 	}
-
-	result := Result{Raised: raised, Iterations: iterations}
-	err := result.step(d, l, p, w, v)
-	return result, err
+	return r.step(d, l, p, w, v)
 }
 
 // step makes W of v, which is w after the step over alive rows and columns, and predicts what the step costs. v is lost.
@@ -110,6 +133,9 @@ func newPartition(alive, kept Kept) partition {
 	return p
 }
 
+// removes says whether anything goes that is alive.
+func (p partition) removes() bool { return len(p.q) > 0 || len(p.u) > 0 }
+
 func split(alive []int32, kept []bool) (stay, go_, stayFull, goFull []int32) {
 	for i, at := range alive {
 		if kept[at] {
@@ -121,50 +147,79 @@ func split(alive []int32, kept []bool) (stay, go_, stayFull, goFull []int32) {
 	return stay, go_, stayFull, goFull
 }
 
-// refit changes stays = W_ST into V. A side whose factor is the identity couples nothing: its X is 0.
-func refit(d device.Device, l Layer, alive Kept, p partition, how Update, damp Damping, w, stays device.Tensor) ([]Raised, error) {
-	var raised []Raised
-	xl, xr := device.Tensor{}, device.Tensor{}
-	defer func() { d.Free(xl, xr) }()
-	rowStep, colStep := len(p.q) > 0 && l.G.N > 0, len(p.u) > 0 && l.A.N > 0
-	if rowStep { // X_L = (G'_SS)⁻¹ G'_SQ
-		g := newFactor(d, l.Name, "G", l.G, alive.Rows, damp.G)
-		chol, err := g.cholesky(d, p.keptR)
-		if err != nil {
-			return nil, err
-		}
-		xl = g.block(d, p.keptR, p.goneR)
-		d.CholeskySolve(device.Left, []device.Tensor{chol}, []device.Tensor{xl})
-		d.Free(chol)
-		raised = append(raised, g.raised(damp.G)...)
+// reach is what the weights that go do to those that stay: X_L = (G'_SS)⁻¹G'_SQ from removed rows to kept ones, X_R =
+// A'_UT(A'_TT)⁻¹ from removed columns to kept ones. A side on which nothing goes, or whose factor is the identity and couples
+// nothing, has none.
+type reach struct {
+	rows, cols device.Tensor // S×Q and U×T
+	raised     []Raised
+}
+
+// reachesOf are those of the layers whose curvature is one product of damped factors.
+func reachesOf(d device.Device, layers []Layer, alive []Kept, parts []partition, damp Damping) ([]reach, error) {
+	type solve struct {
+		side       device.Side
+		rows, cols []int32 // of the factor's block that is solved for
+		to         *reach
 	}
-	if colStep { // X_R = A'_UT (A'_TT)⁻¹
-		a := newFactor(d, l.Name, "A", l.A, alive.Cols, damp.A)
-		chol, err := a.cholesky(d, p.keptC)
-		if err != nil {
-			return nil, err
+	all := make([]reach, len(layers))
+	var solves []solve
+	var factors []*factor
+	var kept [][]int32
+	for i, l := range layers {
+		p := parts[i]
+		if !l.factored(damp) || len(p.s) == 0 || len(p.t) == 0 {
+			continue
 		}
-		xr = a.block(d, p.goneC, p.keptC)
-		d.CholeskySolve(device.Right, []device.Tensor{chol}, []device.Tensor{xr})
-		d.Free(chol)
-		raised = append(raised, a.raised(damp.A)...)
+		if len(p.q) > 0 && l.G.N > 0 {
+			factors, kept = append(factors, newFactor(d, l.Name, "G", l.G, alive[i].Rows, damp.G)), append(kept, p.keptR)
+			solves = append(solves, solve{device.Left, p.keptR, p.goneR, &all[i]})
+		}
+		if len(p.u) > 0 && l.A.N > 0 {
+			factors, kept = append(factors, newFactor(d, l.Name, "A", l.A, alive[i].Cols, damp.A)), append(kept, p.keptC)
+			solves = append(solves, solve{device.Right, p.goneC, p.keptC, &all[i]})
+		}
 	}
+	ls, err := factorise(d, factors, kept)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Free(ls...)
+	var l, b [2][]device.Tensor // by side
+	for k, s := range solves {
+		x := factors[k].block(d, s.rows, s.cols)
+		if s.side == device.Left {
+			s.to.rows = x
+		} else {
+			s.to.cols = x
+		}
+		s.to.raised = append(s.to.raised, factors[k].raised()...)
+		l[s.side], b[s.side] = append(l[s.side], ls[k]), append(b[s.side], x)
+	}
+	for _, side := range []device.Side{device.Left, device.Right} {
+		d.CholeskySolve(side, l[side], b[side])
+	}
+	return all, nil
+}
+
+// refit changes stays = W_ST into V.
+func (x reach) refit(d device.Device, p partition, how Update, w, stays device.Tensor) {
+	rowStep, colStep := !x.rows.IsZero(), !x.cols.IsZero()
 	if rowStep { // V ← W_ST + X_L W_QT
 		part := gather(d, w, p.q, p.t)
-		d.Gemm(false, false, 1, xl, part, 1, stays)
+		d.Gemm(false, false, 1, x.rows, part, 1, stays)
 		d.Free(part)
 	}
 	if colStep { // V ← V + Y_SU X_R; Y is W after the row step for Joint, before it for Sum
 		part := gather(d, w, p.s, p.u)
 		if how == Joint && rowStep {
 			corner := gather(d, w, p.q, p.u)
-			d.Gemm(false, false, 1, xl, corner, 1, part)
+			d.Gemm(false, false, 1, x.rows, corner, 1, part)
 			d.Free(corner)
 		}
-		d.Gemm(false, false, 1, part, xr, 1, stays)
+		d.Gemm(false, false, 1, part, x.cols, 1, stays)
 		d.Free(part)
 	}
-	return raised, nil
 }
 
 func gather(d device.Device, x device.Tensor, rows, cols []int32) device.Tensor {
