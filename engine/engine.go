@@ -24,6 +24,9 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 	if done, err := r.alreadyWritten(); done != nil || err != nil {
 		return done, err
 	}
+	if err := roomOnDisk(r.diskParts(), diskOf); err != nil { // better now than at the end
+		return nil, err
+	}
 	if warning := r.crowded(report.ThisMachine("").MemoryBytes); warning != "" {
 		r.warn(warning)
 	}

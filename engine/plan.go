@@ -26,6 +26,7 @@ type PlanReport struct {
 	Length  int           `json:"length"`
 	Batch   int           `json:"batch"` // windows at one time
 	Memory  []PlanPart    `json:"memory"`
+	Disk    []DiskPart    `json:"disk"`
 	Stages  []PlanStage   `json:"stages"`
 
 	// The largest of the phases, plus what is always there. Where the device lives in main memory, PeakHostBytes is all of
@@ -35,6 +36,9 @@ type PlanReport struct {
 
 	Seconds float64 `json:"seconds"` // of the whole run
 }
+
+// CheckDisk refuses a run whose files do not fit where they would go.
+func (p *PlanReport) CheckDisk() error { return roomOnDisk(p.Disk, diskOf) }
 
 // PlanStage is a stage of the run: all its repetitions together.
 type PlanStage struct {
@@ -59,6 +63,7 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 		return nil, &RequestError{err}
 	}
 	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Texts: in.reportTexts(), Length: o.Length, Batch: o.Batch}
+	p.Disk = r.diskParts()
 	p.planMemory(in, o, dev.Memory())
 	w.Stage("measuring", 0)
 	rates, err := measure(ctx, dev, in, o)

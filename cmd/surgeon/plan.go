@@ -44,6 +44,11 @@ func plan(s *session, flags runFlags, o engine.Options, dry bool) error {
 	if o, err = o.Checked(); err != nil { // for what a preset, and the name of the output, stand for
 		return err
 	}
+	if dry {
+		if err := p.CheckDisk(); err != nil {
+			return err
+		}
+	}
 	var b strings.Builder
 	if flags.JSON {
 		if err := writeJSON(&b, p); err != nil {
@@ -81,13 +86,17 @@ func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, machine
 		}
 		memoryText(b, "memory of the device", places[engine.OnDevice], p.PeakDeviceBytes)
 		if m.Total > 0 { // what does not fit is refused before there is a plan
-			fmt.Fprintf(b, "  %-50s%12.1f\n", "of", float64(m.Total)/(1<<20))
+			row(b, "of", m.Total)
 		}
 		fmt.Fprintln(b)
 		memoryText(b, "main memory", places[engine.OnHost], p.PeakHostBytes)
 	}
 	if machine > 0 && p.PeakHostBytes > machine {
 		fmt.Fprintf(b, "  This is more than the %s of this machine.\n", report.Gibibytes(machine))
+	}
+	fmt.Fprintf(b, "\n%-52s%12s\n", "disk", "MiB")
+	for _, part := range p.Disk {
+		row(b, part.Name, part.Bytes)
 	}
 	fmt.Fprintf(b, "\n%-52s%12s\n", "time", "")
 	for _, stage := range p.Stages {
@@ -96,18 +105,21 @@ func planText(b *strings.Builder, p *engine.PlanReport, m device.Memory, machine
 	fmt.Fprintf(b, "  %-50s%12s\n", "all", spell(seconds(p.Seconds)))
 }
 
+func row(b *strings.Builder, name string, bytes int64) {
+	fmt.Fprintf(b, "  %-50s%12.1f\n", name, float64(bytes)/(1<<20))
+}
+
 // memoryText is the table of one memory.
 func memoryText(b *strings.Builder, title string, parts []engine.PlanPart, peak int64) {
-	row := func(name string, bytes int64) { fmt.Fprintf(b, "  %-50s%12.1f\n", name, float64(bytes)/(1<<20)) }
 	fmt.Fprintf(b, "%-52s%12s\n", title, "MiB")
 	for _, part := range parts {
 		name := part.Name
 		if part.Phase != "" {
 			name += ", during " + part.Phase
 		}
-		row(name, part.Bytes)
+		row(b, name, part.Bytes)
 	}
-	row("at most at one time", peak)
+	row(b, "at most at one time", peak)
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

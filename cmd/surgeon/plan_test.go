@@ -17,6 +17,7 @@ func TestPlanText(t *testing.T) {
 			{Name: "weights", Place: engine.OnDevice, Bytes: 12 << 30},
 			{Name: "factors", Phase: "curvature", Place: engine.OnDevice, Bytes: 32 << 30},
 		},
+		Disk:   []engine.DiskPart{{Name: "model", Bytes: 13 << 30}, {Name: "2 shots", Bytes: 48 << 30}},
 		Stages: []engine.PlanStage{{Name: "load", Seconds: 60}},
 	}
 	text := func(m device.Memory, machine int64) string {
@@ -25,7 +26,7 @@ func TestPlanText(t *testing.T) {
 		return strings.Join(strings.Fields(b.String()), " ")
 	}
 	const head = "20 shots, 128 windows and 16 held out, of 2048 tokens, 4 at one time, on cuda:0 "
-	const times = " time load 1 min 00 s all 1 min 00 s"
+	const times = " disk MiB model 13312.0 2 shots 49152.0 time load 1 min 00 s all 1 min 00 s"
 	for _, test := range []struct {
 		m       device.Memory
 		machine int64

@@ -54,6 +54,33 @@ func (c *Checkpoint) OutputDType(name string, o WriteOptions) safetensors.DType 
 	return t.dtype
 }
 
+// WrittenBytes is what the tensors take that Write writes under o.
+func (c *Checkpoint) WrittenBytes(o WriteOptions) (bytes int64) {
+	for _, e := range c.written(o) {
+		bytes += int64(elements(e.Shape)) * int64(e.DType.Size())
+	}
+	return bytes
+}
+
+// written are the tensors that Write writes under o, in the order of the source, without what writes them.
+func (c *Checkpoint) written(o WriteOptions) (all []writtenTensor) {
+	for _, key := range c.order {
+		t := c.tensors[key]
+		from := key
+		if t.carried && key == c.Config.Names.Head+".weight" {
+			from = c.Config.Names.Embedding + ".weight" // the copy of a tied head stays equal to the embedding
+		}
+		all = append(all, writtenTensor{safetensors.Entry{Name: t.name, Shape: t.shape, DType: c.OutputDType(from, o)}, from})
+	}
+	return all
+}
+
+// writtenTensor is a tensor that is written, with the values of the one that is called from.
+type writtenTensor struct {
+	safetensors.Entry
+	from string
+}
+
 // Write makes dir a Hugging Face directory with the model: config.json, the weights with what Changed changes, Files, and
 // the other files of a source directory (tokenizer, generation_config.json, licence, …). Not carried over are weights in
 // other files and formats (*.bin, *.pth, *.gguf, …), which would contradict the new ones, subdirectories, and the text
@@ -191,20 +218,14 @@ func (w *writer) weights() error {
 	}
 	var shards [][]safetensors.Entry
 	var size, total int64
-	for _, key := range w.src.order {
-		t := w.src.tensors[key]
-		from := key
-		if t.carried && key == w.src.Config.Names.Head+".weight" {
-			from = w.src.Config.Names.Embedding + ".weight" // the copy of a tied head stays equal to the embedding
-		}
-		e := safetensors.Entry{Name: t.name, Shape: t.shape, DType: w.src.OutputDType(from, w.options)}
-		e.Write = func(to io.Writer) error { return w.tensor(to, from, e.DType) }
-		length := int64(elements(t.shape)) * int64(e.DType.Size())
+	for _, e := range w.src.written(w.options) {
+		e.Write = func(to io.Writer) error { return w.tensor(to, e.from, e.DType) }
+		length := int64(elements(e.Shape)) * int64(e.DType.Size())
 		if len(shards) == 0 || size > 0 && size+length > limit {
 			shards, size = append(shards, nil), 0
 		}
 		size, total = size+length, total+length
-		shards[len(shards)-1] = append(shards[len(shards)-1], e)
+		shards[len(shards)-1] = append(shards[len(shards)-1], e.Entry)
 	}
 	x := index{Metadata: map[string]any{"total_size": total}, WeightMap: map[string]string{}}
 	for i, entries := range shards {

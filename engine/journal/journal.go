@@ -68,8 +68,9 @@ type Settings struct {
 
 // Open starts a run in dir, or goes on with the one that is there, and takes the lock, which Close gives back.
 //
-// options is what the run depends on: it must marshal to a JSON object, and a second Open must bring the same one. A
-// directory that is in use, that belongs to another run or that holds something else is refused with a *Refusal, untouched.
+// options is what the run depends on: it must marshal to a JSON object, and a second Open must bring the same one, unless there is
+// no shot yet that could be lost: then the directory becomes this run's. A directory that is in use, that belongs to another run
+// with shots or that holds something else is refused with a *Refusal, untouched.
 // What was found broken and put aside stands in Warnings.
 func Open(dir string, options any, s Settings) (*Journal, error) {
 	here, err := encodeOptions(options)
@@ -112,7 +113,27 @@ func Check(dir string, options any) error {
 	if err != nil {
 		return fmt.Errorf("looking into the work directory: %w", err)
 	}
-	return compareOptions(dir, there, here)
+	if err := compareOptions(dir, there, here); err != nil {
+		j := Journal{files: files{dir: dir}}
+		return j.unlessNew(err)
+	}
+	return nil
+}
+
+// unlessNew is a refusal for other options, or nil in a directory without a file of any shot.
+func (j *Journal) unlessNew(err error) error {
+	refusal, ok := errors.AsType[*Refusal](err)
+	if !ok {
+		return err
+	}
+	shots, err := j.list()
+	if err != nil {
+		return err
+	}
+	if len(shots) > 0 {
+		return refusal
+	}
+	return nil
 }
 
 // open does what Open does once it has the lock.
@@ -128,16 +149,22 @@ func (j *Journal) open(here []byte) error {
 	fresh := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case fresh:
-		if err := j.files.replace(optionsName, here); err != nil {
-			return err
-		}
-		if err := j.files.syncDirectory(); err != nil {
-			return err
-		}
 	case err != nil:
 		return err
 	case !bytes.Equal(here, there):
 		if err := compareOptions(j.files.dir, there, here); err != nil {
+			if err = j.unlessNew(err); err != nil {
+				return err
+			}
+			j.warn("the work directory %s was that of a run with other options, which came to no shot: it is this run's now", j.files.dir)
+			fresh = true
+		}
+	}
+	if fresh {
+		if err := j.files.replace(optionsName, here); err != nil {
+			return err
+		}
+		if err := j.files.syncDirectory(); err != nil {
 			return err
 		}
 	}

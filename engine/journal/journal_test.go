@@ -39,6 +39,9 @@ func TestOptionsDiffer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := j.SaveShot(1, nil, nil); err != nil {
+			t.Fatal(err)
+		}
 		j.Close()
 		before := listing(t, dir)
 		delete(before, lockName)
@@ -200,4 +203,51 @@ func TestShotNumbers(t *testing.T) {
 	if last, ok := j.Last(); !ok || last.Number != 1000 || len(j.Warnings()) > 0 {
 		t.Errorf("the last shot is %+v, %v; %q", last, ok, j.Warnings())
 	}
+}
+
+// What would be caught: a directory without a shot that refuses other options, although nothing could be lost; one whose only
+// shot, complete or not, is lost by them; options that are forgotten, or taken over by a look.
+func TestOtherOptionsBeforeAShot(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	open := func(shots int, want string) {
+		t.Helper()
+		check := Check(dir, scenarioOptions{Shots: shots})
+		j, err := Open(dir, scenarioOptions{Shots: shots}, Settings{})
+		if (check == nil) != (want != "refused") || (err == nil) != (want != "refused") {
+			t.Fatalf("%d shots: %v, and by a look %v", shots, err, check)
+		}
+		if err != nil {
+			return
+		}
+		if taken := len(j.Warnings()) == 1 && strings.Contains(j.Warnings()[0], "came to no shot"); taken != (want == "taken over") {
+			t.Errorf("%d shots: warnings %q", shots, j.Warnings())
+		}
+		if want == "taken over" {
+			if err := Check(dir, scenarioOptions{Shots: shots}); err != nil {
+				t.Error(err)
+			}
+		}
+		j.Close()
+	}
+	open(3, "new")
+	open(3, "goes on")
+	open(4, "taken over")
+	open(4, "goes on")
+	weights := filepath.Join(dir, weightsName(1))
+	if err := os.WriteFile(weights, []byte("cut off"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	open(5, "refused")
+	if err := os.Remove(weights); err != nil {
+		t.Fatal(err)
+	}
+	j, err := Open(dir, scenarioOptions{Shots: 4}, Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.SaveShot(1, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	j.Close()
+	open(5, "refused")
 }

@@ -1,0 +1,13 @@
+package engine
+
+import "syscall"
+
+// diskOf tells which file system a directory is on, and how many bytes a user without rights of his own may still write there.
+func diskOf(dir string) (id uint64, free int64, ok bool) {
+	var file syscall.Stat_t
+	var system syscall.Statfs_t
+	if syscall.Stat(dir, &file) != nil || syscall.Statfs(dir, &system) != nil {
+		return 0, 0, false
+	}
+	return file.Dev, int64(system.Bavail) * system.Bsize, true
+}
