@@ -114,11 +114,8 @@ func (in *inputs) readText(n namedFiles, skip, limit int64) (namedText, error) {
 	if t.corpus, err = text.ReadCorpus(n.files); err == nil && (skip > 0 || limit > 0) {
 		t.corpus, err = t.corpus.Cut(skip, limit)
 	}
-	if err != nil && n.name != "" {
-		err = fmt.Errorf("text %s: %w", n.name, err)
-	}
 	if err != nil {
-		return t, &RequestError{err}
+		return t, refuse("%s: %w", strings.TrimSpace("text "+n.name), err)
 	}
 	t.ids = in.tokenizer.Encode(t.corpus.Text, true)
 	if err := text.CheckVocab(t.ids, in.model.Config.Vocab); err != nil {

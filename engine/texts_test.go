@@ -257,7 +257,7 @@ func TestNamedTextsRefuse(t *testing.T) {
 		{func(o *Options) { o.Eval = []string{code, "en=" + english} }, "--eval en=" + english + " has a name and --eval " + code + " has none"},
 		{func(o *Options) { o.HeldOut = 1 }, "--samples is 12 and --held-out is 1; each of the 2 named texts needs"},
 		{func(o *Options) { o.Samples = 1 }, "--samples is 1 and --held-out is 4; each of the 2 named texts needs"},
-		{func(o *Options) { o.Text[1] = "code=nowhere.txt" }, "text code: text: stat nowhere.txt"},
+		{func(o *Options) { o.Text[1] = "code=nowhere.txt" }, "text code: stat nowhere.txt"},
 		{func(o *Options) { o.TextSkip = 3900 }, "text en, " + english + ": the text has 100 tokens, which fill 3 windows of 32"},
 		{func(o *Options) { o.Text[1] = "code=" + english }, "--text: en and code both hold " + english},
 	} {

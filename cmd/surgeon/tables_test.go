@@ -172,7 +172,7 @@ func TestTableRefuses(t *testing.T) {
 		{"name: ours, options: {shots: 2}", "name: ours, one-run: true, options: {write-at: [0.1]}", "write-at is not an option of a row"},
 		{"targets: [0.2]\n    rows:\n      - {name: ours,", "targets: [0.1, 0.15]\n    rows:\n      - {name: ours, one-run: true,", "ours: --write-at 0.1: no shot on the way to --target 0.15 ends there; they end at 0.075"},
 		{"windows: 6", "windows: -1", "table.yaml: eval: --windows is -1"},
-		{"eval: {text: [text.txt]", "eval: {text: [nowhere.txt]", "table.yaml: eval: text: stat nowhere.txt: no such file"},
+		{"eval: {text: [text.txt]", "eval: {text: [nowhere.txt]", "table.yaml: eval: stat nowhere.txt: no such file"},
 		{"eval: {text: [text.txt],", "eval: {", "table.yaml: eval: there is nothing to measure"},
 		{"eval: {text: [text.txt]", "eval: {text: [a=text.txt, b=text.txt]", "table.yaml: eval: the texts are a and b; a table is one of perplexities on one"},
 		{"windows: 6", "model: x", "table.yaml: eval: model is not an option of the measurement"},

@@ -60,7 +60,7 @@ func ReadCorpus(patterns []string) (*Corpus, error) { return readCorpus(patterns
 func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 	paths, err := Expand(patterns)
 	if err != nil {
-		return nil, fmt.Errorf("text: %w", err)
+		return nil, err
 	}
 	c := &Corpus{}
 	var text strings.Builder
@@ -81,13 +81,13 @@ func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("text: %s: %w", path, err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		c.Files, c.spans = append(c.Files, file), append(c.spans, [2]int{begin, text.Len()})
 	}
 	c.Text = text.String()
 	if strings.TrimSpace(c.Text) == "" {
-		return nil, fmt.Errorf("text: there is no text in %s", strings.Join(paths, ", "))
+		return nil, fmt.Errorf("there is no text in %s", strings.Join(paths, ", "))
 	}
 	c.SHA256 = sum([]byte(c.Text))
 	return c, nil
@@ -99,10 +99,10 @@ func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 func (c *Corpus) Cut(skip, limit int64) (*Corpus, error) {
 	size := int64(len(c.Text))
 	if skip < 0 || limit < 0 {
-		return nil, fmt.Errorf("text: %d bytes to skip and a limit of %d bytes were asked for; neither can be negative", skip, limit)
+		return nil, fmt.Errorf("%d bytes to skip and a limit of %d bytes were asked for; neither can be negative", skip, limit)
 	}
 	if skip >= size {
-		return nil, fmt.Errorf("text: the first %d bytes were to be skipped, but the text has only %d; skip less or give more text", skip, size)
+		return nil, fmt.Errorf("the first %d bytes were to be skipped, but the text has only %d; skip less or give more text", skip, size)
 	}
 	end := size
 	if limit > 0 && limit < size-skip {
@@ -111,7 +111,7 @@ func (c *Corpus) Cut(skip, limit int64) (*Corpus, error) {
 	from, to := boundary(c.Text, int(skip)), boundary(c.Text, int(end))
 	cut := &Corpus{Text: c.Text[from:to]}
 	if strings.TrimSpace(cut.Text) == "" {
-		return nil, fmt.Errorf("text: there is no text in bytes %d to %d of %d", skip, end, size)
+		return nil, fmt.Errorf("there is no text in bytes %d to %d of %d", skip, end, size)
 	}
 	cut.SHA256 = sum([]byte(cut.Text))
 	for i, f := range c.Files {
