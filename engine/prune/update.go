@@ -43,8 +43,8 @@ type Result struct {
 //
 // That is one product with damped factors; refit.go has the others, layer by layer.
 //
-// tolerance, which sums of three products and more need, is an estimate of what the solution costs above the least, as a share of
-// that (change). 0 = what rounding allows. In an error nothing is held.
+// tolerance, which sums of products need, is the most that the solution may cost above the least, as a share of that (change). 0 =
+// what rounding allows. In an error nothing is held.
 func Apply(d device.Device, layers []Layer, alive, kept []Kept, how Update, damp Damping, tolerance float64) ([]Result, error) {
 	parts := make([]partition, len(layers))
 	for i := range layers {
