@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"surgeon/engine/checkpoint"
@@ -45,23 +46,25 @@ func (r *run) diskParts() []DiskPart {
 // is on, and what is free there; where it cannot, nothing is refused.
 func roomOnDisk(parts []DiskPart, disk func(path string) (id uint64, free int64, ok bool)) error {
 	type need struct {
+		id          uint64
 		free, bytes int64
 		list        []string
 	}
-	needs := map[uint64]*need{}
+	var needs []need
 	for _, p := range parts {
 		id, free, ok := disk(existing(p.Path))
 		bytes := p.Bytes - filesIn(p.Path)
 		if !ok || bytes <= 0 {
 			continue
 		}
-		n := needs[id]
-		if n == nil {
-			n = &need{free: free}
-			needs[id] = n
+		i := slices.IndexFunc(needs, func(n need) bool { return n.id == id })
+		if i < 0 {
+			i, needs = len(needs), append(needs, need{id: id, free: free})
 		}
-		n.bytes += bytes
-		n.list = append(n.list, p.Name+" in "+p.Path+" "+binary(bytes))
+		needs[i].bytes += bytes
+		needs[i].list = append(needs[i].list, p.Name+" in "+p.Path+" "+binary(bytes))
+	}
+	for _, n := range needs {
 		if n.bytes > n.free {
 			return refuse("the disk has %s free, and the run has to write more: %s; make room, or give another place with --output and --work",
 				binary(n.free), strings.Join(n.list, ", "))
