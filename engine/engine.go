@@ -30,6 +30,9 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 	if warning := r.crowded(report.ThisMachine("").MemoryBytes); warning != "" {
 		r.warn(warning)
 	}
+	if !dev.Memory().Host && r.options.Precision == "float32" {
+		w.Say("the model runs in float32, without tensor cores; --precision bfloat16 takes them, and half the memory for weights and activations")
+	}
 	if err := r.start(ctx); err != nil {
 		return nil, err
 	}

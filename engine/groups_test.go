@@ -67,6 +67,9 @@ func TestRunSideBySide(t *testing.T) {
 			if got := steps["shot 2 of 4: costs"]; !slices.Equal(got, []int{7, 14}) {
 				t.Fatalf("costs came in steps %v, want a step for a block: the test tests nothing", got)
 			}
+			if !slices.ContainsFunc(w.said, func(s string) bool { return strings.Contains(s, "--precision bfloat16") }) {
+				t.Errorf("nobody is told of bfloat16: %q", w.said)
+			}
 			if !bytes.Equal(weightsOf(t, o.Output), want) {
 				t.Error("the run ends in other bits than layer by layer")
 			}
