@@ -128,7 +128,7 @@ int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int
 /* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
 int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes);
 int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);
-/* triangle.cpp: float64, by products of cuBLAS. b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. scratch has
+/* triangle.cpp: float64, one large triangle, by products of cuBLAS. b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. scratch has
  * room for so many numbers. */
 int64_t surgeon_cholesky_solve_scratch(int64_t n, int64_t m);
 int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b, double *scratch, void *stream);

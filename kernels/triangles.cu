@@ -125,8 +125,8 @@ __global__ void __launch_bounds__(squaresThreads) squares(const surgeon_triangle
 		return;
 	double sum = 0;
 #pragma unroll 8
-	for (int64_t i = j0 + warp; i < m.n; i += squaresThreads / 32) {
-		double x = j <= i ? m.inverse[i * m.n + j] : 0;
+	for (int64_t i = j0 + warp; i < m.n; i += squaresThreads / 32) { // from the block on the diagonal on, which has its zeros
+		double x = j < m.n ? m.inverse[i * m.n + j] : 0;
 		sum += x * x;
 	}
 	s.of[warp][lane] = sum;
