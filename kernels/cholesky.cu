@@ -3,8 +3,8 @@
 //	a = l·lᵀ:   l_jj = √(a_jj − Σ_k<j l_jk²),   l_ij = (a_ij − Σ_k<j l_ik·l_jk) / l_jj        lower triangle, in place, float64
 //
 // n³/3 FLOP each and, as it is done here, some n³/12 bytes of traffic with the cache. cuSOLVER takes one matrix at a time, and up to
-// orders of some thousand spends its time on launches and on one column after the other: 1.57 ms for order 1536 on an H100, a
-// hundredth of what its products take (bench/results, commit 8c76f94). Here all matrices of a call go through the same
+// orders of some thousand spends its time on launches and on one column after the other: 1.57 ms for order 1536 on an H100, at a
+// hundredth of the rate of products (bench/results, commit 8c76f94). Here all matrices of a call go through the same
 // launches, one for each 64 columns of the largest. The idea is LAPACK's, right-looking by panels, with the panel one ahead of the
 // rest (look-ahead: Strazdins 1998; Kurzak and Dongarra 2007). Launch p:
 //
