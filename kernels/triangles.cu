@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(squaresThreads) squares(const surgeon_triangle
 	if (j0 >= m.n)
 		return;
 	double sum = 0;
-#pragma unroll 8
+#pragma unroll 4
 	for (int64_t i = j0 + warp; i < m.n; i += squaresThreads / 32) { // from the block on the diagonal on, which has its zeros
 		double x = j < m.n ? m.inverse[i * m.n + j] : 0;
 		sum += x * x;
