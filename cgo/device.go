@@ -35,7 +35,10 @@ type Device struct {
 
 	longestList int    // that the arenas hold
 	jacobiOrder int    // the largest order of matrices that Eigh gives to its own kernels
+	manyOrder   int    // the largest order of matrices that are factored, inverted and solved with side by side
 	timer       *timer // nil without SURGEON_CUDA_SYNC
+
+	scratchAtOnce int64 // see there
 }
 
 var _ device.Device = (*Device)(nil)

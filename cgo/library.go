@@ -6,7 +6,9 @@ package cuda
 import "C"
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"surgeon/engine/device"
@@ -71,14 +73,40 @@ func (d *Device) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, be
 	})
 }
 
-// A call with this many matrices of an order up to small has them factored side by side by a kernel of our own, cholesky.cu.
-// Fewer go to cuSOLVER one after the other, unless they are tiny: then there is little work for each of its launches. These
-// numbers are reasoned, not measured: the kernel keeps one multiprocessor busy for each matrix, cuSOLVER all for one.
-const (
-	smallOrder  = C.SURGEON_CHOLESKY_SMALL
-	smallEnough = 4
-	tinyOrder   = 128
-)
+// defaultManyOrder is the largest order for the kernels of cholesky.cu and triangles.cu, which work on all matrices of a call side by
+// side. One that is larger keeps cuSOLVER and cuBLAS busy by itself. Reasoned, not measured.
+const defaultManyOrder = C.SURGEON_CHOLESKY_MANY
+
+// scratchAtOnce is what the matrices of a call have of scratch memory together, in bytes; where they want more they are worked on in
+// several parts, unless one alone wants it.
+const scratchAtOnce = 1 << 30
+
+// sideBySide gives f the elements of a list in order, the largest orders first, as many at a time as there is scratch memory for: those
+// of numbers, with where the scratch memory of each begins put in by place.
+func sideBySide[T any](d *Device, list []T, order func(T) C.int64_t, numbers func(T) C.int64_t, place func(*T, unsafe.Pointer), f func(part []T, orders *C.int64_t)) {
+	slices.SortStableFunc(list, func(a, b T) int { return cmp.Compare(order(b), order(a)) })
+	for len(list) > 0 {
+		count, bytes := 0, int64(0)
+		for count < len(list) && (count == 0 || bytes+8*int64(numbers(list[count])) <= d.scratchAtOnce) {
+			bytes += 8 * int64(numbers(list[count]))
+			count++
+		}
+		part, orders := list[:count], make([]C.int64_t, count)
+		list = list[count:]
+		scratch, free := d.scratch(bytes)
+		if d.err != nil {
+			return
+		}
+		at := 0
+		for i := range part {
+			orders[i] = order(part[i])
+			place(&part[i], unsafe.Add(scratch, at))
+			at += 8 * int(numbers(part[i]))
+		}
+		f(part, &orders[0])
+		free()
+	}
+}
 
 // Cholesky is a = l·lᵀ in place. On a device that has failed everything is ok: Sync tells what is not.
 func (d *Device) Cholesky(as ...device.Tensor) []bool {
@@ -87,39 +115,32 @@ func (d *Device) Cholesky(as ...device.Tensor) []bool {
 	for i := range ok {
 		ok[i] = true
 	}
-	matrices := make([]C.surgeon_matrix, len(as))
 	infos, free := d.scratch(int64(4 * len(as)))
 	defer free()
-	several := 0
+	var many, large []C.surgeon_matrix
 	for i, a := range as {
-		matrices[i] = C.surgeon_matrix{n: C.int64_t(a.Rows), a: (*C.double)(d.at(a))}
-		if a.Rows <= smallOrder {
-			several++
+		m := C.surgeon_matrix{n: C.int64_t(a.Rows), a: (*C.double)(d.at(a)), info: (*C.int)(unsafe.Add(infos, 4*i))}
+		if a.Rows <= d.manyOrder {
+			many = append(many, m)
+		} else {
+			large = append(large, m)
 		}
 	}
 	if d.err != nil {
 		return ok
 	}
-	for i := range matrices {
-		matrices[i].info = (*C.int)(unsafe.Add(infos, 4*i))
+	sideBySide(d, many, func(m C.surgeon_matrix) C.int64_t { return m.n }, func(m C.surgeon_matrix) C.int64_t { return C.surgeon_cholesky_scratch(m.n) },
+		func(m *C.surgeon_matrix, scratch unsafe.Pointer) { m.scratch = (*C.double)(scratch) },
+		func(part []C.surgeon_matrix, orders *C.int64_t) {
+			list := d.matrices("Cholesky", part)
+			d.run("Cholesky", func() C.int { return C.surgeon_cholesky_many(C.int64_t(len(part)), list, orders, d.queue()) })
+		})
+	for _, m := range large {
+		d.choleskyLarge(m)
 	}
-	var small []C.surgeon_matrix
-	largest := C.int64_t(0)
-	for _, m := range matrices {
-		if m.n <= tinyOrder || m.n <= smallOrder && several >= smallEnough {
-			small = append(small, m)
-			largest = max(largest, m.n)
-		} else {
-			d.choleskyLarge(m)
-		}
-	}
-	if len(small) > 0 {
-		list := d.matrices("Cholesky", small)
-		d.run("Cholesky", func() C.int { return C.surgeon_cholesky_small(C.int64_t(len(small)), list, largest, d.queue()) })
-	}
-	if len(matrices) > 0 {
-		list := d.matrices("Cholesky", matrices)
-		d.run("Cholesky", func() C.int { return C.surgeon_cholesky_verdict(C.int64_t(len(matrices)), list, d.queue()) })
+	if len(large) > 0 {
+		list := d.matrices("Cholesky", large)
+		d.run("Cholesky", func() C.int { return C.surgeon_cholesky_verdict(C.int64_t(len(large)), list, d.queue()) })
 	}
 	for i, info := range d.ints("Cholesky", infos, len(as)) {
 		ok[i] = info == 0
@@ -158,28 +179,55 @@ func (d *Device) ints(op string, at unsafe.Pointer, n int) []int32 {
 	return x
 }
 
-// CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹. A few systems, and those of several right sides, are solved one after the
-// other by cuBLAS's products, triangle.cpp; many of one right side, which is the same on either side, are solved side by side by a
-// kernel of our own, solve.cu. The pairs of one call have one type.
+// triangles gives f those of list of an order up to manyOrder.
+func (d *Device) triangles(list []C.surgeon_triangle, f func(part []C.surgeon_triangle, orders *C.int64_t)) {
+	sideBySide(d, list, func(t C.surgeon_triangle) C.int64_t { return t.n }, func(t C.surgeon_triangle) C.int64_t { return C.surgeon_triangles_scratch(t.n, t.m) },
+		func(t *C.surgeon_triangle, scratch unsafe.Pointer) {
+			t.inverse = (*C.double)(scratch)
+			t.between = (*C.double)(unsafe.Add(scratch, 8*t.n*t.n))
+		}, f)
+}
+
+// systemsEnough is from how many systems of single right sides on solve.cu, with a block of threads for each, is the faster way: reasoned,
+// not measured. One in float32 has no other.
+const systemsEnough = 4
+
+// CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹. Systems of several right sides, and a few of single ones, are solved side by side
+// by way of inverses, triangles.cu, and large ones one after the other by cuBLAS's products, triangle.cpp; many of one right side, which is
+// the same on either side, by solve.cu. The pairs of one call have one type.
 func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	device.CheckCholeskySolve(side, ls, bs)
 	var single []C.surgeon_system
+	var many []C.surgeon_triangle
 	for i, b := range bs {
 		lt, bt := d.at(ls[i]), d.at(b)
 		n, others := C.int64_t(ls[i].Rows), C.int64_t(b.Cols)
 		if side == device.Right {
 			others = C.int64_t(b.Rows)
 		}
-		if others == 1 && (len(bs) >= smallEnough || b.Type == device.F32) {
+		switch {
+		case others == 1 && (len(bs) >= systemsEnough || b.Type == device.F32):
 			single = append(single, C.surgeon_system{n: n, l: lt, b: bt})
-			continue
+		case ls[i].Rows <= d.manyOrder:
+			many = append(many, C.surgeon_triangle{n: n, m: others, l: (*C.double)(lt), b: (*C.double)(bt)})
+		default:
+			scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_solve_scratch(n, others)))
+			d.run("CholeskySolve", func() C.int {
+				return C.surgeon_cholesky_solve(d.library.handle, flag(side == device.Right), n, others, (*C.double)(lt), (*C.double)(bt), (*C.double)(scratch), d.queue())
+			})
+			free()
 		}
-		scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_solve_scratch(n, others)))
-		d.run("CholeskySolve", func() C.int {
-			return C.surgeon_cholesky_solve(d.library.handle, flag(side == device.Right), n, others, (*C.double)(lt), (*C.double)(bt), (*C.double)(scratch), d.queue())
-		})
-		free()
 	}
+	d.triangles(many, func(part []C.surgeon_triangle, orders *C.int64_t) {
+		others := C.int64_t(0)
+		for _, t := range part {
+			others = max(others, t.m)
+		}
+		list := (*C.surgeon_triangle)(d.list("CholeskySolve", words(part)))
+		d.run("CholeskySolve", func() C.int {
+			return C.surgeon_triangles_solve(flag(side == device.Right), C.int64_t(len(part)), list, orders, others, d.queue())
+		})
+	})
 	if len(single) > 0 {
 		largest := C.int64_t(0)
 		for _, s := range single {
@@ -195,12 +243,23 @@ func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 // CholeskyInverseDiag is d_i ← [(l·lᵀ)⁻¹]_ii.
 func (d *Device) CholeskyInverseDiag(ls, diags []device.Tensor) {
 	device.CheckCholeskyInverseDiag(ls, diags)
+	var many []C.surgeon_triangle
 	for i, l := range ls {
 		lt, to, n := (*C.double)(d.at(l)), (*C.double)(d.at(diags[i])), C.int64_t(l.Rows)
+		if l.Rows <= d.manyOrder {
+			many = append(many, C.surgeon_triangle{n: n, l: lt, b: to})
+			continue
+		}
 		scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_inverse_scratch(n)))
 		d.run("CholeskyInverseDiag", func() C.int {
 			return C.surgeon_cholesky_inverse_diagonal(d.library.handle, n, lt, to, (*C.double)(scratch), d.queue())
 		})
 		free()
 	}
+	d.triangles(many, func(part []C.surgeon_triangle, orders *C.int64_t) {
+		list := (*C.surgeon_triangle)(d.list("CholeskyInverseDiag", words(part)))
+		d.run("CholeskyInverseDiag", func() C.int {
+			return C.surgeon_triangles_inverse_diagonal(C.int64_t(len(part)), list, orders, d.queue())
+		})
+	})
 }

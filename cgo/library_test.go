@@ -6,88 +6,213 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"regexp"
+	"slices"
 	"testing"
 
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
+	"surgeon/engine/device/devicetest"
 )
 
-// What would be caught: blocks of a triangle that are left out, taken twice or put together wrongly, where there are several
+// triangle is a Cholesky factor, with NaN above the diagonal: of a matrix of a condition of some 10⁶ where it is steep, a Gram matrix of
+// half as many tokens with a damping of a millionth.
+func triangle(t *testing.T, ref device.Device, n int, steep bool) []float64 {
+	t.Helper()
+	r := rand.New(rand.NewPCG(9, uint64(n)))
+	l := make([]float64, n*n)
+	for i := range n {
+		for j := range n {
+			switch {
+			case j > i:
+				l[i*n+j] = math.NaN() // is not read
+			case j == i:
+				l[i*n+j] = 1 + r.Float64()
+			default:
+				l[i*n+j] = r.NormFloat64() / math.Sqrt(float64(n))
+			}
+		}
+	}
+	if steep {
+		full := device.NewFrom(ref, steepMatrix(ref, n), n, n, device.F64)
+		if !ref.Cholesky(full)[0] {
+			t.Fatal("no Cholesky factor")
+		}
+		copy(l, device.DownloadSlice[float64](ref, full))
+	}
+	return l
+}
+
+func steepMatrix(ref device.Device, n int) []float64 {
+	a := device.AllocSym(ref, n, device.F64)
+	ref.Gram(2/float64(n), device.NewFrom(ref, normal(n/2*n), n/2, n, device.F64), 0, a)
+	full := ref.Alloc(n, n, device.F64)
+	ref.Extract(a, nil, nil, full)
+	ref.AddDiagonal(1e-6, full)
+	return device.DownloadSlice[float64](ref, full)
+}
+
+func normal(n int) []float64 {
+	r := rand.New(rand.NewPCG(9, uint64(n)))
+	x := make([]float64, n)
+	for i := range x {
+		x[i] = r.NormFloat64()
+	}
+	return x
+}
+
+// What would be caught: blocks of a large triangle that are left out, taken twice or put together wrongly, where there are several
 // of each size and the last of each is smaller; inverses of blocks that lose more digits than the system has to lose.
 func TestTriangles(t *testing.T) {
 	d, ref := gpu(t, Options{}), cpu.Open()
 	defer ref.Close()
+	d.manyOrder = 0 // all are large
 	orders, steep := []int{512, 1024, 1100, 1409}, 1101
 	if isEmulated() {
 		orders, steep = []int{16, 32, 35, 45}, 37
 	}
 	for _, n := range append(orders, steep) {
-		r := rand.New(rand.NewPCG(9, uint64(n)))
-		l := make([]float64, n*n)
-		for i := range n {
-			for j := range n {
-				switch {
-				case j > i:
-					l[i*n+j] = math.NaN() // is not read
-				case j == i:
-					l[i*n+j] = 1 + r.Float64()
-				default:
-					l[i*n+j] = r.NormFloat64() / math.Sqrt(float64(n))
-				}
-			}
-		}
-		limit := 1e-12
-		if n == steep { // the factor of a Gram matrix of half as many tokens, with a damping of a millionth: a condition of some 10⁶
-			x := make([]float64, n/2*n)
-			for i := range x {
-				x[i] = r.NormFloat64()
-			}
-			a := device.AllocSym(ref, n, device.F64)
-			ref.Gram(2/float64(n), device.NewFrom(ref, x, n/2, n, device.F64), 0, a)
-			full := ref.Alloc(n, n, device.F64)
-			ref.Extract(a, nil, nil, full)
-			ref.AddDiagonal(1e-6, full)
-			if !ref.Cholesky(full)[0] {
-				t.Fatal("no Cholesky factor")
-			}
-			copy(l, device.DownloadSlice[float64](ref, full))
-			limit = 1e-9
-		}
-		const m = 37
-		b := make([]float64, m*n)
-		for i := range b {
-			b[i] = r.NormFloat64()
-		}
-		for what, solve := range map[string]func(d device.Device) device.Tensor{
-			"the diagonal of the inverse": func(d device.Device) device.Tensor {
-				diag := d.Alloc(1, n, device.F64)
-				d.CholeskyInverseDiag([]device.Tensor{device.NewFrom(d, l, n, n, device.F64)}, []device.Tensor{diag})
-				return diag
-			},
-			"(l·lᵀ)⁻¹·b": func(d device.Device) device.Tensor {
-				x := device.NewFrom(d, b, n, m, device.F64)
-				d.CholeskySolve(device.Left, []device.Tensor{device.NewFrom(d, l, n, n, device.F64)}, []device.Tensor{x})
-				return x
-			},
-			"b·(l·lᵀ)⁻¹": func(d device.Device) device.Tensor {
-				x := device.NewFrom(d, b, m, n, device.F64)
-				d.CholeskySolve(device.Right, []device.Tensor{device.NewFrom(d, l, n, n, device.F64)}, []device.Tensor{x})
-				return x
-			},
-		} {
+		l := [][]float64{triangle(t, ref, n, n == steep)}
+		for what, solve := range triangular(l, []int{37}) {
 			t.Run(fmt.Sprintf("%s, order %d", what, n), func(t *testing.T) {
-				got, want := device.DownloadSlice[float64](d, solve(d)), device.DownloadSlice[float64](ref, solve(ref))
-				var e, size float64
-				for i, w := range want {
-					e += (got[i] - w) * (got[i] - w)
-					size += w * w
-				}
-				if e := math.Sqrt(e / size); !(e < limit) {
-					t.Errorf("the relative error is %.2g", e)
-				} else if n == steep {
-					t.Logf("the relative error is %.2g", e)
-				}
+				agree(t, n == steep, solve(d)[0], solve(ref)[0])
 			})
 		}
 	}
+}
+
+// What would be caught: the same of triangles that are worked on side by side; one that is taken for another, or that the others in its list,
+// or the parts that the list is cut into for want of memory, make a difference to.
+func TestManyTriangles(t *testing.T) {
+	d, ref := gpu(t, Options{}), cpu.Open()
+	defer ref.Close()
+	orders, sides, steep := []int{300, 0, 65, 1101, 1, 576, 1536, 64, 200, 2049}, []int{15, 1, 129, 37, 1, 0, 64, 1, 65, 3}, 1101
+	d.scratchAtOnce = 32 << 20
+	if isEmulated() { // two that are large, and a list in three parts
+		orders, sides = []int{130, 0, 65, 201, 1, 140, 259, 64, 9, 271}, []int{15, 1, 70, 37, 1, 0, 3, 1, 65, 3}
+		steep, d.manyOrder, d.scratchAtOnce = 201, 260, 900<<10
+	}
+	var ls [][]float64
+	for _, n := range orders {
+		ls = append(ls, triangle(t, ref, n, n == steep))
+	}
+	alone := triangular(ls[:1], sides[:1])
+	for what, solve := range triangular(ls, sides) {
+		t.Run(what, func(t *testing.T) {
+			got, want := solve(d), solve(ref)
+			for i, n := range orders {
+				agree(t, n == steep, got[i], want[i])
+			}
+			if one := alone[what](d)[0]; !slices.Equal(one, got[0]) {
+				t.Error("alone the first has other bits")
+			}
+		})
+	}
+	t.Run("Cholesky", func(t *testing.T) {
+		var as, alone []device.Tensor
+		var wants []bool
+		for i, n := range orders {
+			a := lower(normal(n*n), n)
+			for i := range n {
+				a[i*n+i] = 2 * float64(n+1)
+			}
+			if n == steep {
+				a = steepMatrix(ref, n)
+			}
+			if i%3 == 2 {
+				a[n*n-1] = -1
+			}
+			wants = append(wants, i%3 != 2)
+			as, alone = append(as, device.NewFrom(d, a, n, n, device.F64)), append(alone, device.NewFrom(d, a, n, n, device.F64))
+		}
+		d.scratchAtOnce = 200 << 10
+		if ok := d.Cholesky(as...); !slices.Equal(ok, wants) {
+			t.Errorf("ok is %v, want %v", ok, wants)
+		}
+		for i, a := range alone {
+			before := lower(device.DownloadSlice[float64](d, a), orders[i])
+			if ok := d.Cholesky(a)[0]; ok != wants[i] {
+				t.Errorf("alone matrix %d is %v", i, ok)
+			}
+			if !wants[i] {
+				continue
+			}
+			one := lower(device.DownloadSlice[float64](d, a), orders[i])
+			if !slices.Equal(one, lower(device.DownloadSlice[float64](d, as[i]), orders[i])) {
+				t.Errorf("alone matrix %d has another factor", i)
+			}
+			// The residual is small whatever the condition.
+			product, l := ref.Alloc(orders[i], orders[i], device.F64), device.NewFrom(ref, one, orders[i], orders[i], device.F64)
+			ref.Gemm(false, true, 1, l, l, 0, product)
+			agree(t, false, lower(device.DownloadSlice[float64](ref, product), orders[i]), before)
+		}
+	})
+}
+
+// lower is a with zeros above the diagonal.
+func lower(a []float64, n int) []float64 {
+	a = slices.Clone(a)
+	for i := range n {
+		clear(a[i*n+i+1 : (i+1)*n])
+	}
+	return a
+}
+
+// triangular are the operations with Cholesky factors, on all of ls in one call, with so many right sides.
+func triangular(ls [][]float64, sides []int) map[string]func(d device.Device) [][]float64 {
+	call := func(shape func(n, m int) (int, int), f func(d device.Device, ls, bs []device.Tensor)) func(d device.Device) [][]float64 {
+		return func(d device.Device) (results [][]float64) {
+			var on, bs []device.Tensor
+			for i, l := range ls {
+				n := int(math.Sqrt(float64(len(l))))
+				r, c := shape(n, sides[i])
+				on, bs = append(on, device.NewFrom(d, l, n, n, device.F64)), append(bs, device.NewFrom(d, normal(r*c), r, c, device.F64))
+			}
+			f(d, on, bs)
+			for _, b := range bs {
+				results = append(results, device.DownloadSlice[float64](d, b))
+			}
+			d.Free(on...)
+			d.Free(bs...)
+			return results
+		}
+	}
+	return map[string]func(d device.Device) [][]float64{
+		"the diagonal of the inverse": call(func(n, _ int) (int, int) { return 1, n }, device.Device.CholeskyInverseDiag),
+		"(l·lᵀ)⁻¹·b": call(func(n, m int) (int, int) { return n, m }, func(d device.Device, ls, bs []device.Tensor) {
+			d.CholeskySolve(device.Left, ls, bs)
+		}),
+		"b·(l·lᵀ)⁻¹": call(func(n, m int) (int, int) { return m, n }, func(d device.Device, ls, bs []device.Tensor) {
+			d.CholeskySolve(device.Right, ls, bs)
+		}),
+	}
+}
+
+// agree wants a small relative error, or one that a condition of some 10⁶ allows.
+func agree(t *testing.T, steep bool, got, want []float64) {
+	t.Helper()
+	var e, size float64
+	for i, w := range want {
+		e += (got[i] - w) * (got[i] - w)
+		size += w * w
+	}
+	limit := 1e-12
+	if steep {
+		limit = 1e-9
+	}
+	if e = math.Sqrt(e / max(size, math.SmallestNonzeroFloat64)); !(e < limit) {
+		t.Errorf("the relative error is %.2g, at most %.2g is allowed", e, limit)
+	} else if steep {
+		t.Logf("the relative error is %.2g", e)
+	}
+}
+
+// What would be caught: a list of large and small matrices whose results are mixed up; what cuSOLVER and triangle.cpp do with lists,
+// with NaN and with matrices that are not definite.
+func TestLargeAmongMany(t *testing.T) {
+	devicetest.Run(t, func(t *testing.T) device.Device {
+		d := gpu(t, Options{})
+		d.manyOrder = 64 // 2048 would take too long to emulate
+		return d
+	}, devicetest.Options{Only: regexp.MustCompile("^Cholesky(| of many|, not definite|Inverse.* of many|Solve .* of many, several right sides)$")})
 }

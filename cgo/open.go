@@ -152,7 +152,8 @@ func open(ordinal int, o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{ordinal: ordinal, name: info.Name, device: dev, capability: capability, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder}
+	d := &Device{ordinal: ordinal, name: info.Name, device: dev, capability: capability, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder,
+		manyOrder: defaultManyOrder, scratchAtOnce: scratchAtOnce}
 	if err := d.start(o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)

@@ -1,152 +1,179 @@
-// Cholesky factors of small matrices, many at once, and what stands around cuSOLVER and cuBLAS for large ones.
+// Cholesky factors of many matrices side by side, and what stands around cuSOLVER and cuBLAS for large ones.
 //
 //	a = l·lᵀ:   l_jj = √(a_jj − Σ_k<j l_jk²),   l_ij = (a_ij − Σ_k<j l_ik·l_jk) / l_jj        lower triangle, in place, float64
 //
-// n³/3 FLOP each and, as it is done here, some n³/12 bytes of traffic with the cache: right-looking, in panels of 32 columns,
-// one block of threads for each matrix. cuSOLVER takes one matrix at a time, and below n ≈ 500 spends its time on launches and
-// on one column after the other; here as many matrices as the GPU has multiprocessors do that side by side.
+// n³/3 FLOP each and, as it is done here, some n³/12 bytes of traffic with the cache. cuSOLVER takes one matrix at a time, and up to
+// orders of some thousand spends its time on launches and on one column after the other: 1.57 ms for order 1536 on an H100, at a
+// hundredth of the rate of products (bench/results, commit 8c76f94). Here all matrices of a call go through the same
+// launches, one for each 64 columns of the largest. The idea is LAPACK's, right-looking by panels, with the panel one ahead of the
+// rest (look-ahead: Strazdins 1998; Kurzak and Dongarra 2007). Launch p:
 //
-//	k →  ┌────┐                        1  one warp factors the 32×32 block on the diagonal, a row in the registers of each lane
-//	     │ 1  ├────┐                   2  one thread for each row below solves against it
-//	     ├────┤ 3  ├────┐              3  the rest ← rest − panel·panelᵀ on float64 tensor cores, a 32×32 tile for each warp
-//	     │ 2  │ 3  │ 3  ├───┐
-//	     │ 2  │ 3  │ 3  │ 3 │          The panel stands in shared memory, the rest in global memory, that is in the cache.
-//	     └────┴────┴────┴───┘
+//	  p−1   p
+//	┌────┐                     panel   a block of threads for each 64 rows below the diagonal: takes what panel p−1 does off the block on
+//	│    ├────┐                        the diagonal (1) and off its own rows (2), factors the one and solves the others against it
+//	│    │ 1  ├────┐           rest    a block of threads for each 64×64 tile (3): takes off what panel p−1 does
+//	│    ├────┤ 3  ├────┐
+//	│    │ 2  │ 3  │ 3  │      All of this needs panel p−1 alone, so nobody waits within a launch. In the panel
+//	└────┴────┴────┴────┘
 //
-// What is above the diagonal is neither read nor written. A pivot that is not a positive finite number ends the matrix; a NaN
-// or an infinity in row i comes into pivot i.
-#include "tensor.cuh"
+//	k →  ┌────┬────┐           each 32 columns, of the block on the diagonal and the 64 rows below it:
+//	     │ 1  │    │           1  one warp factors the 32×32 block on the diagonal, a row in the registers of each lane
+//	     ├────┼────┤           2  one thread for each row below solves against it
+//	     │ 2  │ 3  │           3  the other 32 columns ← what is left of them, on float64 tensor cores, 32×32 for each warp
+//	     ├────┼────┤
+//	     │ 2  │ 3  │           Rows are solved by substitution, not by products with an inverse: the error is then that of Cholesky's
+//	     └────┴────┘           method, n·ε of the matrix, whatever the block's condition.
+//
+// Every block of threads of a panel factors the block on the diagonal again, all to the same bits: that takes no longer than to wait for
+// one that does it. None may write it while others read it, so the first puts it into scratch memory, and the next launch brings it
+// to its place.
+//
+// Reasoned, not measured: a panel takes some 20 µs, 7 of them for 64 dependent square roots, so order 1536 takes half a millisecond, alone or
+// beside as many others as there are multiprocessors for. The rest of a block of a transformer of width 576, 4 GFLOP, is a quarter
+// of a millisecond's work and goes on beside the panels.
+//
+// What is above the diagonal is neither read nor written. A matrix with a pivot that is not a positive finite number is told of and
+// goes on to no good end; a NaN or an infinity in row i comes into pivot i.
+#include "tile.cuh"
 
 namespace {
 
-const int width = 32;   // of a panel: a row of the block on the diagonal for each lane of a warp
-const int threads = 256;
-// A row of the panel is 4 modulo 16 doubles long, so that the 8 rows × 4 columns of a fragment lie in different banks.
-const int pitch = 36;
-
-template <int rows> struct Panel {
-	double l[rows][pitch];
-	double column[2][width];
-	double inverse[width]; // 1/l_jj
-	int failed;
-};
-
-// factorBlock is step 1, by one warp: lane i holds row i. Lanes above the column at work compute with them what nobody reads.
-template <int rows> __device__ void factorBlock(Panel<rows> &s, int lane) {
-	double x[width];
+// factorBlock is step 1 in the columns from j0 on, by one warp: lane i holds row i. Lanes above the column at work compute with them
+// what nobody reads.
+__device__ __forceinline__ void factorBlock(Panel &s, int j0) {
+	const int lane = threadIdx.x % 32;
+	double x[panelWidth], *row = s.block[j0 + lane] + j0;
 #pragma unroll
-	for (int j = 0; j < width; j++)
-		x[j] = s.l[lane][j];
+	for (int j = 0; j < panelWidth; j++)
+		x[j] = row[j];
 	bool good = true;
 #pragma unroll
-	for (int j = 0; j < width; j++) {
+	for (int j = 0; j < panelWidth; j++) {
 		double *column = s.column[j & 1]; // the one before may still be read
 		column[lane] = x[j];
 		__syncwarp();
-		double pivot = column[j];
+		double pivot = column[j], inverse = rsqrt(pivot);
 		good = good && pivot > 0 && pivot <= 1.7976931348623157e308;
-		double root = sqrt(pivot), inverse = 1 / root;
-		x[j] = lane == j ? root : x[j] * inverse;
-		if (lane == j)
-			s.inverse[j] = inverse;
+		if (lane == j) {
+			double root = pivot * inverse;
+			x[j] = root + 0.5 * inverse * fma(-root, root, pivot); // to the last bit, which nobody waits for
+			s.inverse[j0 + j] = inverse;
+		} else
+			x[j] *= inverse;
 #pragma unroll
-		for (int k = j + 1; k < width; k++)
+		for (int k = j + 1; k < panelWidth; k++)
 			x[k] -= x[j] * (column[k] * inverse);
 	}
 #pragma unroll
-	for (int j = 0; j < width; j++)
+	for (int j = 0; j < panelWidth; j++)
 		if (j <= lane)
-			s.l[lane][j] = x[j];
+			row[j] = x[j];
 	if (lane == 0 && !good)
 		s.failed = 1;
 }
 
-// solveRow is step 2: row ← row · (block on the diagonal)⁻ᵀ.
-template <int rows> __device__ void solveRow(Panel<rows> &s, int r) {
-	double x[width];
-#pragma unroll
-	for (int j = 0; j < width; j++)
-		x[j] = s.l[r][j];
-#pragma unroll
-	for (int j = 0; j < width; j++) {
-		x[j] *= s.inverse[j];
-#pragma unroll
-		for (int k = j + 1; k < width; k++)
-			x[k] -= x[j] * s.l[k][j];
-	}
-#pragma unroll
-	for (int j = 0; j < width; j++)
-		s.l[r][j] = x[j];
+// Work is what a block of threads has of step p of a matrix.
+struct Work {
+	surgeon_matrix m;
+	int64_t p, tiles;
+
+	__device__ double *at(int64_t i, int64_t j) const { return m.a + i * tileSide * m.n + j * tileSide; }
+	__device__ Part part(int64_t i, int64_t j) const { return Part{at(i, j), m.n, m.n - i * tileSide, m.n - j * tileSide}; }
+	// kept is where the block on the diagonal of step q waits for its place: two take turns, for one is read while the other is written.
+	__device__ double *kept(int64_t q) const { return m.scratch + q % 2 * tileSide * tileSide; }
+	// isThere says whether the matrix has the place (r, c) of tile (i, j) on or below its diagonal.
+	__device__ bool isThere(int64_t i, int64_t j, int r, int c) const { return i * tileSide + r < m.n && j * tileSide + c <= i * tileSide + r; }
+};
+
+// left is tile (i, j) after panel p−1, with the sign turned.
+__device__ __forceinline__ void left(Tile &tile, Stages &stages, const Work &w, int64_t i, int64_t j) {
+	const double *a = w.at(i, j);
+	forTile(tile, [&](int r, int c, double &v) { v = w.isThere(i, j, r, c) ? -a[r * w.m.n + c] : 0; });
+	if (w.p > 0)
+		addProduct<false, true>(tile, stages, w.part(i, w.p - 1), w.part(j, w.p - 1), tileSide);
 }
 
-// updateTile is step 3 for the tile whose rows and columns stand from r0 and c0 on in the panel, k0 columns behind the matrix.
-template <int rows> __device__ void updateTile(Panel<rows> &s, int lane, int64_t n, int64_t k0, int r0, int c0, double *a) {
-	int g = lane / 4, t = lane % 4;
-	double tile[4][4][2];
-	for (int i = 0; i < 4; i++)
-		for (int j = 0; j < 4; j++)
-			for (int e = 0; e < 2; e++) {
-				int64_t row = k0 + r0 + 8 * i + g, col = k0 + c0 + 8 * j + 2 * t + e;
-				tile[i][j][e] = row < n && col <= row ? a[row * n + col] : 0;
-			}
-	for (int k = 0; k < width; k += 4) {
-		double left[4], right[4];
-		for (int i = 0; i < 4; i++) {
-			left[i] = -s.l[r0 + 8 * i + g][k + t];
-			right[i] = s.l[c0 + 8 * i + g][k + t];
-		}
-		for (int i = 0; i < 4; i++)
-			for (int j = 0; j < 4; j++)
-				mma(tile[i][j], left[i], right[j]);
-	}
-	for (int i = 0; i < 4; i++)
-		for (int j = 0; j < 4; j++)
-			for (int e = 0; e < 2; e++) {
-				int64_t row = k0 + r0 + 8 * i + g, col = k0 + c0 + 8 * j + 2 * t + e;
-				if (row < n && col <= row)
-					a[row * n + col] = tile[i][j][e];
-			}
-}
-
-// cholesky: block b factors matrix b, of an order up to rows.
-template <int rows> __global__ void __launch_bounds__(threads) cholesky(const surgeon_matrix *matrices) {
-	auto &s = shared<Panel<rows>>();
-	const surgeon_matrix m = matrices[blockIdx.x];
-	const int64_t n = m.n;
+// panel factors the block on the diagonal and solves the rows of tile i against it, if there is one.
+__device__ __forceinline__ void panel(Panel &s, const Work &w, int64_t i, bool isFirst) {
 	const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+	const int64_t n = w.m.n, p = w.p;
+	const bool below = i < w.tiles;
 	if (threadIdx.x == 0)
 		s.failed = 0;
-	for (int64_t k0 = 0; k0 < n; k0 += width) {
-		int height = (int)(n - k0), padded = (int)ceilDiv(height, width) * width;
-		for (int r = warp; r < padded; r += threads / 32) {
-			double v = 0;
-			if (r < height && lane <= r && k0 + lane < n)
-				v = m.a[(k0 + r) * n + k0 + lane];
-			else if (r >= height && lane == r) // a matrix of order less than 32 goes on as the identity
-				v = 1;
-			s.l[r][lane] = v;
-		}
-		__syncthreads();
-		if (warp == 0)
-			factorBlock(s, lane);
-		__syncthreads();
-		if (s.failed)
-			break;
-		for (int r = width + threadIdx.x; r < height; r += threads)
-			solveRow(s, r);
-		__syncthreads();
-		for (int r = warp; r < height; r += threads / 32)
-			if (lane <= r && k0 + lane < n)
-				m.a[(k0 + r) * n + k0 + lane] = s.l[r][lane];
-		int tiles = padded / width - 1; // in a column
-		for (int i = 0, at = 0; i < tiles; i++)
-			for (int j = 0; j <= i; j++, at++)
-				if (at % (threads / 32) == warp)
-					updateTile(s, lane, n, k0, (i + 1) * width, (j + 1) * width, m.a);
-		__syncthreads();
+	Tile tile;
+	left(tile, s.stages, w, p, p);
+	forTile(tile, [&](int r, int c, double v) {
+		s.block[r][c] = p * tileSide + r < n ? -v : r == c ? 1 : 0; // behind its end the matrix goes on as the identity
+	});
+	if (below) {
+		left(tile, s.stages, w, i, p);
+		forTile(tile, [&](int r, int c, double v) { s.rows[r][c] = -v; });
 	}
-	if (threadIdx.x == 0)
-		*m.info = s.failed;
+	__syncthreads(); // the panel is there
+	const int end = below ? 2 * tileSide : tileSide;
+	for (int j0 = 0; j0 < tileSide; j0 += panelWidth) {
+		if (warp == 0)
+			factorBlock(s, j0);
+		__syncthreads(); // its factor is there
+		if (int r = j0 + panelWidth + threadIdx.x; r < end)
+			solveRow(s, r, j0);
+		__syncthreads(); // the rows are there
+		if (int r0 = panelWidth * (1 + warp); j0 == 0 && r0 < end)
+			updateRows(s, r0);
+		__syncthreads(); // the other columns are there
+	}
+	if (below)
+		for (int r = warp; r < tileSide && i * tileSide + r < n; r += tileThreads / 32)
+			for (int c = lane; c < tileSide; c += 32)
+				w.at(i, p)[r * n + c] = s.rows[r][c];
+	if (!isFirst)
+		return;
+	for (int r = warp; r < tileSide; r += tileThreads / 32)
+		for (int c = lane; c <= r; c += 32)
+			if (below)
+				w.kept(p)[r * tileSide + c] = s.block[r][c];
+			else if (w.isThere(p, p, r, c))
+				w.at(p, p)[r * n + c] = s.block[r][c];
+	if (threadIdx.x == 0 && (p == 0 || s.failed))
+		*w.m.info = s.failed;
+}
+
+// step is launch p. Blocks (i, ·) work on matrix i, first those of its panel, for they take longest.
+__global__ void __launch_bounds__(tileThreads, 2) step(const surgeon_matrix *matrices, int64_t p) {
+	auto &s = shared<Panel>();
+	Work w{matrices[blockIdx.x], p, 0};
+	w.tiles = w.m.n > 0 ? ceilDiv(w.m.n, tileSide) : 1; // of order 0 there is only the verdict
+	if (p >= w.tiles)
+		return;
+	const int64_t rest = w.tiles - 1 - p, panels = rest > 0 ? rest : 1;
+	int64_t at = blockIdx.y;
+	if (at < panels) {
+		panel(s, w, p + 1 + at, at == 0);
+		return;
+	}
+	if (p == 0)
+		return;
+	at -= panels;
+	if (at == 0) {
+		for (int r = threadIdx.x / 32; r < tileSide; r += tileThreads / 32)
+			for (int c = threadIdx.x % 32; c <= r; c += 32)
+				w.at(p - 1, p - 1)[r * w.m.n + c] = w.kept(p - 1)[r * tileSide + c];
+		return;
+	}
+	at--;
+	int64_t row = 0; // the tiles of the rest are counted row by row
+	for (; at > row; row++)
+		at -= row + 1;
+	const int64_t i = p + 1 + row, j = p + 1 + at;
+	if (i >= w.tiles)
+		return;
+	Tile tile;
+	left(tile, s.stages, w, i, j);
+	double *a = w.at(i, j);
+	forTile(tile, [&](int r, int c, double v) {
+		if (w.isThere(i, j, r, c))
+			a[r * w.m.n + c] = -v;
+	});
 }
 
 struct Partials {
@@ -173,10 +200,10 @@ __global__ void identity(int64_t m, int64_t w, double *x) {
 
 // Column sums of squares: a block of 32×8 threads adds up 256 rows of 32 columns, the next kernel the blocks' sums. Both in a
 // fixed order.
-const int squaresRows = 256;
+const int squaresThreads = 256, squaresRows = 256;
 
 struct Sums {
-	double of[threads / 32][32];
+	double of[squaresThreads / 32][32];
 };
 
 __global__ void squares(int64_t m, int64_t w, const double *x, double *partials) {
@@ -184,12 +211,12 @@ __global__ void squares(int64_t m, int64_t w, const double *x, double *partials)
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	int64_t j = blockIdx.x * (int64_t)32 + lane, i0 = blockIdx.y * (int64_t)squaresRows;
 	double sum = 0;
-	for (int64_t i = i0 + warp; j < w && i < i0 + squaresRows && i < m; i += threads / 32)
+	for (int64_t i = i0 + warp; j < w && i < i0 + squaresRows && i < m; i += squaresThreads / 32)
 		sum += x[i * w + j] * x[i * w + j];
 	s.of[warp][lane] = sum;
 	__syncthreads();
 	if (warp == 0 && j < w) {
-		for (int v = 1; v < threads / 32; v++)
+		for (int v = 1; v < squaresThreads / 32; v++)
 			sum += s.of[v][lane];
 		partials[blockIdx.y * w + j] = sum;
 	}
@@ -206,14 +233,23 @@ __global__ void addPartials(int64_t count, int64_t w, const double *partials, do
 
 } // namespace
 
-extern "C" int surgeon_cholesky_small(int64_t count, const surgeon_matrix *matrices, int64_t largest, void *stream) {
-	if (largest <= 128) // several blocks on one multiprocessor
-		return launch(cholesky<128>, dim3((unsigned)count), threads, sizeof(Panel<128>), stream, matrices);
-	return launch(cholesky<SURGEON_CHOLESKY_SMALL>, dim3((unsigned)count), threads, sizeof(Panel<SURGEON_CHOLESKY_SMALL>), stream, matrices);
+extern "C" int64_t surgeon_cholesky_scratch(int64_t n) { return n > tileSide ? 2 * tileSide * tileSide : 0; }
+
+extern "C" int surgeon_cholesky_many(int64_t count, const surgeon_matrix *matrices, const int64_t *orders, void *stream) {
+	int code = 0;
+	for (int64_t p = 0; count > 0 && code == 0; p++) {
+		int64_t rest = tilesOf(orders[0]) - 1 - p, blocks = rest > 0 ? rest : 1;
+		if (p > 0)
+			blocks += 1 + packedLength(rest);
+		code = launch(step, dim3((unsigned)count, (unsigned)blocks), tileThreads, sizeof(Panel), stream, matrices, p);
+		while (count > 0 && tilesOf(orders[count - 1]) <= p + 1) // these are done
+			count--;
+	}
+	return code;
 }
 
 extern "C" int surgeon_cholesky_verdict(int64_t count, const surgeon_matrix *matrices, void *stream) {
-	return launch(verdict, dim3((unsigned)count), threads, sizeof(Partials), stream, matrices);
+	return launch(verdict, dim3((unsigned)count), elementThreads, sizeof(Partials), stream, matrices);
 }
 
 extern "C" int surgeon_identity(int64_t m, int64_t w, double *x, void *stream) {
@@ -224,7 +260,7 @@ extern "C" int64_t surgeon_squares_partials(int64_t m, int64_t w) { return ceilD
 
 extern "C" int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, double *d, void *stream) {
 	int64_t blocks = ceilDiv(m, squaresRows);
-	if (int code = launch(squares, dim3((unsigned)ceilDiv(w, 32), (unsigned)blocks), threads, sizeof(Sums), stream, m, w, x, partials))
+	if (int code = launch(squares, dim3((unsigned)ceilDiv(w, 32), (unsigned)blocks), squaresThreads, sizeof(Sums), stream, m, w, x, partials))
 		return code;
 	return launch(addPartials, elementGrid(w), elementThreads, 0, stream, blocks, w, (const double *)partials, d);
 }

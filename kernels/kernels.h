@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 12
+#define SURGEON_INTERFACE 13
 
 #ifdef __cplusplus
 extern "C" {
@@ -128,7 +128,7 @@ int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int
 /* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
 int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes);
 int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);
-/* triangle.cpp: float64, by products of cuBLAS. b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. scratch has
+/* triangle.cpp: float64, one large triangle, by products of cuBLAS. b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. scratch has
  * room for so many numbers. */
 int64_t surgeon_cholesky_solve_scratch(int64_t n, int64_t m);
 int surgeon_cholesky_solve(void *library, int right, int64_t n, int64_t m, const double *l, double *b, double *scratch, void *stream);
@@ -149,17 +149,20 @@ int surgeon_invert_blocks(int64_t n, const double *l, int64_t width, double *inv
 /* scale.cu: x ← β·x, n elements; β = 0 does not read x. */
 int surgeon_scale(int type, int64_t n, double beta, void *x, void *stream);
 
-/* cholesky.cu: float64 */
+/* cholesky.cu and triangles.cu: float64, many matrices of an order up to SURGEON_CHOLESKY_MANY side by side. The lists are on the device, with
+ * the largest orders first; orders is the same orders on the host. */
+enum { SURGEON_CHOLESKY_MANY = 2048 };
+
+/* cholesky.cu: a = l·lᵀ */
 typedef struct {
 	int64_t n; /* order */
 	double *a;
-	int *info; /* 0 where the factorisation went well */
+	int *info;       /* 0 where the factorisation went well */
+	double *scratch; /* surgeon_cholesky_scratch(n) numbers */
 } surgeon_matrix;
 
-enum { SURGEON_CHOLESKY_SMALL = 512 }; /* the largest order that one block of threads factors */
-
-/* a = l·lᵀ for count matrices on the device, none of a larger order than largest; info is set. */
-int surgeon_cholesky_small(int64_t count, const surgeon_matrix *matrices, int64_t largest, void *stream);
+int64_t surgeon_cholesky_scratch(int64_t n);
+int surgeon_cholesky_many(int64_t count, const surgeon_matrix *matrices, const int64_t *orders, void *stream);
 /* info ← 1 where it is not 0 or the diagonal of a is not finite. */
 int surgeon_cholesky_verdict(int64_t count, const surgeon_matrix *matrices, void *stream);
 /* x ← the first w columns of the identity, x m×w. */
@@ -167,6 +170,20 @@ int surgeon_identity(int64_t m, int64_t w, double *x, void *stream);
 /* d_j ← Σ_i x_ij², x m×w; partials has room for surgeon_squares_partials(m, w) numbers. */
 int64_t surgeon_squares_partials(int64_t m, int64_t w);
 int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, double *d, void *stream);
+
+/* triangles.cu: d_j ← [(l·lᵀ)⁻¹]_jj into b; or b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n, none of more right sides
+ * than others. */
+typedef struct {
+	int64_t n, m; /* order, right sides */
+	const double *l;
+	double *b;
+	double *inverse; /* n·n numbers of scratch, */
+	double *between; /* and n·m behind them, none for the diagonal */
+} surgeon_triangle;
+
+int64_t surgeon_triangles_scratch(int64_t n, int64_t m); /* numbers */
+int surgeon_triangles_inverse_diagonal(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream);
+int surgeon_triangles_solve(int right, int64_t count, const surgeon_triangle *triangles, const int64_t *orders, int64_t others, void *stream);
 
 /* solve.cu: b ← (l·lᵀ)⁻¹·b, float32 or float64, for count systems of one right side; the list is on the device. */
 typedef struct {

@@ -2,8 +2,8 @@
 //
 //	b ← (l·lᵀ)⁻¹·b:   y_i = (b_i − Σ_k<i l_ik·y_k) / l_ii,   then   x_k = (y_k − Σ_i>k l_ik·x_i) / l_kk        order n, float32 or float64
 //
-// 2·n² FLOP and n² numbers read: each of both halves reads the triangle once, and there is nothing else to do. triangle.cpp solves
-// one system at a time, and for one column makes inverses that take longer than it; here every system has a block of threads,
+// 2·n² FLOP and n² numbers read: each of both halves reads the triangle once, and there is nothing else to do. triangles.cu and
+// triangle.cpp make inverses for it, which for one column take longer than it; here every system has a block of threads,
 // and what waits is the solve with a block of 32×32 on the diagonal by one warp. All else is sums along rows, which all warps
 // read ahead:
 //

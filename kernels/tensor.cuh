@@ -47,6 +47,13 @@ __device__ __forceinline__ void copyAsync(void *to, const void *from, bool valid
 	asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
 }
 
+// copyAsync8 is copyAsync of 8 bytes, which come by way of the first cache.
+__device__ __forceinline__ void copyAsync8(void *to, const void *from, bool valid) {
+	uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+	int bytes = valid ? 8 : 0;
+	asm volatile("cp.async.ca.shared.global [%0],[%1],8,%2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
+}
+
 // copyCommit closes a group of copies. copyWait<n> waits until all but the last n groups of the thread have arrived; other
 // threads' copies are there after a __syncthreads that follows.
 __device__ __forceinline__ void copyCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -1,4 +1,5 @@
-// Systems with a Cholesky factor l, and the diagonal of (l·lᵀ)⁻¹, by products.
+// Systems with one large Cholesky factor l, and the diagonal of (l·lᵀ)⁻¹, by products of cuBLAS. Triangles of an order up to 2048 are those of
+// triangles.cu.
 //
 // cuBLAS's own solver of triangular systems is slow for so few columns at a time: by it, in panels of 512, CholeskyInverseDiag of
 // order 4096 took 4.6 times as long on an H100 (surgeon bench ops --filter CholeskyInverseDiag, commits 78d4d3e and 8c76f94). So the blocks of 512 rows on the diagonal are inverted first, once, and all the rest is

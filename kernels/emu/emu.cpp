@@ -29,7 +29,10 @@ enum State { ready, atBlockBarrier, atWarpBarrier, atGate, ended };
 struct Copy {
 	void *to;
 	const void *from;
+	int bytes;
 	bool valid;
+
+	void arrive() const { valid ? memcpy(to, from, bytes) : memset(to, 0, bytes); }
 };
 
 struct Product {
@@ -383,15 +386,16 @@ void warpBarrier() {
 int lane() { return B.self % 32; }
 void *exchange(int ofLane) { return B.warps[B.self / 32].lanes[ofLane]; }
 
-void copyLater(void *to, const void *from, bool valid) {
-	if ((uintptr_t)to % 16 != 0 || (valid && (uintptr_t)from % 16 != 0))
-		die("an asynchronous copy is not aligned to 16 bytes");
+void copyLater(void *to, const void *from, int bytes, bool valid) {
+	if ((uintptr_t)to % bytes != 0 || (valid && (uintptr_t)from % bytes != 0))
+		die("an asynchronous copy is not aligned to its size");
 	Thread &x = B.threads[B.self];
 	if (x.copies.empty())
 		x.copies.emplace_back();
+	const Copy copy{to, from, bytes, valid};
 	if (lane() % 2 == 0) // at once, the others' when they are waited for: see tensor.h
-		valid ? memcpy(to, from, 16) : memset(to, 0, 16);
-	x.copies.back().push_back(Copy{to, from, valid});
+		copy.arrive();
+	x.copies.back().push_back(copy);
 }
 
 void copyCommit() {
@@ -405,12 +409,8 @@ void copyWait(int groupsLeft) {
 	Thread &x = B.threads[B.self];
 	while ((int)x.copies.size() - 1 > groupsLeft) {
 		for (const Copy &c : x.copies.front())
-			if (lane() % 2 == 0)
-				continue;
-			else if (c.valid)
-				memcpy(c.to, c.from, 16);
-			else
-				memset(c.to, 0, 16);
+			if (lane() % 2 != 0)
+				c.arrive();
 		x.copies.pop_front();
 	}
 }

@@ -5,7 +5,7 @@
 // Included by tensor.cuh after common.cuh.
 
 namespace emu {
-void copyLater(void *to, const void *from, bool valid);
+void copyLater(void *to, const void *from, int bytes, bool valid);
 void copyCommit();
 void copyWait(int groupsLeft);
 inline float half(uint32_t pair, int high) { return __uint_as_float(high ? pair & 0xffff0000u : pair << 16); }
@@ -62,7 +62,8 @@ inline void loadMatrix4Transposed(uint32_t *r, const bf16 *row) {
 
 // Copies of half of the threads arrive only when they are waited for: reading too early finds the NaN that was there before.
 // Those of the others arrive at once: what is still to be read shows that it was overwritten.
-inline void copyAsync(void *to, const void *from, bool valid) { emu::copyLater(to, from, valid); }
+inline void copyAsync(void *to, const void *from, bool valid) { emu::copyLater(to, from, 16, valid); }
+inline void copyAsync8(void *to, const void *from, bool valid) { emu::copyLater(to, from, 8, valid); }
 inline void copyCommit() { emu::copyCommit(); }
 template <int n> void copyWait() { emu::copyWait(n); }
 

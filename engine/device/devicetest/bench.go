@@ -74,6 +74,8 @@ var (
 	// weights are rows × columns of a layer that costs and updates are made for, and orders those of its factors.
 	weights = []Shape{{M: 576, N: 1536}, {M: 4096, N: 11008}, {M: 11008, N: 4096}}
 	factors = []Shape{{M: 1536}, {M: 4096}, {M: 11008}}
+	// smol are those of all layers of a block of SmolLM2-135M.
+	smol = []Shape{{M: 192, N: 576, K: 1536}}
 )
 
 var timed = []struct {
@@ -119,6 +121,10 @@ var timed = []struct {
 	{op: "AddDiagonal", in: float64s, shapes: factors},
 	{op: "Cholesky of one", in: float64s, shapes: factors},
 	{op: "Cholesky of many", in: float64s, shapes: []Shape{{M: 200}, {M: 1000}}}, // groups of elements
+	{op: "Cholesky of a block", in: float64s, shapes: smol},
+	{op: "CholeskyInverseDiag of a block", in: float64s, shapes: smol},
+	{op: "CholeskySolve left of a block", in: float64s, shapes: smol},
+	{op: "CholeskySolve right of a block", in: float64s, shapes: smol},
 	{op: "CholeskyInverseDiag", in: float64s, shapes: []Shape{{M: 1536, N: 1}, {M: 4096, N: 1}, {M: 11008, N: 1}}},
 	// As many right sides as a shot removes of a row or column: a twentieth of them. One for each row of single weights.
 	{op: "CholeskySolve left of many", in: acc, shapes: []Shape{{M: 288, N: 1}, {M: 2048, N: 1}}},

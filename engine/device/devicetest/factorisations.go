@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"surgeon/engine/device"
 )
@@ -19,9 +20,16 @@ var double = []device.Type{device.F64}
 var orders = []Shape{{M: 1}, {M: 2}, {M: 31}, {M: 33}, {M: 64}, {M: 65}, {M: 127}, {M: 129}, {M: 193}, {M: 258}}
 
 func factorisations() []Op {
-	one := cholesky("Cholesky of one", []int{0}, []Shape{{M: 0}, {M: 1}, {M: 33}, {M: 129}, {M: 161}})
-	many := cholesky("Cholesky of many", []int{0, 3, 1, 70, 2}, []Shape{{M: 1}, {M: 31}, {M: 60}, {M: 97}})
-	ops := []Op{cholesky("Cholesky", []int{0, 1}, orders), one, many, notDefinite(), inverseDiagonal()}
+	one, many := plus(0), plus(0, 3, 1, 70, 2)
+	ops := []Op{
+		cholesky("Cholesky", plus(0, 1), orders),
+		cholesky("Cholesky of one", one, []Shape{{M: 0}, {M: 1}, {M: 33}, {M: 129}, {M: 161}}),
+		cholesky("Cholesky of many", many, []Shape{{M: 0}, {M: 1}, {M: 31}, {M: 60}, {M: 97}}),
+		cholesky("Cholesky of a block", ofBlock, blocks), notDefinite(),
+		inverseDiagonal("CholeskyInverseDiag", func(s Shape) []int { return plus(0, 1)(s)[:2-s.N] }, append([]Shape{{M: 520}, {M: 33, N: 1}}, orders...)),
+		inverseDiagonal("CholeskyInverseDiag of many", many, []Shape{{M: 0}, {M: 1}, {M: 60}}),
+		inverseDiagonal("CholeskyInverseDiag of a block", ofBlock, blocks),
+	}
 	shapes := []Shape{}
 	for _, s := range orders[:len(orders)-1] {
 		shapes = append(shapes, Shape{M: s.M, N: 1}, Shape{M: s.M, N: 67})
@@ -29,11 +37,34 @@ func factorisations() []Op {
 	single := []Shape{{M: 0, N: 1}, {M: 1, N: 1}, {M: 30, N: 1}, {M: 64, N: 1}, {M: 150, N: 1}, {M: 500, N: 1}}
 	several := []Shape{{M: 0, N: 3}, {M: 1, N: 3}, {M: 64, N: 5}}
 	for _, side := range []device.Side{device.Left, device.Right} {
-		ops = append(ops, solve(side, "", double, []int{0}, shapes), solve(side, " of many", sums, []int{0, 3, 1, 70, 2}, single),
-			solve(side, " of many, several right sides", double, []int{0, 3, 1, 70, 2}, several))
+		ops = append(ops, solve(side, "", double, one, allSides, shapes), solve(side, " of many", sums, many, allSides, single),
+			solve(side, " of many, several right sides", double, many, allSides, several), solve(side, " of a block", double, ofBlock, sidesOfBlock, blocks))
 	}
 	return ops
 }
+
+// plus tells the orders of a call's matrices: M, and so much more.
+func plus(by ...int) func(Shape) []int {
+	return func(s Shape) []int {
+		orders := make([]int, len(by))
+		for i := range by {
+			orders[i] = s.M + by[i]
+		}
+		return orders
+	}
+}
+
+// ofBlock tells those of the layers of a block of a transformer, with three widths: two of keys and values, nine of the block's own,
+// three of the part between.
+func ofBlock(s Shape) []int {
+	return slices.Concat(slices.Repeat([]int{s.M}, 2), slices.Repeat([]int{s.N}, 9), slices.Repeat([]int{s.K}, 3))
+}
+
+var blocks = []Shape{{M: 1, N: 30, K: 131}}
+
+// The right sides of a system: as many as the shape says, or as a shot removes of a layer of the block, a twentieth of it.
+func allSides(s Shape, _ int) int     { return s.N }
+func sidesOfBlock(_ Shape, n int) int { return n/20 + 1 }
 
 // definite fills the lower triangle of a positive definite matrix of order n, or of a factor.
 func definite(n int) func(*rand.Rand, bool, []float64) {
@@ -72,15 +103,12 @@ func factor(n int, a []float64) bool {
 	return true
 }
 
-// cholesky: a matrix of order M + extra for each of extras, in one call. A device may have one way for one large matrix and
-// another for many small ones.
-func cholesky(name string, extras []int, shapes []Shape) Op {
+// cholesky: matrices of these orders, in one call. A device may have one way for one large matrix and another for many small ones.
+func cholesky(name string, ordersOf func(Shape) []int, shapes []Shape) Op {
 	return Op{Name: name, Types: double, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
 		c := Case{Limit: 8} // times n: the bound of the method, n·ε, with some room; what is seen is far less
-		var orders []int
-		for i, extra := range extras {
-			n := s.M + extra
-			orders = append(orders, n)
+		orders := ordersOf(s)
+		for i, n := range orders {
 			c.Operands = append(c.Operands, inOut(fmt.Sprintf("a%d", i), n, n).filled(definite(n)))
 			c.FLOPs += math.Pow(float64(n), 3) / 3
 			c.Limit = max(c.Limit, float64(8*n))
@@ -151,15 +179,15 @@ func notDefinite() Op {
 	}}
 }
 
-// solve: for each of extras an l of order M + extra, b with N right sides, in one call. A device may have one way for one large
-// matrix and another for many small ones.
-func solve(side device.Side, name string, types []device.Type, extras []int, shapes []Shape) Op {
+// solve: an l of each of these orders, and a b with so many right sides, in one call. A device may have one way for one large matrix and
+// another for many small ones.
+func solve(side device.Side, name string, types []device.Type, ordersOf func(Shape) []int, sidesOf func(Shape, int) int, shapes []Shape) Op {
 	name = map[device.Side]string{device.Left: "CholeskySolve left", device.Right: "CholeskySolve right"}[side] + name
 	return Op{Name: name, Types: types, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
 		c := Case{}
 		var systems []system
-		for i, extra := range extras {
-			y := system{n: s.M + extra, m: s.N, side: side}
+		for i, n := range ordersOf(s) {
+			y := system{n: n, m: sidesOf(s, n), side: side}
 			b := inOut(fmt.Sprintf("b%d", i), y.n, y.m)
 			if side == device.Right {
 				b = inOut(fmt.Sprintf("b%d", i), y.m, y.n)
@@ -254,16 +282,13 @@ func (y system) residual(l, b, x []float64) float64 {
 	return math.Sqrt(e / size)
 }
 
-// inverseDiagonal: two factors, of orders M and M+1, in one call, or one of order M where N is 1.
-func inverseDiagonal() Op {
+// inverseDiagonal: factors of these orders, in one call.
+func inverseDiagonal(name string, ordersOf func(Shape) []int, shapes []Shape) Op {
 	// A NaN in l may go through products with the zeros of l⁻¹. The l of a Cholesky that was ok holds none.
-	return Op{Name: "CholeskyInverseDiag", Types: double, Spreads: true, Shapes: append([]Shape{{M: 520}, {M: 33, N: 1}}, orders...), Case: func(s Shape, _ *rand.Rand) Case {
-		orders := []int{s.M, s.M + 1}
-		if s.N == 1 {
-			orders = orders[:1]
-		}
+	return Op{Name: name, Types: double, Spreads: true, Shapes: shapes, Case: func(s Shape, _ *rand.Rand) Case {
+		orders := ordersOf(s)
 		k := len(orders)
-		c := Case{Limit: float64(8 * (s.M + 1))}
+		c := Case{Limit: float64(8 * (slices.Max(orders) + 1))}
 		for i, n := range orders {
 			c.Operands = append(c.Operands, in(fmt.Sprintf("l%d", i), n, n).filled(definite(n)))
 			c.FLOPs += math.Pow(float64(n), 3) / 3
