@@ -35,7 +35,7 @@ func TestGramVersions(t *testing.T) {
 			gram := func(x device.Tensor) []float32 {
 				s := device.AllocSym(d, n+ones, device.F32)
 				defer d.Free(s.Packed)
-				d.Gram(1/float64(tokens), x, 0, s)
+				d.Gram(1/float64(tokens), []device.Tensor{x}, 0, []device.Sym{s})
 				return device.DownloadSlice[float32](d, s.Packed)
 			}
 			one, again, plain := gram(aligned), gram(aligned), gram(shifted)

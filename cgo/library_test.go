@@ -43,7 +43,7 @@ func TestTriangles(t *testing.T) {
 				x[i] = r.NormFloat64()
 			}
 			a := device.AllocSym(ref, n, device.F64)
-			ref.Gram(2/float64(n), device.NewFrom(ref, x, n/2, n, device.F64), 0, a)
+			ref.Gram(2/float64(n), []device.Tensor{device.NewFrom(ref, x, n/2, n, device.F64)}, 0, []device.Sym{a})
 			full := ref.Alloc(n, n, device.F64)
 			ref.Extract(a, nil, nil, full)
 			ref.AddDiagonal(1e-6, full)

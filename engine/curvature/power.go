@@ -187,10 +187,10 @@ func (h *halfStep) Pair(index int, x, g device.Tensor) {
 	v := s.vectors(h.dev, to, one && !h.makesG)
 	y := s.product(v.Rows, v.Cols)
 	h.dev.ScaleRoot(1, w, v, y)
-	h.dev.Gram(h.share, y, sum.beta(), sum.Sym)
+	h.dev.Gram(h.share, []device.Tensor{y}, sum.beta(), []device.Sym{sum.Sym})
 	if h.signed {
 		h.dev.ScaleRoot(-1, w, v, y)
-		h.dev.Gram(-h.share, y, sum.beta(), sum.Sym)
+		h.dev.Gram(-h.share, []device.Tensor{y}, sum.beta(), []device.Sym{sum.Sym})
 	}
 }
 

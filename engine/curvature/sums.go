@@ -55,7 +55,7 @@ func (s *sums) add(tag int, share float64, x device.Tensor, sum *running) {
 	if sum.N == 0 { // the identity
 		return
 	}
-	s.dev.Gram(share, x, sum.beta(), sum.Sym)
+	s.dev.Gram(share, []device.Tensor{x}, sum.beta(), []device.Sym{sum.Sym})
 	s.dev.WatchFinite(tag, sum.Sym)
 }
 
