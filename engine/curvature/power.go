@@ -156,8 +156,13 @@ type halfStep struct {
 	weighed []kish // by layer, or nil
 }
 
-func (h *halfStep) Input(index int, x device.Tensor)    { h.look(h.ofInput(index), x) }
-func (h *halfStep) Gradient(index int, g device.Tensor) { h.look(h.ofGradient(index), g) }
+func (h *halfStep) Input(index int, x device.Tensor) { h.look(h.ofInput(index), x) }
+
+func (h *halfStep) Gradients(indexes []int, gs []device.Tensor) {
+	for k, i := range indexes {
+		h.look(h.ofGradient(i), gs[k])
+	}
+}
 
 // look remembers tag where x is not finite.
 func (h *halfStep) look(tag int, x device.Tensor) {

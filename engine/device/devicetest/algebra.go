@@ -221,7 +221,7 @@ func mixed(s Shape) []columns {
 // ofAttention and ofMLP are gradients that a backward pass makes together: of q, N columns, and of k and v, K columns each; of
 // gate and up, N columns each.
 func ofAttention(s Shape) []columns { return []columns{{s.N, 0}, {s.K, 0}, {s.K, 0}} }
-func ofMLP(s Shape) []columns { return []columns{{s.N, 0}, {s.N, 0}} }
+func ofMLP(s Shape) []columns       { return []columns{{s.N, 0}, {s.N, 0}} }
 
 // gram: M tokens.
 func gram(name string, beta float64, of func(Shape) []columns, shapes ...Shape) Op {
