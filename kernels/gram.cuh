@@ -21,7 +21,7 @@ const int tileRows = 128, tileCols = 256, squareSide = 256;
 // pair of blocks; the sums of the rest, less than a wave, are cut into parts that fill the multiprocessors, each part made by a
 // pair of blocks into scratch memory and added up by a second kernel, in order. 4096 columns are 136 squares: two waves and 4
 // squares, which uncut would take a third wave for themselves; 576 columns are 6 squares. The squares of all matrices of a call
-// are one row of squares in this, the first matrix first. The numbers are those of an H100 on every GPU. The emulated device has
+// are counted through for this, the first matrix's first. The numbers are those of an H100 on every GPU. The emulated device has
 // smaller ones: matrices small enough for it take every way.
 #ifdef SURGEON_EMU
 const int wave = 4, band = 2, partTokens = 64;
@@ -74,7 +74,7 @@ struct Matrix {
 	float *s;
 	int n;
 	int across; // squares in the longest row
-	int first;  // the number that its first square has among those of all matrices
+	int first;  // number of its first square among those of all matrices
 };
 
 // Gram is a call: s ← α·xᵀx + β·s for each matrix, and the parts of squares into partial. It is a __grid_constant__ of kernels,
@@ -88,7 +88,7 @@ struct Gram {
 	Matrix matrix[SURGEON_GRAM_MOST]; // first is INT_MAX beyond the last
 };
 
-// matrixOf is the number of the matrix that square number t of all is in.
+// matrixOf is the number of the matrix that has square number t of all.
 __device__ __forceinline__ int matrixOf(const Gram &g, int t) {
 	int k = 0;
 #pragma unroll

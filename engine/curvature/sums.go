@@ -49,7 +49,7 @@ func (s *sums) Input(index int, x device.Tensor) {
 	s.dev.WatchFinite(s.ofInput(index), sum.Sym)
 }
 
-// Gradients adds to the G of layers whose sums have begun in the same batch, and so all have, or none.
+// Gradients adds to several G by one call. Layers that come together always do: their sums have all begun, or none.
 func (s *sums) Gradients(indexes []int, gs []device.Tensor) {
 	beta := 0.0
 	s.group = s.group[:0]

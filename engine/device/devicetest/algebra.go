@@ -26,7 +26,7 @@ var bands = append(slices.Clone(plane), Shape{M: 5, N: 512}, Shape{M: 130, N: 10
 // tiles are tokens × columns: multiples of 8 columns and several tiles of 128 and 256, with sums that are cut into parts and such
 // that are not.
 var tiles = []Shape{{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 600, N: 1}, {M: 5, N: 128}, {M: 5, N: 257}, {M: 0, N: 5},
-	{M: 70, N: 136}, {M: 330, N: 136}, {M: 330, N: 264}, {M: 9, N: 640}, {M: 0, N: 136}}
+	{M: 70, N: 136}, {M: 390, N: 136}, {M: 330, N: 264}, {M: 9, N: 640}, {M: 0, N: 136}}
 
 // lists are of K matrices: one, several that may share what is cut into parts, and more than a device may take together.
 var lists = []Shape{{M: 1, N: 16, K: 3}, {M: 63, N: 16, K: 6}, {M: 65, N: 136, K: 1}, {M: 130, N: 264, K: 3}, {M: 300, N: 136, K: 6}, {M: 0, N: 16, K: 3}}
