@@ -177,7 +177,7 @@ func factor(dev device.Device, n int) device.Sym {
 	x := random(dev, n+64, n, device.F32)
 	defer dev.Free(x)
 	s := device.AllocSym(dev, n, device.F32)
-	dev.Gram(1/float64(n), x, 0, s)
+	dev.Gram(1/float64(n), []device.Tensor{x}, 0, []device.Sym{s})
 	return s
 }
 

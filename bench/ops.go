@@ -27,7 +27,7 @@ type Row struct {
 	MedianMs  float64 `json:"median_ms"` // of the rounds
 	Ceiling   string  `json:"ceiling"`   // "gemm" or "copy": what bounds the call
 	OfCeiling float64 `json:"of_ceiling"`
-	LibraryMs float64 `json:"library_ms,omitempty"` // of the library's call that gives the same, the fastest round
+	LibraryMs float64 `json:"library_ms,omitempty"` // of the library's calls that give the same, the fastest round
 	OfLibrary float64 `json:"of_library,omitempty"` // time as a multiple of the library's
 	Checksum  float64 `json:"checksum"`
 

@@ -7,14 +7,27 @@ import "C"
 
 import "surgeon/engine/device"
 
-// Gram is s ← α·xᵀx + β·s.
-func (d *Device) Gram(alpha float64, x device.Tensor, beta float64, s device.Sym) {
-	device.CheckGram(x, s)
-	from, to := d.at(x), d.at(s.Packed)
-	typ, tokens, n, ones := C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), C.int(s.N-x.Cols)
-	space, free := d.scratch(int64(C.surgeon_gram_scratch(typ, tokens, n, ones)))
+// Gram is s_k ← α·x_kᵀx_k + β·s_k for each pair, as many side by side as the kernels take. Which of them are cut into parts, and so
+// their bits, depends on all of those: lists are cut in the order in which they come.
+func (d *Device) Gram(alpha float64, xs []device.Tensor, beta float64, ss []device.Sym) {
+	device.CheckGram(xs, ss)
+	list := make([]C.surgeon_gram_matrix, len(xs))
+	for k, x := range xs {
+		list[k] = C.surgeon_gram_matrix{n: C.int64_t(x.Cols), ones: C.int(ss[k].N - x.Cols), x: d.at(x), s: d.at(ss[k].Packed)}
+	}
+	for len(list) > 0 {
+		n := min(len(list), C.SURGEON_GRAM_MOST)
+		d.gram(xs[0], alpha, list[:n], beta)
+		list = list[n:]
+	}
+}
+
+// gram makes a list that is no longer than the kernels take. x is one of those with its type and tokens.
+func (d *Device) gram(x device.Tensor, alpha float64, list []C.surgeon_gram_matrix, beta float64) {
+	typ, tokens, count := C.int(x.Type), C.int64_t(x.Rows), C.int(len(list))
+	space, free := d.scratch(int64(C.surgeon_gram_scratch(typ, tokens, count, &list[0])))
 	defer free()
 	d.run("Gram", func() C.int {
-		return C.surgeon_gram(typ, C.int(d.capability), tokens, n, ones, C.double(alpha), from, C.double(beta), to, space, d.queue())
+		return C.surgeon_gram(typ, C.int(d.capability), tokens, count, &list[0], C.double(alpha), C.double(beta), space, d.queue())
 	})
 }

@@ -45,7 +45,7 @@ func triangle(t *testing.T, ref device.Device, n int, steep bool) []float64 {
 
 func steepMatrix(ref device.Device, n int) []float64 {
 	a := device.AllocSym(ref, n, device.F64)
-	ref.Gram(2/float64(n), device.NewFrom(ref, normal(n/2*n), n/2, n, device.F64), 0, a)
+	ref.Gram(2/float64(n), []device.Tensor{device.NewFrom(ref, normal(n/2*n), n/2, n, device.F64)}, 0, []device.Sym{a})
 	full := ref.Alloc(n, n, device.F64)
 	ref.Extract(a, nil, nil, full)
 	ref.AddDiagonal(1e-6, full)

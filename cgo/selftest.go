@@ -65,7 +65,7 @@ func testNumbers(n int) []float64 {
 func testGram(d device.Device, t device.Type) device.Tensor {
 	x := device.NewFrom(d, testNumbers(96*72), 96, 72, t)
 	s := device.AllocSym(d, 73, t.Acc())
-	d.Gram(1./96, x, 0, s)
+	d.Gram(1./96, []device.Tensor{x}, 0, []device.Sym{s})
 	d.Free(x)
 	return s.Packed
 }

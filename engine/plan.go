@@ -426,7 +426,7 @@ func randomLayer(dev device.Device, rows, cols int, o Options) prune.Layer {
 	factor := func(n int) device.Sym {
 		x := random(n+32, n, device.F32)
 		s := device.AllocSym(dev, n, device.F32)
-		dev.Gram(1/float64(n), x, 0, s)
+		dev.Gram(1/float64(n), []device.Tensor{x}, 0, []device.Sym{s})
 		dev.Free(x)
 		return s
 	}

@@ -1,4 +1,4 @@
-// The Gram matrix of a batch, s ← α·xᵀx + β·s, into the packed lower triangle:
+// Gram matrices of a batch, s ← α·xᵀx + β·s for some matrices x of as many tokens, into the packed lower triangle:
 //
 //	for i in 0…n, j in 0…i:  s[i(i+1)/2 + j] = α·Σ_t x[t,i]·x[t,j] + β·s[i(i+1)/2 + j]           t over N tokens
 //
@@ -9,8 +9,12 @@
 //
 // The plain way is for every type, shape and address. Two are by tensor cores (gram_tensor.cu, gram_warpgroup.cu), for bfloat16
 // whose rows begin at multiples of 16 bytes. They are what BLAS calls SYRK, with NVIDIA's stream-K idea of cutting along the
-// sum what does not fill the GPU.
+// sum what does not fill the GPU. One launch makes all matrices of a call that tensor cores can take: q, k and v of a small
+// model are a few squares each, and one after the other they would leave most of the GPU idle three times. A launch of the plain
+// way makes one matrix.
 #include "gram.cuh"
+
+#include <limits.h>
 
 namespace {
 
@@ -95,10 +99,9 @@ const int mostParts = 4 * wave; // bounds scratch memory, 256 KiB a part
 // those of 132 blocks are 17 MB, by arithmetic some 8 µs for the memory, in which a block does about 500 tokens.
 const int tileTokens = 512;
 
-Plan planOf(int64_t tokens, int64_t n) {
+Plan planOf(int64_t tokens, int squares) {
 	Plan p = {};
-	p.across = (int)ceilDiv(n, squareSide);
-	int squares = (int)packedLength(p.across), rest = squares % wave;
+	int rest = squares % wave;
 	int64_t best = 0;
 	int parts = 1;
 	for (int k = 1; k == 1 || (k * rest <= mostParts && tokens >= (int64_t)k * partTokens); k++) {
@@ -119,22 +122,23 @@ Plan planOf(int64_t tokens, int64_t n) {
 
 // gramRest adds up the parts of the squares that were made in parts: 8 rows of a square by a block, a column by a thread.
 const int restRows = 8;
-__global__ void __launch_bounds__(squareSide) gramRest(Gram g) {
+__global__ void __launch_bounds__(squareSide) gramRest(const __grid_constant__ Gram g) {
 	int number = blockIdx.x / (squareSide / restRows);
-	Place place = squareAt(g.plan.whole + number, g.plan.across);
+	const Matrix &m = g.matrix[matrixOf(g, g.plan.whole + number)];
+	Place place = squareAt(g.plan.whole + number - m.first, m.across);
 	int j0 = place.j * squareSide;
 	int64_t between = (int64_t)g.plan.rest * squareSide * squareSide;
 	int first = blockIdx.x % (squareSide / restRows) * restRows;
 	for (int row = first; row < first + restRows; row++) {
 		int i = place.i * squareSide + row;
-		if (i >= g.n || (int)threadIdx.x >= tileEnd(i, j0))
+		if (i >= m.n || (int)threadIdx.x >= tileEnd(i, j0))
 			continue;
 		const float *from = g.partial + ((int64_t)number * squareSide + row) * squareSide + threadIdx.x;
 		float sum = 0;
 #pragma unroll 8
 		for (int part = 0; part < g.plan.parts; part++)
 			sum += from[part * between];
-		float *to = g.s + packedLength(i) + j0 + threadIdx.x;
+		float *to = m.s + packedLength(i) + j0 + threadIdx.x;
 		*to = g.beta == 0 ? g.alpha * sum : g.alpha * sum + g.beta * *to;
 	}
 }
@@ -167,38 +171,71 @@ __global__ void lastRow(int64_t n, int count, const float *sums, float alpha, fl
 	}
 }
 
-int tensor(int capability, int64_t tokens, int64_t n, int ones, double alpha, const bf16 *x, double beta, float *s, float *scratch, void *stream) {
-	Gram g{planOf(tokens, n), tokens, (int)n, (float)alpha, (float)beta, x, s, scratch};
-	int code = capability == 90 ? gramWarpgroup(g, stream) : gramTensor(g, stream);
-	if (code == 0)
-		code = launch(gramRest, dim3(g.plan.rest * (squareSide / restRows)), squareSide, 0, stream, g);
-	if (code != 0 || !ones)
-		return code;
-	float *sums = scratch + g.plan.partials();
-	int count = (int)sumsOf(tokens);
-	code = launch(columnSums, dim3((unsigned)ceilDiv(n, sumsThreads), count), sumsThreads, 0, stream, tokens, n, ceilDiv(tokens, count), x, sums);
-	if (code == 0)
-		code = launch(lastRow, elementGrid(n + 1), elementThreads, 0, stream, n, count, sums, g.alpha, (float)(alpha * (double)tokens), g.beta, s + packedLength(n));
-	return code;
+// forTensor says whether rows of x begin at multiples of 16 bytes, whether there are any, and whether squares and tokens can be
+// counted in int.
+bool forTensor(int type, int64_t tokens, const surgeon_gram_matrix &m) {
+	return type == SURGEON_BF16 && m.n % chunk == 0 && m.n > 0 && m.n <= 1 << 20 && tokens > 0 && tokens < 1 << 30 && (uintptr_t)m.x % 16 == 0;
 }
 
-// forTensor says whether rows of x begin at multiples of 16 bytes if x does, whether there are any, and whether squares and
-// tokens can be counted in int.
-bool forTensor(int type, int64_t tokens, int64_t n) { return type == SURGEON_BF16 && n % chunk == 0 && n > 0 && n <= 1 << 20 && tokens > 0 && tokens < 1 << 30; }
+// tensorPart is the call for those matrices of a list that tensor cores can take.
+Gram tensorPart(int type, int64_t tokens, int count, const surgeon_gram_matrix *matrices) {
+	Gram g = {};
+	g.tokens = tokens;
+	int squares = 0;
+	for (int k = 0; k < count; k++)
+		if (forTensor(type, tokens, matrices[k])) {
+			int across = (int)ceilDiv(matrices[k].n, squareSide);
+			g.matrix[g.count++] = Matrix{(const bf16 *)matrices[k].x, (float *)matrices[k].s, (int)matrices[k].n, across, squares};
+			squares += (int)packedLength(across);
+		}
+	for (int k = g.count; k < SURGEON_GRAM_MOST; k++)
+		g.matrix[k].first = INT_MAX;
+	if (g.count > 0)
+		g.plan = planOf(tokens, squares);
+	return g;
+}
+
+int tensor(int capability, const Gram &g, void *stream) {
+	if (g.count == 0)
+		return 0;
+	int code = capability == 90 ? gramWarpgroup(g, stream) : gramTensor(g, stream);
+	return code != 0 ? code : launch(gramRest, dim3(g.plan.rest * (squareSide / restRows)), squareSide, 0, stream, g);
+}
+
+int ones(int64_t tokens, const surgeon_gram_matrix &m, double alpha, float beta, float *sums, void *stream) {
+	int count = (int)sumsOf(tokens);
+	int code = launch(columnSums, dim3((unsigned)ceilDiv(m.n, sumsThreads), count), sumsThreads, 0, stream, tokens, m.n, ceilDiv(tokens, count), (const bf16 *)m.x, sums);
+	if (code != 0)
+		return code;
+	return launch(lastRow, elementGrid(m.n + 1), elementThreads, 0, stream, m.n, count, sums, (float)alpha, (float)(alpha * (double)tokens), beta, (float *)m.s + packedLength(m.n));
+}
 
 } // namespace
 
-extern "C" int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones) {
-	if (!forTensor(type, tokens, n))
+extern "C" int64_t surgeon_gram_scratch(int type, int64_t tokens, int count, const surgeon_gram_matrix *matrices) {
+	if (count < 0 || count > SURGEON_GRAM_MOST)
 		return 0;
-	return (int64_t)sizeof(float) * (planOf(tokens, n).partials() + (ones ? sumsOf(tokens) * n : 0));
+	int64_t sums = 0; // of one matrix after the other
+	for (int k = 0; k < count; k++)
+		if (matrices[k].ones && forTensor(type, tokens, matrices[k]))
+			sums = max(sums, sumsOf(tokens) * matrices[k].n);
+	return (int64_t)sizeof(float) * (tensorPart(type, tokens, count, matrices).plan.partials() + sums);
 }
 
-extern "C" int surgeon_gram(int type, int capability, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream) {
-	if (forTensor(type, tokens, n) && (uintptr_t)x % 16 == 0)
-		return tensor(capability, tokens, n, ones, alpha, (const bf16 *)x, beta, (float *)s, (float *)scratch, stream);
-	return dispatch(type, [&](auto e) {
-		typedef decltype(e) T;
-		return plain<T>(tokens, n, n + ones, alpha, x, beta, s, stream);
-	});
+extern "C" int surgeon_gram(int type, int capability, int64_t tokens, int count, const surgeon_gram_matrix *matrices, double alpha, double beta, void *scratch, void *stream) {
+	if (count < 0 || count > SURGEON_GRAM_MOST)
+		return (int)cudaErrorInvalidValue;
+	Gram g = tensorPart(type, tokens, count, matrices);
+	g.alpha = (float)alpha;
+	g.beta = (float)beta;
+	g.partial = (float *)scratch;
+	int code = tensor(capability, g, stream);
+	for (int k = 0; k < count && code == 0; k++) {
+		const surgeon_gram_matrix &m = matrices[k];
+		if (!forTensor(type, tokens, m))
+			code = dispatch(type, [&](auto t) { return plain<decltype(t)>(tokens, m.n, m.n + m.ones, alpha, m.x, beta, m.s, stream); });
+		else if (m.ones)
+			code = ones(tokens, m, alpha, g.beta, g.partial + g.plan.partials(), stream);
+	}
+	return code;
 }

@@ -1,4 +1,4 @@
-// The Gram matrix by tensor cores: how it is cut into tiles, and tiles into parts, for the kernels that make them,
+// Gram matrices by tensor cores: how they are cut into tiles, and tiles into parts, for the kernels that make them,
 // gram_tensor.cu and gram_warpgroup.cu. gram.cu says what is computed.
 #ifndef SURGEON_GRAM_CUH
 #define SURGEON_GRAM_CUH
@@ -20,25 +20,25 @@ const int tileRows = 128, tileCols = 256, squareSide = 256;
 // How squares are given to blocks. An H100 has 132 multiprocessors: as many squares as make whole waves of 66 go each to one
 // pair of blocks; the sums of the rest, less than a wave, are cut into parts that fill the multiprocessors, each part made by a
 // pair of blocks into scratch memory and added up by a second kernel, in order. 4096 columns are 136 squares: two waves and 4
-// squares, which uncut would take a third wave for themselves; 576 columns are 6 squares. The numbers are those of an H100 on
-// every GPU. The emulated device has smaller ones: matrices small enough for it take every way.
+// squares, which uncut would take a third wave for themselves; 576 columns are 6 squares. The squares of all matrices of a call
+// are counted through for this, the first matrix's first. The numbers are those of an H100 on every GPU. The emulated device has
+// smaller ones: matrices small enough for it take every way.
 #ifdef SURGEON_EMU
-const int wave = 2, band = 2, partTokens = 64;
+const int wave = 4, band = 2, partTokens = 64;
 #else
 const int wave = 66, band = 8, partTokens = 128;
 #endif
 
 struct Plan {
-	int across;     // squares in the longest row
-	int whole;      // squares that are made whole
-	int rest;       // squares made in parts
+	int whole;      // squares that are made whole, the first of all matrices
+	int rest;       // squares made in parts, those after them
 	int parts;      // of each
 	int partTokens; // tokens of a part
 	int blocks() const { return 2 * (whole + rest * parts); }
 	int64_t partials() const { return (int64_t)rest * parts * squareSide * squareSide; } // elements of all parts
 };
 
-// squareAt is the place of square number t, counted in squares. Blocks that run together should read the same columns, so
+// squareAt is the place of square number t of a matrix, counted in squares. Blocks that run together should read the same columns, so
 // squares are numbered in bands of 8 rows of squares, and down the band column after column: a wave of 66 is about 8×8 squares
 // and reads 4096 columns, not all that the longest row of squares needs.
 //
@@ -68,18 +68,38 @@ __host__ __device__ inline Place squareAt(int t, int across) {
 	return Place{top + c + t, top + c};
 }
 
-// Gram is a call: s ← α·xᵀx + β·s for x of tokens × n, and the parts of squares into partial.
+// Matrix is one of a call: x of tokens × n, s the triangle of its Gram matrix.
+struct Matrix {
+	const bf16 *x;
+	float *s;
+	int n;
+	int across; // squares in the longest row
+	int first;  // number of its first square among those of all matrices
+};
+
+// Gram is a call: s ← α·xᵀx + β·s for each matrix, and the parts of squares into partial. It is a __grid_constant__ of kernels,
+// in which a matrix can be looked up by a number without a copy of all in local memory.
 struct Gram {
 	Plan plan;
 	int64_t tokens;
-	int n;
 	float alpha, beta;
-	const bf16 *x;
-	float *s, *partial;
+	float *partial;
+	int count;
+	Matrix matrix[SURGEON_GRAM_MOST]; // first is INT_MAX beyond the last
 };
 
-// Piece is what a block makes: the tile at (i0, j0) from tokens t0 to t1−1.
+// matrixOf is the number of the matrix that has square number t of all.
+__device__ __forceinline__ int matrixOf(const Gram &g, int t) {
+	int k = 0;
+#pragma unroll
+	for (int next = 1; next < SURGEON_GRAM_MOST; next++)
+		k += t >= g.matrix[next].first;
+	return k;
+}
+
+// Piece is what a block makes: the tile at (i0, j0) of a matrix from tokens t0 to t1−1.
 struct Piece {
+	int matrix;
 	int i0, j0;
 	int64_t t0, t1;
 	float *part; // where it goes, or nullptr for a whole tile
@@ -98,7 +118,9 @@ __device__ __forceinline__ Piece pieceOf(const Gram &g, int block) {
 		p.part = g.partial + (((int64_t)part * g.plan.rest + square) * squareSide + half * tileRows) * tileCols;
 		number = g.plan.whole + square;
 	}
-	Place place = squareAt(number, g.plan.across);
+	p.matrix = matrixOf(g, number);
+	const Matrix &m = g.matrix[p.matrix];
+	Place place = squareAt(number - m.first, m.across);
 	p.i0 = place.i * squareSide + half * tileRows;
 	p.j0 = place.j * squareSide;
 	return p;
@@ -114,12 +136,13 @@ const int outLength = tileRows * outStride;
 
 // writeTile writes the tile from shared memory, a row by each of the warps in turn.
 __device__ __forceinline__ void writeTile(const Gram &g, const Piece &p, const float *tile, int warps) {
+	const Matrix &m = g.matrix[p.matrix];
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	bool whole = p.part == nullptr;
-	for (int row = warp; row < tileRows && p.i0 + row < g.n; row += warps) {
+	for (int row = warp; row < tileRows && p.i0 + row < m.n; row += warps) {
 		int end = tileEnd(p.i0 + row, p.j0);
 		const float *out = tile + row * outStride;
-		float *to = whole ? g.s + packedLength(p.i0 + row) + p.j0 : p.part + row * tileCols;
+		float *to = whole ? m.s + packedLength(p.i0 + row) + p.j0 : p.part + row * tileCols;
 		float old[tileCols / 32];
 #pragma unroll
 		for (int u = 0; u < tileCols / 32; u++)

@@ -1,4 +1,4 @@
-// The tiles of a Gram matrix by the tensor cores of a warp, mma.sync: the way of an A100, and of what has no better one. It has
+// The tiles of Gram matrices by the tensor cores of a warp, mma.sync: the way of an A100, and of what has no better one. It has
 // the tiling, the asynchronous pipeline and the fragments of CUTLASS's GEMM for the A100.
 //
 // Eight warps make 64×64 each of the block's 128×256, all in one row of tiles:
@@ -35,10 +35,10 @@ union TensorTile {
 };
 
 __global__ void __launch_bounds__(tensorThreads, 1)
-gram(Gram g) {
+gram(const __grid_constant__ Gram g) {
 	auto &memory = shared<TensorTile>();
 	Piece p = pieceOf(g, blockIdx.x);
-	int i0 = p.i0, j0 = p.j0, n = g.n;
+	int i0 = p.i0, j0 = p.j0, n = g.matrix[p.matrix].n;
 	if (i0 >= n) // the lower half of a square in the last row
 		return;
 	int steps = (int)ceilDiv(p.tokens(), depth);
@@ -50,7 +50,7 @@ gram(Gram g) {
 	// What this thread copies: chunk `across` of tokens `down`, down+16, down+32, down+48 of each panel.
 	int across = threadIdx.x % (panelSide / chunk) * chunk, down = threadIdx.x / (panelSide / chunk);
 	int to = placed(down, across / chunk); // tokens 16 apart have the same swizzle
-	const bf16 *from = g.x + (p.t0 + down) * n + across;
+	const bf16 *from = g.matrix[p.matrix].x + (p.t0 + down) * n + across;
 	int tokensLeft = p.tokens() - down; // from the thread's first token of the step that is copied next
 
 	// copyPanel begins the copies of a panel for one step; copied ends those of a step.

@@ -1,4 +1,4 @@
-// The tiles of a Gram matrix by the tensor cores of a warpgroup, wgmma: the way of an H100, whose mma.sync has about 0.6 of
+// The tiles of Gram matrices by the tensor cores of a warpgroup, wgmma: the way of an H100, whose mma.sync has about 0.6 of
 // this one's rate. It is the pipeline of producers and consumers of CUTLASS's GEMM for the H100, in clusters of two blocks.
 //
 // Two warpgroups make 64×256 each of a block's 128×256 in 128 registers a thread; one thread of a ninth warp begins the copies.
@@ -94,7 +94,12 @@ __device__ __forceinline__ void consume(const Piece &p, WarpgroupTile &memory, i
 	waitWarpgroup<0>(sum);
 }
 
-__global__ void __launch_bounds__(threads, 1) gram(Gram g, const __grid_constant__ CUtensorMap x) {
+// Maps describe the x of every matrix of a call.
+struct Maps {
+	CUtensorMap x[SURGEON_GRAM_MOST];
+};
+
+__global__ void __launch_bounds__(threads, 1) gram(const __grid_constant__ Gram g, const __grid_constant__ Maps maps) {
 	auto &memory = shared<WarpgroupTile>();
 	Piece p = pieceOf(g, blockIdx.x);
 	int group = threadIdx.x / groupThreads, warp = threadIdx.x % groupThreads / 32, lane = threadIdx.x % 32;
@@ -112,7 +117,7 @@ __global__ void __launch_bounds__(threads, 1) gram(Gram g, const __grid_constant
 	if (group < consumers)
 		consume(p, memory, group, sum);
 	else if (lane == 0)
-		produce(p, x, memory, blockIdx.x % cluster);
+		produce(p, maps.x[p.matrix], memory, blockIdx.x % cluster);
 	__syncthreads(); // all was multiplied, and so has arrived: the panels are free
 	clusterArrive(); // this block opens no gate of the other any more, and copies nothing into it
 	if (group < consumers)
@@ -130,7 +135,9 @@ __global__ void __launch_bounds__(threads, 1) gram(Gram g, const __grid_constant
 } // namespace
 
 int gramWarpgroup(const Gram &g, void *stream) {
-	CUtensorMap x;
-	int code = panelsOf(x, g.x, g.tokens, g.n, depth);
-	return code != 0 ? code : launchClusters(cluster, gram, dim3(g.plan.blocks()), threads, sizeof(WarpgroupTile), stream, g, x);
+	Maps maps = {};
+	for (int k = 0; k < g.count; k++)
+		if (int code = panelsOf(maps.x[k], g.matrix[k].x, g.tokens, g.matrix[k].n, depth); code != 0)
+			return code;
+	return launchClusters(cluster, gram, dim3(g.plan.blocks()), threads, sizeof(WarpgroupTile), stream, g, maps);
 }

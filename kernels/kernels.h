@@ -49,10 +49,17 @@ int64_t surgeon_max_abs_scratch(int64_t rows, int64_t cols); /* bytes */
 int surgeon_scale_root(int type, int64_t rows, int64_t cols, double sign, const void *w, const void *x, void *y, void *stream);
 int surgeon_square(int type, int64_t n, const void *x, void *y, void *stream);
 
-/* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1. scratch is of at least so many bytes.
- * capability is the GPU's, 90 for 9.0: which tensor cores it has. */
-int64_t surgeon_gram_scratch(int type, int64_t tokens, int64_t n, int ones);
-int surgeon_gram(int type, int capability, int64_t tokens, int64_t n, int ones, double alpha, const void *x, double beta, void *s, void *scratch, void *stream);
+/* gram.cu: s ← α·xᵀx + β·s, x N×n, s packed of order n, or n+1 with ones = 1, for count matrices side by side; the list is the
+ * host's. scratch is of at least so many bytes. capability is the GPU's, 90 for 9.0: which tensor cores it has. */
+enum { SURGEON_GRAM_MOST = 4 }; /* the longest list */
+typedef struct {
+	int64_t n;
+	int ones;
+	const void *x;
+	void *s;
+} surgeon_gram_matrix;
+int64_t surgeon_gram_scratch(int type, int64_t tokens, int count, const surgeon_gram_matrix *matrices);
+int surgeon_gram(int type, int capability, int64_t tokens, int count, const surgeon_gram_matrix *matrices, double alpha, double beta, void *scratch, void *stream);
 
 /* pack.cu: packed triangles, index lists. A list is of int32, NULL for all indices; stride is the columns of the matrix that
  * the lists point into, m×n the shape of the other one. */

@@ -33,7 +33,7 @@ type benchOpsCommand struct {
 
 // Help stands below the summary in --help.
 func (*benchOpsCommand) Help() string {
-	return `Each call is made again and again on random operands, in turn on copies of them that together exceed the cache. Beside its rate stands the fraction of what bounds it, measured in the same run: a large product (gemm) or a large copy, whichever takes longer. "of library" is the time of a Gram matrix as a multiple of that of the library's whole product. What would keep the device busy for more than a second a call is left out, by name.`
+	return `Each call is made again and again on random operands, in turn on copies of them that together exceed the cache. Beside its rate stands the fraction of what bounds it, measured in the same run: a large product (gemm) or a large copy, whichever takes longer. "of library" is the time of Gram matrices as a multiple of that of the library's whole products. What would keep the device busy for more than a second a call is left out, by name.`
 }
 
 func (c *benchOpsCommand) Run(s *session) error {

@@ -20,7 +20,7 @@ type dense struct {
 	dev    device.Device
 	layers []*model.Linear
 	inputs [][]float64   // by Linear.Input, what Input was given
-	grads  [][]float64   // by layer, what Gradient was given
+	grads  [][]float64   // by layer, what Gradients was given
 	a, g   [][][]float64 // by layer and token, what Pair was given; a constant 1 appended where there is a bias
 }
 
@@ -37,8 +37,10 @@ func (d *dense) Input(index int, x device.Tensor) {
 	d.inputs[index] = append(d.inputs[index], device.DownloadSlice[float64](d.dev, x)...)
 }
 
-func (d *dense) Gradient(index int, g device.Tensor) {
-	d.grads[index] = append(d.grads[index], device.DownloadSlice[float64](d.dev, g)...)
+func (d *dense) Gradients(indexes []int, gs []device.Tensor) {
+	for k, i := range indexes {
+		d.grads[i] = append(d.grads[i], device.DownloadSlice[float64](d.dev, gs[k])...)
+	}
 }
 
 func (d *dense) Pair(index int, x, g device.Tensor) {

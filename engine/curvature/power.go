@@ -156,8 +156,13 @@ type halfStep struct {
 	weighed []kish // by layer, or nil
 }
 
-func (h *halfStep) Input(index int, x device.Tensor)    { h.look(h.ofInput(index), x) }
-func (h *halfStep) Gradient(index int, g device.Tensor) { h.look(h.ofGradient(index), g) }
+func (h *halfStep) Input(index int, x device.Tensor) { h.look(h.ofInput(index), x) }
+
+func (h *halfStep) Gradients(indexes []int, gs []device.Tensor) {
+	for k, i := range indexes {
+		h.look(h.ofGradient(i), gs[k])
+	}
+}
 
 // look remembers tag where x is not finite.
 func (h *halfStep) look(tag int, x device.Tensor) {
@@ -187,10 +192,10 @@ func (h *halfStep) Pair(index int, x, g device.Tensor) {
 	v := s.vectors(h.dev, to, one && !h.makesG)
 	y := s.product(v.Rows, v.Cols)
 	h.dev.ScaleRoot(1, w, v, y)
-	h.dev.Gram(h.share, y, sum.beta(), sum.Sym)
+	h.dev.Gram(h.share, []device.Tensor{y}, sum.beta(), []device.Sym{sum.Sym})
 	if h.signed {
 		h.dev.ScaleRoot(-1, w, v, y)
-		h.dev.Gram(-h.share, y, sum.beta(), sum.Sym)
+		h.dev.Gram(-h.share, []device.Tensor{y}, sum.beta(), []device.Sym{sum.Sym})
 	}
 }
 

@@ -89,7 +89,7 @@ func rebuild(d device.Device, sign float64, e spectrum, work [2]flat, s device.S
 	if s.Packed.Type != device.F64 {
 		packed.Packed = work[1].as(1, device.PackedLen(n))
 	}
-	d.Gram(1, x, 0, packed)
+	d.Gram(1, []device.Tensor{x}, 0, []device.Sym{packed})
 	if s.Packed.Type != device.F64 {
 		d.Copy(packed.Packed, s.Packed)
 	}

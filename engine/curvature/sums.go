@@ -28,6 +28,7 @@ type sums struct {
 	c              *collection
 	a, g           []running
 	shareA, shareG float64
+	group          []device.Sym // of Gradients
 }
 
 func (c *collection) sums() sums {
@@ -43,20 +44,23 @@ func (c *collection) sums() sums {
 }
 
 func (s *sums) Input(index int, x device.Tensor) {
-	s.add(s.ofInput(index), s.shareA, x, &s.a[index])
+	sum := &s.a[index]
+	s.dev.Gram(s.shareA, []device.Tensor{x}, sum.beta(), []device.Sym{sum.Sym})
+	s.dev.WatchFinite(s.ofInput(index), sum.Sym)
 }
 
-func (s *sums) Gradient(index int, g device.Tensor) {
-	s.add(s.ofGradient(index), s.shareG, g, &s.g[index])
-}
-
-// add is sum ← share·xᵀx + sum.
-func (s *sums) add(tag int, share float64, x device.Tensor, sum *running) {
-	if sum.N == 0 { // the identity
-		return
+// Gradients adds to several G by one call. Layers that come together always do: their sums have all begun, or none.
+func (s *sums) Gradients(indexes []int, gs []device.Tensor) {
+	beta := 0.0
+	s.group = s.group[:0]
+	for _, i := range indexes {
+		beta = s.g[i].beta()
+		s.group = append(s.group, s.g[i].Sym)
 	}
-	s.dev.Gram(share, x, sum.beta(), sum.Sym)
-	s.dev.WatchFinite(tag, sum.Sym)
+	s.dev.Gram(s.shareG, gs, beta, s.group)
+	for k, i := range indexes {
+		s.dev.WatchFinite(s.ofGradient(i), s.group[k])
+	}
 }
 
 // diagonalSums also adds to the diagonal of F.

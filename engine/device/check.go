@@ -99,14 +99,14 @@ func (o op) inPlace(out arg, others ...arg) {
 	}
 }
 
-func (o op) sym(s Sym) arg {
+func (o op) sym(name string, s Sym) arg {
 	if s.N < 0 || s.Packed.Rows != 1 || s.Packed.Cols != PackedLen(s.N) {
-		o.fail("s is of order %d but its triangle is %d×%d, want 1×%d", s.N, s.Packed.Rows, s.Packed.Cols, PackedLen(s.N))
+		o.fail("%s is of order %d but its triangle is %d×%d, want 1×%d", name, s.N, s.Packed.Rows, s.Packed.Cols, PackedLen(s.N))
 	}
 	if s.Packed.Type != F32 && s.Packed.Type != F64 {
-		o.fail("s is stored as %s, want float32 or float64", s.Packed.Type)
+		o.fail("%s is stored as %s, want float32 or float64", name, s.Packed.Type)
 	}
-	return arg{"s", s.Packed}
+	return arg{name, s.Packed}
 }
 
 // indices checks that all of list are in [0, n), and tells how many there are; nil stands for all n.
@@ -228,15 +228,26 @@ func CheckGemm(transA, transB bool, a, b, c Tensor) {
 }
 
 // CheckGram checks the arguments of Gram.
-func CheckGram(x Tensor, s Sym) {
-	o, ax := op("Gram"), arg{"x", x}
-	as := o.sym(s)
-	o.valid(ax)
-	if s.N != x.Cols && s.N != x.Cols+1 {
-		o.fail("s is of order %d for %v, want %d, or %d with a constant 1", s.N, ax, x.Cols, x.Cols+1)
+func CheckGram(xs []Tensor, ss []Sym) {
+	o := op("Gram")
+	if len(xs) != len(ss) {
+		o.fail("%d matrices x and %d outputs s", len(xs), len(ss))
 	}
-	o.need(s.Packed.Type == x.Type.Acc(), as, ax, "s must have the type in which sums are kept")
-	o.apart(as, ax)
+	ax, as := make([]arg, len(xs)), make([]arg, len(ss))
+	for k, x := range xs {
+		ax[k] = arg{fmt.Sprintf("x[%d]", k), x}
+		as[k] = o.sym(fmt.Sprintf("s[%d]", k), ss[k])
+		o.typed(ax[0], ax[k])
+		o.need(x.Rows == xs[0].Rows, ax[k], ax[0], "want equally many rows")
+		if n := ss[k].N; n != x.Cols && n != x.Cols+1 {
+			o.fail("%s is of order %d for %v, want %d, or %d with a constant 1", as[k].name, n, ax[k], x.Cols, x.Cols+1)
+		}
+		o.need(as[k].Type == x.Type.Acc(), as[k], ax[k], "s must have the type in which sums are kept")
+	}
+	for k, s := range as {
+		o.apart(s, ax...)
+		o.apart(s, as[:k]...)
+	}
 }
 
 // CheckAxpy checks the arguments of Axpy.
@@ -267,7 +278,7 @@ func CheckScatter(x Tensor, rows, cols []int32, y Tensor) {
 // CheckExtract checks the arguments of Extract.
 func CheckExtract(s Sym, rows, cols []int32, y Tensor) {
 	o, ay := op("Extract"), arg{"y", y}
-	as := o.sym(s)
+	as := o.sym("s", s)
 	o.need(y.Type == F64 || y.Type == s.Packed.Type, ay, as, "y must be float64 or of the type of s")
 	o.is(ay, o.indices("rows", rows, s.N), o.indices("cols", cols, s.N), y.Type)
 	o.apart(ay, as)
@@ -286,7 +297,7 @@ func (o op) square(a arg) {
 // CheckDiagonal checks the arguments of Diagonal.
 func CheckDiagonal(s Sym, dst []float64) {
 	o := op("Diagonal")
-	o.sym(s)
+	o.sym("s", s)
 	if len(dst) != s.N {
 		o.fail("dst holds %d elements, want the order of s, %d", len(dst), s.N)
 	}
@@ -452,4 +463,4 @@ func CheckMaxAbs(x, r, c Tensor) {
 }
 
 // CheckWatchFinite checks the arguments of WatchFinite.
-func CheckWatchFinite(s Sym) { op("WatchFinite").sym(s) }
+func CheckWatchFinite(s Sym) { op("WatchFinite").sym("s", s) }

@@ -9,7 +9,8 @@
 // first, the output last; an output may not overlap an input unless the operation says "in place". All operands of an
 // operation have one Type, with two exceptions that each operation repeats: sums are kept in Type.Acc, and Gemm and Gram
 // may read BF16 and write F32. N×n matrices whose rows are tokens hold whole sequences, one after the other. Where an
-// output is a sum with β times its old content, β = 0 means that the old content is not read. Sizes of 0 are allowed.
+// output is a sum with β times its old content, β = 0 means that the old content is not read. Sizes of 0 are allowed. What an
+// operation makes of one of the matrices in a list depends on no other one but in its rounding: bits depend on what stands in one call.
 //
 // # Three kinds of trouble
 //
@@ -95,9 +96,10 @@ type Algebra interface {
 	// Gemm is c ← α·op(a)·op(b) + β·c, op transposing where asked. a and b have one type; c has theirs, or F32 where they
 	// are BF16. With α = 0 a and b are not read. 2·m·n·k FLOP.
 	Gemm(transA, transB bool, alpha float64, a, b Tensor, beta float64, c Tensor)
-	// Gram is s ← α·xᵀx + β·s for x N×n, into a symmetric matrix of order n, or n+1: then x is read with a constant 1
-	// appended to every row, the input of a bias. s has the type x.Type.Acc(). N·n² FLOP, as only the lower triangle is made.
-	Gram(alpha float64, x Tensor, beta float64, s Sym)
+	// Gram is s_k ← α·x_kᵀx_k + β·s_k for each pair, so that a device can make them side by side: x_k N×n, s_k a symmetric matrix of
+	// order n, or n+1: then x_k is read with a constant 1 appended to every row, the input of a bias. All x have one type and
+	// number of rows, n is each one's own; s_k has the type x.Type.Acc(). N·n² FLOP each, as only the lower triangle is made.
+	Gram(alpha float64, xs []Tensor, beta float64, ss []Sym)
 	// Axpy is y ← α·x + y.
 	Axpy(alpha float64, x, y Tensor)
 	// Gather is y_ij ← x[rows_i, cols_j]; nil stands for all rows or all columns. Index lists, here and elsewhere, are not changed

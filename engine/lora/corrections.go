@@ -144,8 +144,8 @@ func (c *corrections) gradient(window []int32) (loss float64, gradient []float64
 // tap makes gradients of what the passes hand out.
 type tap corrections
 
-func (*tap) Input(int, device.Tensor)    {}
-func (*tap) Gradient(int, device.Tensor) {}
+func (*tap) Input(int, device.Tensor)         {}
+func (*tap) Gradients([]int, []device.Tensor) {}
 
 // Pair makes dA and dB of a layer, all its tokens being of one window.
 func (t *tap) Pair(index int, x, g device.Tensor) {

@@ -23,7 +23,7 @@ func (m *Model) mlpBackward(ws *workspace, b *block, a *activations, tap Tap) {
 		m.normaliseBackward(b.mlpNorm, a.sumMLP, ws.dh, 0, ws.dh)
 	}
 	pairs, paired := tap.(Pairs)
-	m.gradient(tap, b.down, ws.dh)
+	gradients(tap, []*Linear{b.down}, ws.dh)
 	if paired { // before ws.inner becomes a gradient
 		m.activation(ws, b, a)
 		pairs.Pair(b.down.index, ws.inner, ws.dh)
@@ -31,11 +31,11 @@ func (m *Model) mlpBackward(ws *workspace, b *block, a *activations, tap Tap) {
 	b.down.backward(ws.dh, 0, ws.inner)
 	if b.gate != nil {
 		d.SwiGLUBackward(a.gate, a.up, ws.inner, a.gate, a.up)
-		m.gradient(tap, b.gate, a.gate)
+		gradients(tap, []*Linear{b.gate, b.up}, a.gate, a.up)
 	} else {
 		d.ReLUBackward(a.up, ws.inner, a.up)
+		gradients(tap, []*Linear{b.up}, a.up)
 	}
-	m.gradient(tap, b.up, a.up)
 	if paired { // before ws.x becomes a gradient
 		x := m.mlpInput(ws, b, a)
 		if b.gate != nil {
@@ -65,7 +65,7 @@ func (m *Model) attentionBackward(ws *workspace, i int, b *block, a *activations
 		m.normaliseBackward(b.attnNorm, a.sumAttn, ws.dh, 0, ws.dh)
 	}
 	pairs, paired := tap.(Pairs)
-	m.gradient(tap, b.o, ws.dh)
+	gradients(tap, []*Linear{b.o}, ws.dh)
 	if paired {
 		pairs.Pair(b.o.index, a.att, ws.dh)
 	}
@@ -79,9 +79,7 @@ func (m *Model) attentionBackward(ws *workspace, i int, b *block, a *activations
 		m.normaliseBackward(b.qNorm, m.heads(a.qRaw), m.heads(ws.dq), 0, m.heads(ws.dq))
 		m.normaliseBackward(b.kNorm, m.heads(a.kRaw), m.heads(ws.dk), 0, m.heads(ws.dk))
 	}
-	m.gradient(tap, b.q, ws.dq)
-	m.gradient(tap, b.k, ws.dk)
-	m.gradient(tap, b.v, ws.dv)
+	gradients(tap, []*Linear{b.q, b.k, b.v}, ws.dq, ws.dk, ws.dv)
 	if paired {
 		x := m.attentionInput(ws, i, b)
 		pairs.Pair(b.q.index, x, ws.dq)
@@ -103,11 +101,16 @@ func (m *Model) attentionBackward(ws *workspace, i int, b *block, a *activations
 	}
 }
 
-// gradient hands the gradient at the output of l to a tap that is there.
-func (m *Model) gradient(tap Tap, l *Linear, g device.Tensor) {
-	if tap != nil {
-		tap.Gradient(l.index, g)
+// gradients hands the gradients at the outputs of ls to a tap that is there.
+func gradients(tap Tap, ls []*Linear, gs ...device.Tensor) {
+	if tap == nil {
+		return
 	}
+	indexes := make([]int, len(ls))
+	for k, l := range ls {
+		indexes[k] = l.index
+	}
+	tap.Gradients(indexes, gs)
 }
 
 // normaliseBackward is dx ← Jᵀ·dy + β·dx, J the derivative of normalise at x. dx may be dy.

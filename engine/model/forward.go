@@ -13,9 +13,9 @@ import (
 type Tap interface {
 	// Input is given the N×C input with index Linear.Input, once per batch, in the order of the forward pass.
 	Input(index int, x device.Tensor)
-	// Gradient is given the N×R gradient of the summed loss at the output of the layer with that index in Linears, once
-	// per batch, in the order of the backward pass.
-	Gradient(index int, g device.Tensor)
+	// Gradients is given the N×R gradients of the summed loss at the outputs of the layers with these indexes in Linears, once
+	// per batch, in the order of the backward pass: those of q, k and v together, and those of gate and up.
+	Gradients(indexes []int, gs []device.Tensor)
 }
 
 // Pairs is a Tap that needs the input of a layer and the gradient at its output together. The inputs are made again for it
@@ -23,7 +23,7 @@ type Tap interface {
 type Pairs interface {
 	Tap
 	// Pair is given the N×C input, without a constant 1, and the N×R output gradient of the layer with that index in
-	// Linears, after Gradient.
+	// Linears, after Gradients.
 	Pair(index int, x, g device.Tensor)
 }
 

@@ -130,7 +130,7 @@ func random(rng *rand.Rand, n int) []float64 {
 func definiteSym(d device.Device, rng *rand.Rand, n int) device.Sym {
 	s := device.AllocSym(d, n, device.F64)
 	x := device.NewFrom(d, random(rng, 2*n*n), 2*n, n, device.F64)
-	d.Gram(1/float64(2*n), x, 0, s)
+	d.Gram(1/float64(2*n), []device.Tensor{x}, 0, []device.Sym{s})
 	d.Free(x)
 	return s
 }

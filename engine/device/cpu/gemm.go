@@ -181,22 +181,24 @@ func allFinite[T float](x []T) bool {
 // ones let Gemm pack less for each product.
 const gramTile = 192
 
-// Gram is s ← α·xᵀx + β·s.
-func (d *Device) Gram(alpha float64, x device.Tensor, beta float64, s device.Sym) {
-	device.CheckGram(x, s)
-	switch x.Type {
-	case device.F32:
-		gram[float32](d, alpha, x, beta, s)
-	case device.F64:
-		gram[float64](d, alpha, x, beta, s)
-	default:
-		w := d.widen()
-		d.Gram(alpha, w.in(x), beta, s)
-		w.store()
+// Gram is s_k ← α·x_kᵀx_k + β·s_k for each pair, one after the other.
+func (d *Device) Gram(alpha float64, xs []device.Tensor, beta float64, ss []device.Sym) {
+	device.CheckGram(xs, ss)
+	for k, x := range xs {
+		switch x.Type {
+		case device.F32:
+			gram[float32](d, alpha, x, beta, ss[k])
+		case device.F64:
+			gram[float64](d, alpha, x, beta, ss[k])
+		default:
+			w := d.widen()
+			gram[float32](d, alpha, w.in(x), beta, ss[k])
+			w.store()
+		}
 	}
 }
 
-// gram makes the triangle tile by tile. Tiles on the diagonal are made by Syrk, which leaves out what is above it, the
+// gram is s ← α·xᵀx + β·s. It makes the triangle tile by tile. Tiles on the diagonal are made by Syrk, which leaves out what is above it, the
 // others by Gemm, each by one core:
 //
 //	      0      192    384

@@ -17,9 +17,11 @@ func TestMisuse(t *testing.T) {
 	f64 := func(r, c int) device.Tensor { return d.Alloc(r, c, device.F64) }
 	x, y, w, b16 := mk(4, 6), mk(4, 6), mk(8, 4), d.Alloc(4, 6, device.BF16)
 	row, four, sq := mk(1, 6), mk(1, 4), mk(4, 4)
-	sym, sym64 := device.AllocSym(d, 4, device.F32), device.AllocSym(d, 4, device.F64)
+	sym, sym2, sym64 := device.AllocSym(d, 4, device.F32), device.AllocSym(d, 4, device.F32), device.AllocSym(d, 4, device.F64)
+	within := device.Sym{N: 4, Packed: w.Reshape(32, 1).Slice(2, 12).Reshape(1, 10)}
 	l, rhs := f64(4, 4), f64(4, 3)
 	list := func(ts ...device.Tensor) []device.Tensor { return ts }
+	syms := func(ss ...device.Sym) []device.Sym { return ss }
 	freed := mk(4, 6)
 	d.Free(freed)
 	h := device.Heads{Length: 2, Query: 2, KeyValue: 1, Dim: 3, Scale: 1}
@@ -49,9 +51,15 @@ func TestMisuse(t *testing.T) {
 		{func() { d.Gemm(false, true, 1, x, b16, 0, sq) }, "want equal types"},
 		{func() { d.Gemm(false, true, 1, x, y, 0, l) }, "want equal types, or float32 from bfloat16"},
 		{func() { d.Gemm(false, false, 1, sq, sq, 0, sq) }, "Gemm: output c (4×4 float32) overlaps a"},
-		{func() { d.Gram(1, x, 0, sym) }, "Gram: s is of order 4 for x (4×6 float32), want 6, or 7 with a constant 1"},
-		{func() { d.Gram(1, sq, 0, sym64) }, "must have the type in which sums are kept"},
-		{func() { d.Gram(1, sq, 0, device.Sym{N: 4, Packed: row}) }, "its triangle is 1×6, want 1×10"},
+		{func() { d.Gram(1, list(x), 0, syms(sym)) }, "Gram: s[0] is of order 4 for x[0] (4×6 float32), want 6, or 7 with a constant 1"},
+		{func() { d.Gram(1, list(sq, x), 0, syms(sym, sym2)) }, "Gram: s[1] is of order 4 for x[1] (4×6 float32), want 6"},
+		{func() { d.Gram(1, list(sq), 0, syms(sym64)) }, "Gram: s[0] (1×10 float64) and x[0] (4×4 float32): s must have the type in which sums are kept"},
+		{func() { d.Gram(1, list(sq), 0, syms(device.Sym{N: 4, Packed: row})) }, "Gram: s[0] is of order 4 but its triangle is 1×6, want 1×10"},
+		{func() { d.Gram(1, list(sq, x), 0, syms(sym)) }, "Gram: 2 matrices x and 1 outputs s"},
+		{func() { d.Gram(1, list(sq, w), 0, syms(sym, sym2)) }, "Gram: x[1] (8×4 float32) and x[0] (4×4 float32): want equally many rows"},
+		{func() { d.Gram(1, list(sq, l), 0, syms(sym, sym64)) }, "Gram: x[1] (4×4 float64) and x[0] (4×4 float32): want equal types"},
+		{func() { d.Gram(1, list(sq, w.Slice(0, 4)), 0, syms(sym, sym)) }, "Gram: output s[1] (1×10 float32) overlaps s[0] (1×10 float32)"},
+		{func() { d.Gram(1, list(sq, w.Slice(0, 4)), 0, syms(within, sym)) }, "Gram: output s[0] (1×10 float32) overlaps x[1] (4×4 float32)"},
 		{func() { d.Axpy(1, x, b16) }, "Axpy: y (4×6 bfloat16) and x (4×6 float32): want equal types"},
 		{func() { d.Axpy(1, x, x) }, "Axpy: output y (4×6 float32) overlaps x"},
 		{func() { d.Gather(x, []int32{0, 4}, nil, mk(2, 6)) }, "Gather: rows[1] is 4, want 0 to 3"},
@@ -160,7 +168,7 @@ func TestChecksLetFailedTensorsThrough(t *testing.T) {
 	got := misuse(func() {
 		device.CheckGemm(false, false, failed(3, 3), failed(3, 3), failed(3, 3))
 		device.CheckAxpy(failed(3, 4), failed(3, 4))
-		device.CheckGram(failed(5, 3), device.Sym{N: 3, Packed: failed(1, 6)})
+		device.CheckGram([]device.Tensor{failed(5, 3), failed(5, 2)}, []device.Sym{{N: 3, Packed: failed(1, 6)}, {N: 3, Packed: failed(1, 6)}})
 		device.CheckSwiGLUBackward(failed(3, 4), failed(3, 4), failed(3, 4), failed(3, 4), failed(3, 4))
 	})
 	if got != "nothing" {

@@ -23,6 +23,14 @@ var plane = []Shape{
 // bands are planes of rows that a device can move in large pieces: narrow, wide, more than a block of it, more than a slice.
 var bands = append(slices.Clone(plane), Shape{M: 5, N: 512}, Shape{M: 130, N: 1032})
 
+// tiles are tokens × columns: multiples of 8 columns and several tiles of 128 and 256, with sums that are cut into parts and such
+// that are not.
+var tiles = []Shape{{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 600, N: 1}, {M: 5, N: 128}, {M: 5, N: 257}, {M: 0, N: 5},
+	{M: 70, N: 136}, {M: 390, N: 136}, {M: 330, N: 264}, {M: 9, N: 640}, {M: 0, N: 136}}
+
+// lists are of K matrices: one, several that may share what is cut into parts, and more than a device may take together.
+var lists = []Shape{{M: 1, N: 16, K: 3}, {M: 63, N: 16, K: 6}, {M: 65, N: 136, K: 1}, {M: 130, N: 264, K: 3}, {M: 300, N: 136, K: 6}, {M: 0, N: 16, K: 3}}
+
 func algebra() []Op {
 	ops := []Op{}
 	for _, v := range []struct {
@@ -33,7 +41,19 @@ func algebra() []Op {
 	}
 	into := gemm(false, true, 1, acc)
 	into.Name, into.Types = "Gemm bfloat16 into float32", []device.Type{device.BF16}
-	ops = append(ops, into, nothing(), gram(0, 0), gram(0, 0.5), gram(1, 0), gram(1, 1))
+	ops = append(ops, into, nothing())
+	for _, v := range []struct {
+		ones int
+		beta float64
+	}{{0, 0}, {0, 0.5}, {1, 0}, {1, 1}} {
+		ops = append(ops, gram(fmt.Sprintf("Gram ones=%d beta=%v", v.ones, v.beta), v.beta, alone(v.ones), tiles...))
+	}
+	for _, beta := range []float64{0, 0.5} {
+		ops = append(ops, gram(fmt.Sprintf("Gram of many beta=%v", beta), beta, mixed, lists...))
+	}
+	ops = append(ops,
+		gram("Gram of q, k, v", 1, ofAttention, Shape{M: 65, N: 72, K: 24}),
+		gram("Gram of gate and up", 1, ofMLP, Shape{M: 65, N: 136}))
 	return append(ops,
 		Op{Name: "Axpy", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
@@ -186,46 +206,75 @@ func old(beta, v float64) float64 {
 	return beta * v
 }
 
-// gram: x M×N, s of order N+ones.
-func gram(ones int, beta float64) Op {
+// columns are those of a matrix x whose Gram matrix is made; with ones = 1 that has an order more.
+type columns struct{ n, ones int }
+
+func alone(ones int) func(Shape) []columns {
+	return func(s Shape) []columns { return []columns{{s.N, ones}} }
+}
+
+// mixed are K matrices of about N columns: with a constant 1 and without, of multiples of 8 columns and not.
+func mixed(s Shape) []columns {
+	return []columns{{s.N, 0}, {s.N + 8, 1}, {s.N - 3, 0}, {2 * s.N, 1}, {8, 0}, {s.N, 1}}[:s.K]
+}
+
+// ofAttention and ofMLP are gradients that a backward pass makes together: of q, N columns, and of k and v, K columns each; of
+// gate and up, N columns each.
+func ofAttention(s Shape) []columns { return []columns{{s.N, 0}, {s.K, 0}, {s.K, 0}} }
+func ofMLP(s Shape) []columns       { return []columns{{s.N, 0}, {s.N, 0}} }
+
+// gram: M tokens.
+func gram(name string, beta float64, of func(Shape) []columns, shapes ...Shape) Op {
 	return Op{
-		Name: fmt.Sprintf("Gram ones=%d beta=%v", ones, beta),
-		// Multiples of 8 columns and several tiles of 128 and 256, with sums that are cut into parts and such that are not.
-		Shapes: []Shape{{M: 1, N: 1}, {M: 31, N: 33}, {M: 65, N: 32}, {M: 63, N: 129}, {M: 600, N: 1}, {M: 5, N: 128}, {M: 5, N: 257}, {M: 0, N: 5},
-			{M: 70, N: 136}, {M: 330, N: 136}, {M: 330, N: 264}, {M: 9, N: 640}, {M: 0, N: 136}}, Exact: true,
+		Name: name, Shapes: shapes, Exact: true,
 		Case: func(s Shape, _ *rand.Rand) Case {
-			n := s.N + ones
-			o := triangle("s", n, InOut)
-			if beta == 0 {
-				o.Role = Out
+			list := of(s)
+			c := Case{Terms: s.M}
+			for k, m := range list {
+				c.Operands = append(c.Operands, in(fmt.Sprintf("x%d", k), s.M, m.n))
 			}
-			return Case{
-				Operands: []Operand{in("x", s.M, s.N), o},
-				FLOPs:    float64(s.M) * float64(n) * float64(n), Terms: s.M,
-				Call: func(d device.Device, x []device.Tensor) []float64 {
-					d.Gram(0.5, x[0], beta, device.Sym{N: n, Packed: x[1]})
-					return nil
-				},
-				Loops: func(x [][]float64) []float64 {
-					at := func(t, i int) float64 {
-						if i == s.N {
-							return 1
-						}
-						return x[0][t*s.N+i]
-					}
-					for i := range n {
-						for j := range i + 1 {
-							v := 0.
-							for t := range s.M {
-								v += at(t, i) * at(t, j)
-							}
-							x[1][i*(i+1)/2+j] = 0.5*v + old(beta, x[1][i*(i+1)/2+j])
-						}
-					}
-					return nil
-				},
+			for k, m := range list {
+				o := triangle(fmt.Sprintf("s%d", k), m.n+m.ones, InOut)
+				if beta == 0 {
+					o.Role = Out
+				}
+				c.Operands = append(c.Operands, o)
+				c.FLOPs += float64(s.M) * float64(m.n+m.ones) * float64(m.n+m.ones)
 			}
+			c.Call = func(d device.Device, x []device.Tensor) []float64 {
+				ss := make([]device.Sym, len(list))
+				for k, m := range list {
+					ss[k] = device.Sym{N: m.n + m.ones, Packed: x[len(list)+k]}
+				}
+				d.Gram(0.5, x[:len(list)], beta, ss)
+				return nil
+			}
+			c.Loops = func(x [][]float64) []float64 {
+				for k, m := range list {
+					gramLoops(s.M, m, x[k], beta, x[len(list)+k])
+				}
+				return nil
+			}
+			return c
 		},
+	}
+}
+
+func gramLoops(tokens int, m columns, x []float64, beta float64, s []float64) {
+	at := func(t, i int) float64 {
+		if i == m.n {
+			return 1
+		}
+		return x[t*m.n+i]
+	}
+	for i := range m.n + m.ones {
+		for j := range i + 1 {
+			v := 0.
+			for t := range tokens {
+				v += at(t, i) * at(t, j)
+			}
+			s[i*(i+1)/2+j] = 0.5*v + old(beta, s[i*(i+1)/2+j])
+		}
 	}
 }
 

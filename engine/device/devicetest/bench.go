@@ -19,10 +19,10 @@ type Benchmark struct {
 	library libraryCall
 }
 
-// libraryCall makes the call of a library's that gives the same as an operation, or more than that, where the device offers it.
+// libraryCall makes the calls of a library's that give the same as an operation, or more than that, where the device offers them.
 type libraryCall func(d device.Device, s Shape) (c Case, offered bool)
 
-// LibraryCase is the library's call that the benchmark is set beside, where there is one.
+// LibraryCase is the library's call, or calls, that the benchmark is set beside, where there are some.
 func (b Benchmark) LibraryCase(d device.Device) (c Case, offered bool) {
 	if b.library == nil {
 		return c, false
@@ -92,9 +92,11 @@ var timed = []struct {
 		{M: 8192, N: 4096, K: 4096}, {M: 8192, N: 11008, K: 4096}, {M: 8192, N: 4096, K: 11008}}},
 	{op: "Gemm TN beta=0", shapes: []Shape{{M: 576, N: 576, K: 512}, {M: 4096, N: 4096, K: 8192}}},
 	{op: "Gemm bfloat16 into float32", shapes: []Shape{{M: 341, N: 49152, K: 576}, {M: 524, N: 32000, K: 4096}}}, // logits
-	{op: "Gram ones=0 beta=0", shapes: []Shape{{M: 512, N: 1536}, {M: 16384, N: 4096}, {M: 16384, N: 11008}}, library: square},
-	{op: "Gram ones=0 beta=0.5", shapes: []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 4096}, {M: 16384, N: 4096}, {M: 16384, N: 11008}}, library: square},
-	{op: "Gram ones=1 beta=1", shapes: []Shape{{M: 2048, N: 768}, {M: 2048, N: 3072}, {M: 16384, N: 4096}}, library: square},
+	{op: "Gram ones=0 beta=0", shapes: []Shape{{M: 512, N: 1536}, {M: 16384, N: 4096}, {M: 16384, N: 11008}}, library: products(alone(0))},
+	{op: "Gram ones=0 beta=0.5", shapes: []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 4096}, {M: 16384, N: 4096}, {M: 16384, N: 11008}}, library: products(alone(0))},
+	{op: "Gram ones=1 beta=1", shapes: []Shape{{M: 2048, N: 768}, {M: 2048, N: 3072}, {M: 16384, N: 4096}}, library: products(alone(0))},
+	{op: "Gram of q, k, v", shapes: []Shape{{M: 512, N: 576, K: 192}, {M: 16384, N: 576, K: 192}, {M: 8192, N: 4096, K: 4096}}, library: products(ofAttention)},
+	{op: "Gram of gate and up", shapes: []Shape{{M: 512, N: 1536}, {M: 16384, N: 1536}, {M: 8192, N: 11008}}, library: products(ofMLP)},
 	{op: "Embed beta=0", shapes: rms},
 	{op: "AddRow", shapes: centred},
 	{op: "RMSNorm", shapes: rms},
@@ -143,15 +145,20 @@ var timed = []struct {
 	{op: "Scatter rows=true cols=true", in: float64s, shapes: weights[:2]},
 }
 
-// square is the whole of xᵀx for an x that is M×N: what Gram makes half of.
-func square(_ device.Device, s Shape) (Case, bool) {
-	return Case{
-		Operands: []Operand{in("x", s.M, s.N), out("c", s.N, s.N).as(acc)},
-		Call: func(d device.Device, x []device.Tensor) []float64 {
-			d.Gemm(true, false, 1, x[0], x[0], 0, x[1])
+// products are the whole of xᵀx for each x of M rows, one call after the other: what Gram makes half of.
+func products(of func(Shape) []columns) libraryCall {
+	return func(_ device.Device, s Shape) (c Case, offered bool) {
+		for _, m := range of(s) {
+			c.Operands = append(c.Operands, in("x", s.M, m.n), out("c", m.n, m.n).as(acc))
+		}
+		c.Call = func(d device.Device, x []device.Tensor) []float64 {
+			for k := 0; k < len(x); k += 2 {
+				d.Gemm(true, false, 1, x[k], x[k], 0, x[k+1])
+			}
 			return nil
-		},
-	}, true
+		}
+		return c, true
+	}
 }
 
 // batchEigh is a device with a library that decomposes many matrices of one order in one call.
