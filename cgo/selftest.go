@@ -25,7 +25,7 @@ func (d *Device) selfTest() error {
 			return err
 		}
 	}
-	return d.agree(ref, "solution of 50 equations by Cholesky", 1e-12, testCholesky)
+	return d.agree(ref, "solution of 150 equations by Cholesky", 1e-12, testCholesky)
 }
 
 // agree compares what a problem's answer is on this device and on the reference. limit is a relative error.
@@ -70,9 +70,9 @@ func testGram(d device.Device, t device.Type) device.Tensor {
 	return s.Packed
 }
 
-// testCholesky solves a·x = b for a = m·mᵀ + 50·I. A matrix that is said not to be positive definite gives NaN.
+// testCholesky solves a·x = b for a = m·mᵀ + 150·I. A matrix that is said not to be positive definite gives NaN.
 func testCholesky(d device.Device) device.Tensor {
-	const n = 50
+	const n = 150 // several tiles of 64
 	x := testNumbers(n * n)
 	m := device.NewFrom(d, x, n, n, device.F64)
 	for i := range x {
