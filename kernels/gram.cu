@@ -7,11 +7,11 @@
 // N·n² FLOP, as the other triangle is left out; 16384×4096: 275 GFLOP, against 134 MB of x and 34 MB of s in float32. Sums are
 // made in float32 from bfloat16 and float32, in float64 from float64, products exact or rounded once (fused).
 //
-// The plain way is for every type, shape and address. Two are by tensor cores (gram_tensor.cu, gram_warpgroup.cu), for bfloat16
-// whose rows begin at multiples of 16 bytes. They are what BLAS calls SYRK, with NVIDIA's stream-K idea of cutting along the
-// sum what does not fill the GPU. One launch makes all matrices of a call that tensor cores can take: q, k and v of a small
-// model are a few squares each, and one after the other they would leave most of the GPU idle three times. A launch of the plain
-// way makes one matrix.
+// There is a fast way by tensor cores, for bfloat16 whose rows begin at multiples of 16 bytes (gram_tensor.cu, gram_warpgroup.cu),
+// and one without for float32 (gram_float.cu), which is for every shape and address and keeps float32's precision. They are what
+// BLAS calls SYRK, with NVIDIA's stream-K idea of cutting along the sum what does not fill the GPU. One launch makes all matrices
+// of a call: q, k and v of a small model are a few squares each, and one after the other they would leave most of the GPU idle
+// three times. The plain way is for float64 and for other bfloat16; a launch of it makes one matrix.
 #include "gram.cuh"
 
 #include <limits.h>
@@ -84,28 +84,24 @@ __global__ void __launch_bounds__(plainThreads) gramPlain(int64_t tokens, int64_
 		}
 }
 
-template <class T> int plain(int64_t tokens, int64_t n, int64_t order, double alpha, const void *x, double beta, void *s, void *stream) {
+template <class T> int plain(int64_t tokens, const surgeon_gram_matrix &m, double alpha, double beta, void *stream) {
 	typedef Acc<T> A;
-	int64_t blocks = packedLength(ceilDiv(order, plainSide));
+	int64_t order = m.n + m.ones, blocks = packedLength(ceilDiv(order, plainSide));
 	if (blocks > 0x7fffffff)
 		return (int)cudaErrorInvalidValue;
-	return launch(gramPlain<T>, dim3((unsigned)blocks), plainThreads, sizeof(PlainTile<A>), stream, tokens, n, order, (A)alpha, (const T *)x, (A)beta, (A *)s);
+	return launch(gramPlain<T>, dim3((unsigned)blocks), plainThreads, sizeof(PlainTile<A>), stream, tokens, m.n, order, (A)alpha, (const T *)m.x, (A)beta, (A *)m.s);
 }
 
-// ---- by tensor cores ----
+// ---- fast ----
 
-const int mostParts = 4 * wave; // bounds scratch memory, 256 KiB a part
-// tileTokens is what it takes a block to begin, to write a tile and to read it again, in tokens that it could do meanwhile:
-// those of 132 blocks are 17 MB, by arithmetic some 8 µs for the memory, in which a block does about 500 tokens.
-const int tileTokens = 512;
-
-Plan planOf(int64_t tokens, int squares) {
-	Plan p = {};
-	int rest = squares % wave;
+// planOf counts with a cut's waves. Scratch memory is at most 4 waves of squares: 66 MiB.
+template <class C> Plan<C> planOf(int64_t tokens, int squares) {
+	Plan<C> p = {};
+	int rest = squares % C::wave;
 	int64_t best = 0;
 	int parts = 1;
-	for (int k = 1; k == 1 || (k * rest <= mostParts && tokens >= (int64_t)k * partTokens); k++) {
-		int64_t cost = ceilDiv(k * rest, wave) * (ceilDiv(tokens, k) + tileTokens);
+	for (int k = 1; k == 1 || (k * rest <= 4 * C::wave && tokens >= (int64_t)k * C::leastTokens); k++) {
+		int64_t cost = ceilDiv(k * rest, C::wave) * (ceilDiv(tokens, k) + C::tileTokens);
 		if (k == 1 || cost < best) {
 			best = cost;
 			parts = k;
@@ -116,24 +112,23 @@ Plan planOf(int64_t tokens, int squares) {
 	p.whole = squares - rest;
 	p.rest = rest;
 	p.parts = parts;
-	p.partTokens = (int)(ceilDiv(ceilDiv(tokens, parts), depth) * depth);
+	p.partTokens = (int)(ceilDiv(ceilDiv(tokens, parts), C::depth) * C::depth);
 	return p;
 }
 
-// gramRest adds up the parts of the squares that were made in parts: 8 rows of a square by a block, a column by a thread.
-const int restRows = 8;
-__global__ void __launch_bounds__(squareSide) gramRest(const __grid_constant__ Gram g) {
-	int number = blockIdx.x / (squareSide / restRows);
-	const Matrix &m = g.matrix[matrixOf(g, g.plan.whole + number)];
-	Place place = squareAt(g.plan.whole + number - m.first, m.across);
-	int j0 = place.j * squareSide;
-	int64_t between = (int64_t)g.plan.rest * squareSide * squareSide;
-	int first = blockIdx.x % (squareSide / restRows) * restRows;
-	for (int row = first; row < first + restRows; row++) {
-		int i = place.i * squareSide + row;
-		if (i >= m.n || (int)threadIdx.x >= tileEnd(i, j0))
+// gramRest adds up the parts of the squares that were made in parts: restRows rows of a square by a block, a column by a thread.
+template <class C> __global__ void __launch_bounds__(C::side) gramRest(const __grid_constant__ Gram<C> g) {
+	int number = blockIdx.x / (C::side / C::restRows);
+	const Matrix<C> &m = g.matrix[matrixOf(g, g.plan.whole + number)];
+	Place place = squareAt(g.plan.whole + number - m.first, m.across, C::band);
+	int j0 = place.j * C::side;
+	int64_t between = (int64_t)g.plan.rest * C::side * C::side;
+	int first = blockIdx.x % (C::side / C::restRows) * C::restRows;
+	for (int row = first; row < first + C::restRows; row++) {
+		int i = place.i * C::side + row;
+		if (i >= m.n || (int)threadIdx.x >= tileEnd<C>(i, j0))
 			continue;
-		const float *from = g.partial + ((int64_t)number * squareSide + row) * squareSide + threadIdx.x;
+		const float *from = g.partial + ((int64_t)number * C::side + row) * C::side + threadIdx.x;
 		float sum = 0;
 #pragma unroll 8
 		for (int part = 0; part < g.plan.parts; part++)
@@ -148,7 +143,7 @@ __global__ void __launch_bounds__(squareSide) gramRest(const __grid_constant__ G
 const int sumsThreads = 256, mostSums = 64;
 int64_t sumsOf(int64_t tokens) { return min(max(ceilDiv(tokens, 128), (int64_t)1), (int64_t)mostSums); }
 
-__global__ void __launch_bounds__(sumsThreads) columnSums(int64_t tokens, int64_t n, int64_t each, const bf16 *x, float *sums) {
+template <class T> __global__ void __launch_bounds__(sumsThreads) columnSums(int64_t tokens, int64_t n, int64_t each, const T *x, float *sums) {
 	int64_t j = (int64_t)blockIdx.x * sumsThreads + threadIdx.x;
 	if (j >= n)
 		return;
@@ -171,43 +166,63 @@ __global__ void lastRow(int64_t n, int count, const float *sums, float alpha, fl
 	}
 }
 
-// forTensor says whether rows of x begin at multiples of 16 bytes, whether there are any, and whether squares and tokens can be
-// counted in int.
-bool forTensor(int type, int64_t tokens, const surgeon_gram_matrix &m) {
-	return type == SURGEON_BF16 && m.n % chunk == 0 && m.n > 0 && m.n <= 1 << 20 && tokens > 0 && tokens < 1 << 30 && (uintptr_t)m.x % 16 == 0;
+// fits says whether a kind of kernels makes a matrix: whether rows of x begin at multiples of 16 bytes for tensor cores. Squares
+// and tokens are counted in int.
+template <class C> bool fits(int64_t tokens, const surgeon_gram_matrix &m);
+template <> bool fits<TensorCut>(int64_t tokens, const surgeon_gram_matrix &m) {
+	return m.n % 8 == 0 && m.n > 0 && m.n <= 1 << 20 && tokens > 0 && tokens < 1 << 30 && (uintptr_t)m.x % 16 == 0;
 }
+template <> bool fits<FloatCut>(int64_t tokens, const surgeon_gram_matrix &m) { return m.n <= 1 << 20 && tokens < 1 << 30; }
 
-// tensorPart is the call for those matrices of a list that tensor cores can take.
-Gram tensorPart(int type, int64_t tokens, int count, const surgeon_gram_matrix *matrices) {
-	Gram g = {};
+// callOf is the call for those matrices of a list that fit.
+template <class C> Gram<C> callOf(int64_t tokens, int count, const surgeon_gram_matrix *matrices) {
+	Gram<C> g = {};
 	g.tokens = tokens;
 	int squares = 0;
 	for (int k = 0; k < count; k++)
-		if (forTensor(type, tokens, matrices[k])) {
-			int across = (int)ceilDiv(matrices[k].n, squareSide);
-			g.matrix[g.count++] = Matrix{(const bf16 *)matrices[k].x, (float *)matrices[k].s, (int)matrices[k].n, across, squares};
+		if (const surgeon_gram_matrix &m = matrices[k]; fits<C>(tokens, m)) {
+			int across = (int)ceilDiv(m.n, C::side);
+			g.matrix[g.count++] = Matrix<C>{(const typename C::Element *)m.x, (float *)m.s, (int)m.n, across, squares};
 			squares += (int)packedLength(across);
 		}
 	for (int k = g.count; k < SURGEON_GRAM_MOST; k++)
 		g.matrix[k].first = INT_MAX;
-	if (g.count > 0)
-		g.plan = planOf(tokens, squares);
+	g.plan = planOf<C>(tokens, squares);
 	return g;
 }
 
-int tensor(int capability, const Gram &g, void *stream) {
-	if (g.count == 0)
-		return 0;
-	int code = capability == 90 ? gramWarpgroup(g, stream) : gramTensor(g, stream);
-	return code != 0 ? code : launch(gramRest, dim3(g.plan.rest * (squareSide / restRows)), squareSide, 0, stream, g);
+template <class C> int64_t fastScratch(int64_t tokens, int count, const surgeon_gram_matrix *matrices) {
+	int64_t sums = 0; // of one matrix after the other
+	for (int k = 0; k < count; k++)
+		if (matrices[k].ones && fits<C>(tokens, matrices[k]))
+			sums = max(sums, sumsOf(tokens) * matrices[k].n);
+	return (int64_t)sizeof(float) * (callOf<C>(tokens, count, matrices).plan.partials() + sums);
 }
 
-int ones(int64_t tokens, const surgeon_gram_matrix &m, double alpha, float beta, float *sums, void *stream) {
+template <class T> int ones(int64_t tokens, const surgeon_gram_matrix &m, double alpha, float beta, float *sums, void *stream) {
 	int count = (int)sumsOf(tokens);
-	int code = launch(columnSums, dim3((unsigned)ceilDiv(m.n, sumsThreads), count), sumsThreads, 0, stream, tokens, m.n, ceilDiv(tokens, count), (const bf16 *)m.x, sums);
+	int code = launch(columnSums<T>, dim3((unsigned)ceilDiv(m.n, sumsThreads), count), sumsThreads, 0, stream, tokens, m.n, ceilDiv(tokens, count), (const T *)m.x, sums);
 	if (code != 0)
 		return code;
 	return launch(lastRow, elementGrid(m.n + 1), elementThreads, 0, stream, m.n, count, sums, (float)alpha, (float)(alpha * (double)tokens), beta, (float *)m.s + packedLength(m.n));
+}
+
+int tiles(int capability, const Gram<TensorCut> &g, void *stream) { return capability == 90 ? gramWarpgroup(g, stream) : gramTensor(g, stream); }
+int tiles(int, const Gram<FloatCut> &g, void *stream) { return gramFloat(g, stream); }
+
+// fast makes those matrices of a list that fit.
+template <class C> int fast(int capability, int64_t tokens, int count, const surgeon_gram_matrix *matrices, double alpha, double beta, void *scratch, void *stream) {
+	Gram<C> g = callOf<C>(tokens, count, matrices);
+	g.alpha = (float)alpha;
+	g.beta = (float)beta;
+	g.partial = (float *)scratch;
+	int code = tiles(capability, g, stream);
+	if (code == 0)
+		code = launch(gramRest<C>, dim3(g.plan.rest * (C::side / C::restRows)), C::side, 0, stream, g);
+	for (int k = 0; k < count && code == 0; k++)
+		if (matrices[k].ones && fits<C>(tokens, matrices[k]))
+			code = ones<typename C::Element>(tokens, matrices[k], alpha, g.beta, g.partial + g.plan.partials(), stream);
+	return code;
 }
 
 } // namespace
@@ -215,27 +230,30 @@ int ones(int64_t tokens, const surgeon_gram_matrix &m, double alpha, float beta,
 extern "C" int64_t surgeon_gram_scratch(int type, int64_t tokens, int count, const surgeon_gram_matrix *matrices) {
 	if (count < 0 || count > SURGEON_GRAM_MOST)
 		return 0;
-	int64_t sums = 0; // of one matrix after the other
-	for (int k = 0; k < count; k++)
-		if (matrices[k].ones && forTensor(type, tokens, matrices[k]))
-			sums = max(sums, sumsOf(tokens) * matrices[k].n);
-	return (int64_t)sizeof(float) * (tensorPart(type, tokens, count, matrices).plan.partials() + sums);
+	switch (type) {
+	case SURGEON_F32: return fastScratch<FloatCut>(tokens, count, matrices);
+	case SURGEON_BF16: return fastScratch<TensorCut>(tokens, count, matrices);
+	}
+	return 0;
 }
 
 extern "C" int surgeon_gram(int type, int capability, int64_t tokens, int count, const surgeon_gram_matrix *matrices, double alpha, double beta, void *scratch, void *stream) {
 	if (count < 0 || count > SURGEON_GRAM_MOST)
 		return (int)cudaErrorInvalidValue;
-	Gram g = tensorPart(type, tokens, count, matrices);
-	g.alpha = (float)alpha;
-	g.beta = (float)beta;
-	g.partial = (float *)scratch;
-	int code = tensor(capability, g, stream);
-	for (int k = 0; k < count && code == 0; k++) {
+	int code = (int)cudaErrorInvalidValue;
+	switch (type) {
+	case SURGEON_F32: code = fast<FloatCut>(capability, tokens, count, matrices, alpha, beta, scratch, stream); break;
+	case SURGEON_BF16: code = fast<TensorCut>(capability, tokens, count, matrices, alpha, beta, scratch, stream); break;
+	case SURGEON_F64: code = 0;
+	}
+	for (int k = 0; k < count && code == 0; k++) { // what is left of the list
 		const surgeon_gram_matrix &m = matrices[k];
-		if (!forTensor(type, tokens, m))
-			code = dispatch(type, [&](auto t) { return plain<decltype(t)>(tokens, m.n, m.n + m.ones, alpha, m.x, beta, m.s, stream); });
-		else if (m.ones)
-			code = ones(tokens, m, alpha, g.beta, g.partial + g.plan.partials(), stream);
+		if (type == SURGEON_F64)
+			code = plain<double>(tokens, m, alpha, beta, stream);
+		else if (type == SURGEON_BF16 && !fits<TensorCut>(tokens, m))
+			code = plain<bf16>(tokens, m, alpha, beta, stream);
+		else if (type == SURGEON_F32 && !fits<FloatCut>(tokens, m))
+			code = (int)cudaErrorInvalidValue;
 	}
 	return code;
 }

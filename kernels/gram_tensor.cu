@@ -17,6 +17,8 @@
 
 namespace {
 
+const int depth = TensorCut::depth, outStride = TensorCut::outStride;
+const int chunk = 8; // bfloat16 in 16 bytes, what is copied at a time
 const int panelSide = 128, stages = 3, tensorThreads = 256, warpSide = 64;
 const int rowsAtOnce = tensorThreads / (panelSide / chunk); // of a panel that the block copies, a chunk per thread
 const int rowFragments = warpSide / 16, colFragments = warpSide / 8;
@@ -31,13 +33,13 @@ __device__ __forceinline__ int placed(int token, int c) { return token * panelSi
 
 union TensorTile {
 	Stage stage[stages];
-	float out[outLength];
+	float out[TensorCut::outLength];
 };
 
 __global__ void __launch_bounds__(tensorThreads, 1)
-gram(const __grid_constant__ Gram g) {
+gram(const __grid_constant__ Gram<TensorCut> g) {
 	auto &memory = shared<TensorTile>();
-	Piece p = pieceOf(g, blockIdx.x);
+	auto p = pieceOf(g, blockIdx.x);
 	int i0 = p.i0, j0 = p.j0, n = g.matrix[p.matrix].n;
 	if (i0 >= n) // the lower half of a square in the last row
 		return;
@@ -153,4 +155,4 @@ gram(const __grid_constant__ Gram g) {
 
 } // namespace
 
-int gramTensor(const Gram &g, void *stream) { return launch(gram, dim3(g.plan.blocks()), tensorThreads, sizeof(TensorTile), stream, g); }
+int gramTensor(const Gram<TensorCut> &g, void *stream) { return launch(gram, dim3(g.plan.blocks()), tensorThreads, sizeof(TensorTile), stream, g); }

@@ -25,6 +25,7 @@
 
 namespace {
 
+const int depth = TensorCut::depth, tileRows = TensorCut::rows, tileCols = TensorCut::side, outStride = TensorCut::outStride;
 const int stages = 4, groupThreads = 128, consumers = 2, threads = consumers * groupThreads + 32;
 const int panelLength = depth * panelCols, panelBytes = panelLength * (int)sizeof(bf16);
 const int rowPanels = tileRows / panelCols, colPanels = tileCols / panelCols;
@@ -34,7 +35,7 @@ const unsigned both = 3;
 struct WarpgroupTile {
 	union {
 		bf16 panel[stages][rowPanels + colPanels][panelLength];
-		float out[outLength];
+		float out[TensorCut::outLength];
 	};
 	Gate full[stages]; // opened by this block's producer for the bytes that come from both blocks
 	Gate free[stages]; // opened by the consumers' warps of both blocks: what is copied then goes into both
@@ -52,7 +53,7 @@ struct Walk {
 	}
 };
 
-__device__ __forceinline__ void produce(const Piece &p, const CUtensorMap &x, WarpgroupTile &memory, int block) {
+__device__ __forceinline__ void produce(const Piece<TensorCut> &p, const CUtensorMap &x, WarpgroupTile &memory, int block) {
 	int steps = (int)ceilDiv(p.tokens(), depth), first = block * (colPanels / cluster);
 	int bytes = (p.onDiagonal() ? colPanels : rowPanels + colPanels) * panelBytes;
 	Walk now;
@@ -71,7 +72,7 @@ __device__ __forceinline__ void produce(const Piece &p, const CUtensorMap &x, Wa
 	}
 }
 
-__device__ __forceinline__ void consume(const Piece &p, WarpgroupTile &memory, int group, float (&sum)[128]) {
+__device__ __forceinline__ void consume(const Piece<TensorCut> &p, WarpgroupTile &memory, int group, float (&sum)[128]) {
 	int steps = (int)ceilDiv(p.tokens(), depth), lane = threadIdx.x % 32;
 	int rows = p.onDiagonal() ? rowPanels + (p.i0 - p.j0) / panelCols + group : group; // the panel of this group's rows
 	Walk now, before;
@@ -99,9 +100,9 @@ struct Maps {
 	CUtensorMap x[SURGEON_GRAM_MOST];
 };
 
-__global__ void __launch_bounds__(threads, 1) gram(const __grid_constant__ Gram g, const __grid_constant__ Maps maps) {
+__global__ void __launch_bounds__(threads, 1) gram(const __grid_constant__ Gram<TensorCut> g, const __grid_constant__ Maps maps) {
 	auto &memory = shared<WarpgroupTile>();
-	Piece p = pieceOf(g, blockIdx.x);
+	auto p = pieceOf(g, blockIdx.x);
 	int group = threadIdx.x / groupThreads, warp = threadIdx.x % groupThreads / 32, lane = threadIdx.x % 32;
 	if (threadIdx.x == 0) {
 		for (int s = 0; s < stages; s++) {
@@ -134,7 +135,7 @@ __global__ void __launch_bounds__(threads, 1) gram(const __grid_constant__ Gram 
 
 } // namespace
 
-int gramWarpgroup(const Gram &g, void *stream) {
+int gramWarpgroup(const Gram<TensorCut> &g, void *stream) {
 	Maps maps = {};
 	for (int k = 0; k < g.count; k++)
 		if (int code = panelsOf(maps.x[k], g.matrix[k].x, g.tokens, g.matrix[k].n, depth); code != 0)

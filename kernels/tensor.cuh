@@ -54,6 +54,13 @@ __device__ __forceinline__ void copyAsync8(void *to, const void *from, bool vali
 	asm volatile("cp.async.ca.shared.global [%0],[%1],8,%2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
 }
 
+// copyAsync4 is copyAsync8 of 4 bytes.
+__device__ __forceinline__ void copyAsync4(void *to, const void *from, bool valid) {
+	uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+	int bytes = valid ? 4 : 0;
+	asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
+}
+
 // copyCommit closes a group of copies. copyWait<n> waits until all but the last n groups of the thread have arrived; other
 // threads' copies are there after a __syncthreads that follows.
 __device__ __forceinline__ void copyCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

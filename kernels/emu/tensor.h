@@ -64,6 +64,7 @@ inline void loadMatrix4Transposed(uint32_t *r, const bf16 *row) {
 // Those of the others arrive at once: what is still to be read shows that it was overwritten.
 inline void copyAsync(void *to, const void *from, bool valid) { emu::copyLater(to, from, 16, valid); }
 inline void copyAsync8(void *to, const void *from, bool valid) { emu::copyLater(to, from, 8, valid); }
+inline void copyAsync4(void *to, const void *from, bool valid) { emu::copyLater(to, from, 4, valid); }
 inline void copyCommit() { emu::copyCommit(); }
 template <int n> void copyWait() { emu::copyWait(n); }
 
