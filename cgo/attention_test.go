@@ -19,8 +19,9 @@ func unaligned(d *Device, rows, cols int, t device.Type) device.Tensor {
 	return d.Alloc(n+1, 1, t).Slice(1, n+1).Reshape(rows, cols)
 }
 
-// What would be caught: tensor cores and plain kernels that differ by more than the rounding of probabilities, at sizes of
-// many tiles where there is a GPU; a result that differs from run to run, as a race between warps makes it.
+// What would be caught: tensor cores and plain kernels that differ by more than the rounding of probabilities, float32 and
+// float64, whose tiles are others, by more than float32's rounding, at sizes of many tiles where there is a GPU; a result that
+// differs from run to run, as a race between warps makes it, or with the way in which numbers were copied.
 func TestAttentionVersions(t *testing.T) {
 	d := gpu(t, Options{})
 	shapes := []device.Heads{
@@ -58,23 +59,23 @@ func attentionVersions(t *testing.T, d *Device, h device.Heads) {
 		inputs[name] = x
 	}
 	// run makes both passes, with the out and lse that the first leaves.
-	run := func(alloc func(d *Device, rows, cols int, t device.Type) device.Tensor) map[string][]float32 {
+	run := func(typ device.Type, alloc func(d *Device, rows, cols int, t device.Type) device.Tensor) map[string][]float64 {
 		x := map[string]device.Tensor{}
 		var all []device.Tensor
 		for name, width := range widths {
-			x[name] = alloc(d, n, width, device.BF16)
+			x[name] = alloc(d, n, width, typ)
 			all = append(all, x[name])
 			if in := inputs[name]; in != nil {
 				device.UploadSlice(d, in, x[name])
 			}
 		}
-		lse := d.Alloc(n, h.Query, device.F32)
+		lse := d.Alloc(n, h.Query, typ.Acc())
 		d.Attention(h, x["q"], x["k"], x["v"], x["out"], lse)
 		d.AttentionBackward(h, x["q"], x["k"], x["v"], x["out"], lse, x["dout"], x["dq"], x["dk"], x["dv"])
-		got := map[string][]float32{"lse": device.DownloadSlice[float32](d, lse)}
+		got := map[string][]float64{"lse": device.DownloadSlice[float64](d, lse)}
 		for name := range widths {
 			if inputs[name] == nil {
-				got[name] = device.DownloadSlice[float32](d, x[name])
+				got[name] = device.DownloadSlice[float64](d, x[name])
 			}
 		}
 		d.Free(append(all, lse)...)
@@ -84,24 +85,40 @@ func attentionVersions(t *testing.T, d *Device, h device.Heads) {
 		return got
 	}
 	aligned := func(d *Device, rows, cols int, t device.Type) device.Tensor { return d.Alloc(rows, cols, t) }
-	tensor, again, plain := run(aligned), run(aligned), run(unaligned)
-	for name, want := range plain {
-		if !slices.Equal(tensor[name], again[name]) {
-			t.Errorf("%s differs in two equal calls", name)
-		}
-		limit := 1. / 128 // the rounding of p, ds, out and the result, each at most 1/512 of a number, and half that in the mean
-		if name == "lse" {
-			limit = 1e-5
-		}
-		var e, size float64
-		for i, w := range want {
-			e += math.Pow(float64(tensor[name][i])-float64(w), 2)
-			size += math.Pow(float64(w), 2)
-		}
-		if e = math.Sqrt(e / size); !(e <= limit) {
-			t.Errorf("%s: tensor cores and plain kernels differ by %.3g, at most %.3g is allowed", name, e, limit)
-		} else {
-			t.Logf("%s: tensor cores and plain kernels differ by %.3g", name, e)
+	// near compares all results by the root of the mean square.
+	near := func(what string, got, want map[string][]float64, limit, limitLse float64) {
+		for name := range want {
+			limit := limit
+			if name == "lse" {
+				limit = limitLse
+			}
+			var e, size float64
+			for i, w := range want[name] {
+				e += math.Pow(got[name][i]-w, 2)
+				size += w * w
+			}
+			if e = math.Sqrt(e / size); !(e <= limit) {
+				t.Errorf("%s: %s differ by %.3g, at most %.3g is allowed", name, what, e, limit)
+			} else {
+				t.Logf("%s: %s differ by %.3g", name, what, e)
+			}
 		}
 	}
+	same := func(what string, a, b map[string][]float64) {
+		for name := range a {
+			if !slices.Equal(a[name], b[name]) {
+				t.Errorf("%s: %s differ", name, what)
+			}
+		}
+	}
+	tensor := run(device.BF16, aligned)
+	same("tensor cores in two equal calls", tensor, run(device.BF16, aligned))
+	// The rounding of p, ds, out and the result, each at most 1/512 of a number, and half that in the mean.
+	near("tensor cores and plain kernels", tensor, run(device.BF16, unaligned), 1./128, 1e-5)
+
+	single := run(device.F32, aligned)
+	same("float32 in two equal calls", single, run(device.F32, aligned))
+	same("float32 copied in pieces and in numbers", single, run(device.F32, unaligned))
+	// As in the parity suite, for sums over all tokens and columns.
+	near("float32 and float64", single, run(device.F64, aligned), 8*0x1p-23*math.Sqrt(float64(2*(h.Length+h.Dim))), 1e-6)
 }

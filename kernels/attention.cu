@@ -15,78 +15,147 @@
 // first multiplies l and o by exp(m − m') (Milakov and Gimelshein, arXiv 1805.02867; Dao, arXiv 2307.08691). Exponentials
 // are powers of 2, log2 e being a part of the scale. A v that is not finite in ▒ makes NaN: 0·NaN.
 //
-// Here is the version for any type and width; sums in float32, or float64 for float64. What it costs is reading shared
-// memory: one number for two products. attention_tensor.cu has the version for bfloat16 and usual widths.
+// Here is the version for any type and width; sums in float32, or float64 for float64. attention_plain.cuh says how the work is
+// divided and what it costs: where heads are up to 64 wide, two warps have the even tiles of keys and two the odd ones, with an
+// m, l and o of their own; these are brought to the larger m and added at the end. attention_tensor.cu has the version for
+// bfloat16 and usual widths.
 #include "attention_plain.cuh"
 
 namespace {
 
-template <class A> struct Tiles {
-	Plain<A> a, b, p;
-};
-
-// Block: a tile of 64 query rows of a head, 128 columns of its output.
-template <class T> __global__ void __launch_bounds__(plainThreads) attention(Attend h, const T *q, const T *k, const T *v, T *out, Acc<T> *lse) {
+// Block: a tile of 64 query rows of a head, 64 to 128 columns of its output.
+template <class T, class P>
+__global__ void __launch_bounds__(plainThreads, P::blocks) attention(Attend h, Acc<T> scale2, bool pieces, const T *q, const T *k, const T *v, T *out, Acc<T> *lse) {
 	typedef Acc<T> A;
-	auto &t = shared<Tiles<A>>();
-	int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-	Place at = placeOf(h, h.query, (int)ceilDiv(h.length, side), h.section, true);
-	int i0 = at.tile * side, rows = lesser(h.length - i0, side), column0 = blockIdx.y * plainColumns;
-	int64_t row = at.sequence * h.length + i0, begin = at.sequence * h.length;
+	const int R = P::rows;
+	auto &t = shared<Tiles<P>>();
+	const Lane<P> my;
+	Place at = placeOf(h, h.query, (int)ceilDiv(h.length, P::left), h.section, true);
+	const int i0 = at.tile * P::left, rows = lesser(h.length - i0, P::left), column0 = blockIdx.y * P::columns, iWarp = i0 + my.left;
+	const int64_t row = at.sequence * h.length + i0, begin = at.sequence * h.length;
 	const int64_t strideQ = h.strideQuery(), strideK = h.strideKey();
 	q += row * strideQ + (int64_t)at.head * h.dim;
-	out += row * strideQ + (int64_t)at.head * h.dim;
 	k += begin * strideK + (int64_t)(at.head / h.group) * h.dim;
 	v += begin * strideK + (int64_t)(at.head / h.group) * h.dim;
-	const A scale = (A)(h.scale * 1.4426950408889634); // log2 e
 
-	A o[2][4][4] = {}, m[4], l[4] = {};
-	for (int r = 0; r < 4; r++)
-		m[r] = -INFINITY;
-	for (int j0 = h.firstKey(i0) / side * side; j0 < i0 + rows; j0 += side) {
-		int keys = lesser(h.length - j0, side);
-		A s[4][4];
-		scores<T, A>(s, t.a, t.b, q, strideQ, rows, k + j0 * strideK, strideK, keys, h.dim);
-		for (int r = 0; r < 4; r++) {
-			A top = m[r];
-			for (int c = 0; c < 4; c++) {
-				s[r][c] = h.sees(i0 + ty + 16 * r, j0 + tx + 16 * c) ? s[r][c] * scale : A(-INFINITY);
-				top = fmax(top, s[r][c]); // of a NaN and a number the number; the NaN is still in s
-			}
-			for (int x = 8; x > 0; x >>= 1)
-				top = fmax(top, __shfl_xor_sync(allLanes, top, x));
-			A from = top == -INFINITY ? A(0) : top; // nothing seen yet: exponentials of −∞, not of −∞ + ∞
-			A shrink = power2(m[r] - from);
-			m[r] = top;
-			l[r] *= shrink;
-			for (int c = 0; c < 4; c++) {
-				A p = power2(s[r][c] - from);
-				l[r] += p; // of this thread's columns
-				t.p[ty + 16 * r][tx + 16 * c] = p;
-				o[0][r][c] *= shrink;
-				o[1][r][c] *= shrink;
-			}
+	// Steps: the columns of q and k, the keys of v. j0 is the first key of the first of the tiles beside each other.
+	const int depths = (int)ceilDiv(h.dim, deep), steps = depths + side / deep, right = P::beside * side, end = i0 + rows;
+	auto begins = [&](A *stage, int j0, int step) {
+		const int j = j0 + my.beside * side; // of this warp's tile
+		if (step < depths) {
+			const int d = step * deep;
+			fetch<P::left, deep, P::depthPitch, plainThreads>(stage, q + d, strideQ, rows, h.dim - d, pieces, threadIdx.x);
+			fetch<side, deep, P::depthPitch, my.mates>(my.rightOf(stage), k + j * strideK + d, strideK, h.length - j, h.dim - d, pieces, my.mate);
+		} else {
+			const int n = (step - depths) * deep;
+			fetch<deep, P::columns, P::columns, my.mates>(my.factorOf(stage), v + (j + n) * strideK + column0, strideK, h.length - j - n, h.dim - column0, pieces, my.mate);
 		}
+		copyCommit();
+	};
+	int buffer = 0, step = 0, next = h.firstKey(i0) / side * side; // of what is on its way
+	begins(t.stage[0], next, 0);
+	auto turn = [&]() -> const A * {
+		copyWait<0>();
+		__syncthreads(); // this step is there; the other buffer was read
+		const A *stage = t.stage[buffer];
+		buffer = 1 - buffer;
+		if (++step == steps) {
+			step = 0;
+			next += right;
+		}
+		if (next < end)
+			begins(t.stage[buffer], next, step);
+		return stage;
+	};
+
+	A o[R][P::own] = {}, m[R], l[R][1] = {};
 #pragma unroll
-		for (int half = 0; half < 2; half++) {
-			int column = column0 + half * side;
-			if (column < h.dim) {
-				__syncthreads(); // b was read, p is written
-				load<T, A>(t.b, v + j0 * strideK + column, strideK, keys, h.dim - column);
-				__syncthreads();
-				addProduct<false, A>(o[half], t.p, t.b);
+	for (int r = 0; r < R; r++)
+		m[r] = -INFINITY;
+	A *p = &t.p[my.warp][0][0];
+	while (next < end) { // next is the tile whose first step is on its way
+		// Does a row of this warp see a key of its tile, does each see all?
+		const int j = next + my.beside * side;
+		const bool some = iWarp < h.length && j < iWarp + 4 * R && iWarp - (j + side - 1) < h.window;
+		const bool all = j + side - 1 <= iWarp && iWarp + 4 * R - 1 - j < h.window;
+		A s[R][8] = {};
+#pragma unroll 1
+		for (int d = 0; d < depths; d++) {
+			const A *stage = turn();
+			if (some)
+				addScores<Piece<A>::size>(s, my.leftOf(stage), my.rightOf(stage), my);
+		}
+		if (some) {
+#pragma unroll
+			for (int r = 0; r < R; r++) {
+				A top = m[r];
+#pragma unroll
+				for (int c = 0; c < 8; c++) {
+					s[r][c] = all || h.sees(iWarp + my.y + 4 * r, j + my.x + 8 * c) ? s[r][c] * scale2 : A(-INFINITY);
+					top = fmax(top, s[r][c]); // of a NaN and a number the number; the NaN is still in s
+				}
+#pragma unroll
+				for (int x = 8; x > 1; x >>= 1)
+					top = fmax(top, __shfl_xor_sync(allLanes, top, x));
+				A from = top == -INFINITY ? A(0) : top; // nothing seen yet: exponentials of −∞, not of −∞ + ∞
+				A shrink = power2(m[r] - from);
+				m[r] = top;
+				l[r][0] *= shrink;
+#pragma unroll
+				for (int c = 0; c < P::own; c++)
+					o[r][c] *= shrink;
+#pragma unroll
+				for (int c = 0; c < 8; c++) {
+					A e = power2(s[r][c] - from);
+					l[r][0] += e; // of this thread's columns
+					p[(my.y + 4 * r) * P::pPitch + my.x + 8 * c] = e;
+				}
 			}
 		}
+#pragma unroll 1
+		for (int n = 0; n < side / deep; n++) {
+			const A *stage = turn();
+			if (some)
+				addProduct<P>(o, p + n * deep, my.factorOf(stage), my);
+		}
 	}
-	for (int r = 0; r < 4; r++) {
-		for (int x = 8; x > 0; x >>= 1)
-			l[r] += __shfl_xor_sync(allLanes, l[r], x);
-		if (lse != nullptr && column0 == 0 && tx == 0 && ty + 16 * r < rows)
-			lse[(row + ty + 16 * r) * h.query + at.head] = (m[r] + log2(l[r])) * A(0.6931471805599453); // log 2
-		l[r] = 1 / l[r];
+
+	if (P::beside > 1) {
+		A *room = (A *)&t, common[R];
+		__syncthreads(); // the stages were read
+#pragma unroll
+		for (int r = 0; r < R; r++)
+			room[r * plainThreads + threadIdx.x] = m[r];
+		__syncthreads(); // the tops are there
+#pragma unroll
+		for (int r = 0; r < R; r++) {
+			common[r] = m[r];
+#pragma unroll
+			for (int b = 1; b < P::beside; b++)
+				common[r] = fmax(common[r], room[r * plainThreads + (threadIdx.x + b * P::along * 32) % plainThreads]);
+			A shrink = power2(m[r] - (common[r] == -INFINITY ? A(0) : common[r]));
+			m[r] = common[r];
+			l[r][0] *= shrink;
+#pragma unroll
+			for (int c = 0; c < P::own; c++)
+				o[r][c] *= shrink;
+		}
 	}
-	store<T, A>(out + column0, strideQ, rows, h.dim - column0, o[0], l);
-	store<T, A>(out + column0 + side, strideQ, rows, h.dim - column0 - side, o[1], l);
+	sumBeside<P>(t, l, my);
+	sumBeside<P>(t, o, my);
+	A inverse[R];
+#pragma unroll
+	for (int r = 0; r < R; r++) {
+		A sum = l[r][0];
+#pragma unroll
+		for (int x = 8; x > 1; x >>= 1)
+			sum += __shfl_xor_sync(allLanes, sum, x);
+		int i = my.left + my.y + 4 * r;
+		if (lse != nullptr && column0 == 0 && my.beside == 0 && my.x == 0 && i < rows)
+			lse[(row + i) * h.query + at.head] = (m[r] + log2(sum)) * A(0.6931471805599453); // log 2
+		inverse[r] = 1 / sum;
+	}
+	store<P>(out + row * strideQ + (int64_t)at.head * h.dim + column0, strideQ, rows, h.dim - column0, o, inverse, pieces, my);
 }
 
 } // namespace
@@ -100,7 +169,12 @@ extern "C" int surgeon_attention(int type, surgeon_heads heads, const void *q, c
 		return attentionTensor(h, q, k, v, out, (float *)lse, stream);
 	return dispatch(type, [&](auto e) {
 		typedef decltype(e) T;
-		dim3 grid((unsigned)(h.pairs() * ceilDiv(h.length, side)), (unsigned)ceilDiv(h.dim, plainColumns));
-		return launch(attention<T>, grid, plainThreads, sizeof(Tiles<Acc<T>>), stream, h, (const T *)q, (const T *)k, (const T *)v, (T *)out, (Acc<T> *)lse);
+		const Acc<T> scale2 = (Acc<T>)(h.scale * log2e);
+		const bool pieces = inPieces<T>(h, {q, k, v, out});
+		return byPlan<T, 2>(h.dim, [&](auto plan) {
+			typedef decltype(plan) P;
+			dim3 grid((unsigned)(h.pairs() * ceilDiv(h.length, P::left)), (unsigned)ceilDiv(h.dim, P::columns));
+			return launch(attention<T, P>, grid, plainThreads, sizeof(Tiles<P>), stream, h, scale2, pieces, (const T *)q, (const T *)k, (const T *)v, (T *)out, (Acc<T> *)lse);
+		});
 	});
 }

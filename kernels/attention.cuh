@@ -25,8 +25,8 @@ struct Attend {
 	__device__ int endQuery(int j) const { return j < length - window ? j + window : length; }
 };
 
-// tileRows is the height of all tiles of keys, and of the tiles of query rows in the backward pass. Sequences are padded to
-// whole tiles where something is kept per token and head.
+// tileRows is the height of the tiles that a block walks over, and of most others. Sequences are padded to whole tiles where
+// something is kept per token and head.
 const int tileRows = 64;
 __host__ __device__ inline int64_t paddedLength(const Attend &h) { return ceilDiv(h.length, tileRows) * tileRows; }
 
@@ -83,7 +83,7 @@ inline bool attend(int type, const surgeon_heads &x, Attend *h) {
 	int64_t bytes = 2 * x.length * x.dim * (type == SURGEON_F64 ? 8 : type == SURGEON_F32 ? 4 : 2); // keys and values of a head
 	int64_t heads = l2Bytes / bytes;
 	h->section = (int)(heads < 1 ? 1 : heads > 64 ? 64 : heads) * h->group;
-	return h->pairs() * ceilDiv(h->length, tileRows) <= INT32_MAX;
+	return h->pairs() * ceilDiv(h->length, tileRows / 2) <= INT32_MAX; // blocks of a grid; no tile is lower
 }
 
 #endif

@@ -8,8 +8,8 @@ import (
 	"surgeon/engine/device"
 )
 
-// heads: lengths about the edges of blocks of query rows (32, 64, 128), windows that begin and end in each, one or several
-// query heads to a key/value head. M is the number of sequences.
+// heads: lengths about the edges of blocks of query rows (32, 64, 128, 256), windows that begin and end in each, one or several
+// query heads to a key/value head; widths that are whole pieces of 16 bytes and others. M is the number of sequences.
 var heads = []Shape{
 	{M: 1, Heads: device.Heads{Length: 1, Query: 1, KeyValue: 1, Dim: 1, Scale: 1}},
 	{M: 3, Heads: device.Heads{Length: 2, Query: 2, KeyValue: 1, Dim: 3, Scale: 0.7}},
@@ -20,9 +20,11 @@ var heads = []Shape{
 	{M: 2, Heads: device.Heads{Length: 129, Query: 2, KeyValue: 2, Dim: 5, Scale: 0.5}},
 	{M: 1, Heads: device.Heads{Length: 300, Query: 2, KeyValue: 1, Dim: 6, Scale: 0.4, Window: 130}},
 	{M: 1, Heads: device.Heads{Length: 260, Query: 1, KeyValue: 1, Dim: 4, Scale: 0.5, Window: 1000}},
+	{M: 1, Heads: device.Heads{Length: 63, Query: 3, KeyValue: 1, Dim: 40, Scale: 0.16, Window: 20}},
+	{M: 1, Heads: device.Heads{Length: 65, Query: 2, KeyValue: 1, Dim: 63, Scale: 0.12}},
 }
 
-// wideHeads have the widths that tensor cores take as bfloat16, and one beyond. The first is small enough for the NaN passes.
+// wideHeads have the widths that tensor cores take as bfloat16, and beyond these what more than one block makes. The first is small enough for the NaN passes.
 var wideHeads = []Shape{
 	{M: 2, Heads: device.Heads{Length: 22, Query: 1, KeyValue: 1, Dim: 64, Scale: 0.125}},
 	{M: 2, Heads: device.Heads{Length: 130, Query: 4, KeyValue: 2, Dim: 64, Scale: 0.125, Window: 70}},
@@ -30,6 +32,7 @@ var wideHeads = []Shape{
 	{M: 1, Heads: device.Heads{Length: 161, Query: 2, KeyValue: 1, Dim: 96, Scale: 0.1, Window: 40}},
 	{M: 1, Heads: device.Heads{Length: 128, Query: 2, KeyValue: 1, Dim: 128, Scale: 0.088}},
 	{M: 1, Heads: device.Heads{Length: 257, Query: 1, KeyValue: 1, Dim: 128, Scale: 0.088, Window: 100}},
+	{M: 1, Heads: device.Heads{Length: 127, Query: 2, KeyValue: 1, Dim: 136, Scale: 0.08, Window: 64}},
 	{M: 1, Heads: device.Heads{Length: 70, Query: 1, KeyValue: 1, Dim: 200, Scale: 0.07}},
 }
 
