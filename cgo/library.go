@@ -117,6 +117,9 @@ func (d *Device) Cholesky(as ...device.Tensor) []bool {
 	}
 	infos, free := d.scratch(int64(4 * len(as)))
 	defer free()
+	if d.err != nil { // infos is no address
+		return ok
+	}
 	var many, large []C.surgeon_matrix
 	for i, a := range as {
 		m := C.surgeon_matrix{n: C.int64_t(a.Rows), a: (*C.double)(d.at(a)), info: (*C.int)(unsafe.Add(infos, 4*i))}
@@ -125,9 +128,6 @@ func (d *Device) Cholesky(as ...device.Tensor) []bool {
 		} else {
 			large = append(large, m)
 		}
-	}
-	if d.err != nil {
-		return ok
 	}
 	sideBySide(d, many, func(m C.surgeon_matrix) C.int64_t { return m.n }, func(m C.surgeon_matrix) C.int64_t { return C.surgeon_cholesky_scratch(m.n) },
 		func(m *C.surgeon_matrix, scratch unsafe.Pointer) { m.scratch = (*C.double)(scratch) },
@@ -197,16 +197,25 @@ const systemsEnough = 4
 // the same on either side, by solve.cu. The pairs of one call have one type.
 func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	device.CheckCholeskySolve(side, ls, bs)
+	rightSides := func(b device.Tensor) int {
+		if side == device.Right {
+			return b.Rows
+		}
+		return b.Cols
+	}
+	singles := 0
+	for _, b := range bs {
+		if rightSides(b) == 1 {
+			singles++
+		}
+	}
 	var single []C.surgeon_system
 	var many []C.surgeon_triangle
 	for i, b := range bs {
 		lt, bt := d.at(ls[i]), d.at(b)
-		n, others := C.int64_t(ls[i].Rows), C.int64_t(b.Cols)
-		if side == device.Right {
-			others = C.int64_t(b.Rows)
-		}
+		n, others := C.int64_t(ls[i].Rows), C.int64_t(rightSides(b))
 		switch {
-		case others == 1 && (len(bs) >= systemsEnough || b.Type == device.F32):
+		case others == 1 && (singles >= systemsEnough || b.Type == device.F32):
 			single = append(single, C.surgeon_system{n: n, l: lt, b: bt})
 		case ls[i].Rows <= d.manyOrder:
 			many = append(many, C.surgeon_triangle{n: n, m: others, l: (*C.double)(lt), b: (*C.double)(bt)})

@@ -13,20 +13,20 @@ import (
 	"surgeon/engine/report"
 )
 
-// DiskPart is what a run writes to a place, at most at one time.
+// DiskPart is what a run still has to write to a place, at most at one time.
 type DiskPart struct {
 	Name  string `json:"name"`
 	Path  string `json:"-"`
 	Bytes int64  `json:"bytes"` // of tensors; names and reports are not worth counting beside them
 }
 
-// diskParts are the models that the run still has to write, and the shots in its work directory: a new one is complete before the
-// one before it is removed.
+// diskParts are the models that the run still has to write, each complete before one that it replaces is removed, and the shots in its
+// work directory: there too a new one is complete before the one before it is removed.
 func (r *run) diskParts() []DiskPart {
 	o, model := r.options, r.inputs.model
 	var parts []DiskPart
 	for _, path := range o.Outputs() {
-		if _, err := os.Lstat(path); err != nil { // one on the way may be there already
+		if done, err := report.Read(filepath.Join(path, reportName)); err != nil || done.Run != r.report.Run { // else it is this run's, made on the way
 			parts = append(parts, DiskPart{"model", path, model.WrittenBytes(checkpoint.WriteOptions{DType: safetensors.DType(o.DType)})})
 		}
 	}
@@ -39,11 +39,11 @@ func (r *run) diskParts() []DiskPart {
 	if o.KeepShots {
 		shots = o.Shots
 	}
-	return append(parts, DiskPart{report.Counted(shots, "shot"), o.Work, int64(shots) * shot})
+	return append(parts, DiskPart{report.Counted(shots, "shot"), o.Work, max(0, int64(shots)*shot-filesIn(o.Work))})
 }
 
-// roomOnDisk refuses parts for which there is no room, less what lies in their places already. disk tells which file system a place
-// is on, and what is free there; where it cannot, nothing is refused.
+// roomOnDisk refuses parts for which there is no room. disk tells which file system a place is on, and what is free there; where it
+// cannot, nothing is refused.
 func roomOnDisk(parts []DiskPart, disk func(path string) (id uint64, free int64, ok bool)) error {
 	type need struct {
 		id          uint64
@@ -53,16 +53,15 @@ func roomOnDisk(parts []DiskPart, disk func(path string) (id uint64, free int64,
 	var needs []need
 	for _, p := range parts {
 		id, free, ok := disk(existing(p.Path))
-		bytes := p.Bytes - filesIn(p.Path)
-		if !ok || bytes <= 0 {
+		if !ok {
 			continue
 		}
 		i := slices.IndexFunc(needs, func(n need) bool { return n.id == id })
 		if i < 0 {
 			i, needs = len(needs), append(needs, need{id: id, free: free})
 		}
-		needs[i].bytes += bytes
-		needs[i].list = append(needs[i].list, p.Name+" in "+p.Path+" "+binary(bytes))
+		needs[i].bytes += p.Bytes
+		needs[i].list = append(needs[i].list, p.Name+" in "+p.Path+" "+binary(p.Bytes))
 	}
 	for _, n := range needs {
 		if n.bytes > n.free {

@@ -6,8 +6,12 @@ import "syscall"
 func diskOf(dir string) (id uint64, free int64, ok bool) {
 	var file syscall.Stat_t
 	var system syscall.Statfs_t
-	if syscall.Stat(dir, &file) != nil || syscall.Statfs(dir, &system) != nil {
+	if syscall.Stat(dir, &file) != nil || syscall.Statfs(dir, &system) != nil || system.Blocks == 0 { // some tell of no block at all
 		return 0, 0, false
 	}
-	return file.Dev, int64(system.Bavail) * system.Bsize, true
+	unit := system.Frsize
+	if unit == 0 {
+		unit = system.Bsize
+	}
+	return file.Dev, int64(system.Bavail) * unit, true
 }

@@ -9,6 +9,7 @@ import (
 
 	"surgeon/engine/curvature"
 	"surgeon/engine/device/cpu"
+	"surgeon/engine/report"
 )
 
 // What would be caught: files that are larger than what was counted on the disk for them, or much smaller.
@@ -78,14 +79,11 @@ func weightFiles(t *testing.T, dir string) (bytes int64) {
 	return bytes
 }
 
-// What would be caught: a run that begins though its files do not fit, or is refused though they do: on one disk or two, with some
-// of them there already, or where the system does not tell.
+// What would be caught: a run that begins though its files do not fit, or is refused though they do: on one disk or two, or where the
+// system does not tell.
 func TestRoomOnDisk(t *testing.T) {
 	out, work := filepath.Join(t.TempDir(), "a", "out"), t.TempDir()
-	if err := os.WriteFile(filepath.Join(work, "shot-001.safetensors"), make([]byte, 400), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	parts := []DiskPart{{"model", out, 1000}, {"2 shots", work, 1000}}
+	parts := []DiskPart{{"model", out, 1000}, {"2 shots", work, 600}}
 	for _, test := range []struct {
 		ofOut, ofWork, free int64
 		want                string
@@ -94,7 +92,6 @@ func TestRoomOnDisk(t *testing.T) {
 		{1, 1, 1599, "the disk has 0.0 MiB free, and the run has to write more: model in " + out + " 0.0 MiB, 2 shots in " + work + " 0.0 MiB; make room"},
 		{1, 2, 1000, ""},
 		{1, 2, 999, "model in " + out},
-		{1, 2, 599, "model in " + out},
 		{0, 2, 600, ""}, // 0: it does not tell
 		{0, 2, 599, "more: 2 shots in " + work},
 		{0, 0, 0, ""},
@@ -112,6 +109,49 @@ func TestRoomOnDisk(t *testing.T) {
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%d bytes free: %v, want %q", test.free, err, test.want)
 		}
+	}
+}
+
+// What would be caught: a model that is replaced and needs no room, as if it went before the new one came; one that is written already, or
+// shots that are there, for which room is wanted again.
+func TestDiskPartsThatAreThere(t *testing.T) {
+	dir, text := tiny(t, "tiny-opt")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.WriteAt = []float64{0.2}
+	dev := cpu.Open()
+	defer dev.Close()
+	parts := func(o Options) (models int, shots int64) {
+		t.Helper()
+		r, err := prepare(dev, o, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.close()
+		all := r.diskParts()
+		return len(all) - 1, all[len(all)-1].Bytes
+	}
+	models, before := parts(o)
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := Prune(ctx, dev, o, &silent{onShot: func(s report.Shot) {
+		if s.Number == 3 {
+			cancel()
+		}
+	}}); err == nil {
+		t.Fatal("the run was not stopped")
+	}
+	left, after := parts(o)
+	if models != 2 || left != 1 {
+		t.Errorf("%d models are to be written, and %d when one is there; want 2 and 1", models, left)
+	}
+	if after > before*6/10 || after < before*4/10 {
+		t.Errorf("shots want %d bytes, and %d when one is there", before, after)
+	}
+	if _, err := Prune(context.Background(), dev, o, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	o.Force, o.Seed, o.WriteAt = true, 101, nil
+	if models, _ := parts(o); models != 1 {
+		t.Errorf("%d models are to be written where one is replaced", models)
 	}
 }
 

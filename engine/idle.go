@@ -20,8 +20,8 @@ var purposes = []purpose{
 	{[]string{"step-limit", "rank-by"}, func(o *Options) bool { return o.Structure == prune.RowCol }, "--structure rowcol"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Structure != prune.RowCol }, "--structure element, or N:M"},
 	{[]string{"tolerance"}, func(o *Options) bool {
-		return o.Structure != prune.RowCol || o.Curvature == curvature.KronSum
-	}, "--structure element, or N:M, or --curvature kron-sum"},
+		return o.Structure != prune.RowCol || o.Curvature == curvature.KronSum && o.Rank > 2
+	}, "--structure element, or N:M, or --rank 3 or more"},
 	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Update != prune.None }, "--update joint"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Curvature != curvature.Activations }, "a curvature of gradients: with activations rows know nothing of one another"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Damping != jointDamping }, "--damping factored: with joint all weights that go are one group"},

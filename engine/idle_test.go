@@ -35,9 +35,9 @@ func TestIdleOptions(t *testing.T) {
 		{"rank-by", func(o *Options) { o.Structure = prune.Structure{N: 2, M: 4} }, func(o *Options) {}, "it needs --structure rowcol"},
 		{"group", func(o *Options) {}, element, "it needs --structure element"},
 		{"tolerance", func(o *Options) {}, func(o *Options) { o.Structure, o.Damping = prune.Element, jointDamping }, "it needs --structure element"},
-		{"tolerance", func(o *Options) { o.Damping = jointDamping }, func(o *Options) {
-			o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 2
-		}, "--curvature kron-sum"},
+		{"tolerance", func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 2 }, func(o *Options) {
+			o.Curvature, o.PowerSteps, o.Rank, o.Cost = curvature.KronSum, 4, 3, prune.OBD
+		}, "--rank 3 or more"},
 		{"sequential", func(o *Options) { o.Structure, o.Update = prune.Element, prune.None }, element, "it needs --update joint"},
 		{"group", func(o *Options) { o.Structure, o.Damping = prune.Element, jointDamping }, element, "it needs --damping factored"},
 		{"sequential", func(o *Options) {

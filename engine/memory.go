@@ -180,9 +180,9 @@ func sumScratch(r, c int, o Options) int64 {
 		bases = squares
 	}
 	update := 13*weights + bases + halves
-	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and the inverse of its first product, or its own
-		update = 15*weights + products*squares + squares
-		if o.Structure == prune.RowCol && products > 1 { // some in float32: five matrices like the weights, the factors, the inverse
+	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and its inverse
+		update = 15*weights + products*squares + bases
+		if o.Structure == prune.RowCol && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
 			update += 5*o.page.Tensor(r, c, device.F32) + products*halves + halves
 		}
 	}

@@ -72,6 +72,7 @@ func TestPlannedDevicePeak(t *testing.T) {
 		{"long batches", measuring, 0, func(o *Options) { o.Batch, o.Samples = 8, 16 }},
 		{"long batches in bfloat16", measuring, 0, func(o *Options) { o.Batch, o.Samples, o.Precision = 8, 16, "bfloat16" }},
 		{"short windows", pruning, 0, func(o *Options) { o.Batch, o.Length = 1, 4 }},
+		{"short windows, much goes at once", pruning, 0, func(o *Options) { o.Batch, o.Length, o.Shots, o.Target, o.StepLimit = 1, 4, 1, 0.6, 1 }},
 		{"only weights that stay", pruning, 0, func(o *Options) { o.Batch, o.Length, o.Update = 1, 4, prune.None }},
 		{"single weights", pruning, 0, func(o *Options) { o.Batch, o.Length, o.Structure, o.Group = 1, 4, prune.Element, 200 }},
 		{"single weights, large groups", pruning, 0, func(o *Options) { o.Batch, o.Length, o.Structure, o.Group = 1, 4, prune.Element, 2000 }},

@@ -125,13 +125,14 @@ func (o *Options) updateWork(rows, cols int, before, after float64, steps int) f
 	switch {
 	case o.Update == prune.None: // what it costs is predicted all the same
 		return o.products() * 2 * r * c * (r + c)
-	case o.Curvature == curvature.KronSum && (o.Structure == prune.RowCol || o.Rank > 2): // the inverse of the first product; for each step that, and F' itself
-		return 7*(r*r*r+c*c*c)/3 + float64(steps)*(1+o.products())*2*r*c*(r+c)
-	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // bases, and for each step an inverse
-		if o.Structure == prune.RowCol {
+	case o.Curvature == curvature.KronSum || o.Damping == jointDamping: // bases, and for each step an inverse, and F' itself
+		pairs := 2.
+		if o.products() > 2 {
+			pairs += o.products()
+		} else if o.Structure == prune.RowCol {
 			steps = 1
 		}
-		return 10*(r*r*r+c*c*c) + float64(steps)*2*2*r*c*(r+c)
+		return 10*(r*r*r+c*c*c) + float64(steps)*pairs*2*r*c*(r+c)
 	case o.Structure == prune.RowCol:
 		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2))
 	}

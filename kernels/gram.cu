@@ -111,8 +111,8 @@ template <class C> Plan<C> planOf(int64_t tokens, int squares) {
 		rest = 0;
 	p.whole = squares - rest;
 	p.rest = rest;
-	p.parts = parts;
 	p.partTokens = (int)(ceilDiv(ceilDiv(tokens, parts), C::depth) * C::depth);
+	p.parts = parts == 1 ? 1 : (int)ceilDiv(tokens, p.partTokens); // fewer where whole steps make longer parts
 	return p;
 }
 

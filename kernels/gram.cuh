@@ -51,7 +51,7 @@ struct FloatCut {
 	static const int wave = emulated ? 4 : 264, band = emulated ? 2 : 16;
 	static const int leastTokens = emulated ? 32 : 64;
 	static const int tileTokens = 64;
-	// 576 columns and 2048 tokens are 15 squares in 17 parts: with 8 rows a block the second kernel would have 240 blocks, each
+	// 576 columns and 2048 tokens are 15 squares in 16 parts: with 8 rows a block the second kernel would have 240 blocks, each
 	// waiting 24 times for memory, 17 µs by arithmetic; the squares take about 30. (Reasoned, not measured.)
 	static const int restRows = 1;
 	static const int outStride = side + 4, outLength = rows * outStride;

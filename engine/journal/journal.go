@@ -115,23 +115,32 @@ func Check(dir string, options any) error {
 	}
 	if err := compareOptions(dir, there, here); err != nil {
 		j := Journal{files: files{dir: dir}}
-		return j.unlessNew(err)
+		return j.unlessNew(err, there, here)
 	}
 	return nil
 }
 
-// unlessNew is a refusal for other options, or nil in a directory without a file of any shot.
-func (j *Journal) unlessNew(err error) error {
-	refusal, ok := errors.AsType[*Refusal](err)
-	if !ok {
+// unlessNew is a refusal for other options, or nil where nothing can be lost: in a directory of a run, whose options have the same
+// names, that holds no file of any shot and none of anybody else.
+func (j *Journal) unlessNew(err error, there, here []byte) error {
+	if _, ok := errors.AsType[*Refusal](err); !ok {
 		return err
 	}
-	shots, err := j.list()
-	if err != nil {
+	old, err1 := parseOptions(there)
+	now, err2 := parseOptions(here)
+	entries, err3 := os.ReadDir(j.files.dir)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	if len(shots) > 0 {
-		return refusal
+	for name := range now {
+		if _, ok := old[name]; !ok {
+			return err
+		}
+	}
+	for _, e := range entries {
+		if name := e.Name(); name != lockName && name != optionsName && name != eventsName && !temporary.MatchString(name) {
+			return err
+		}
 	}
 	return nil
 }
@@ -153,7 +162,7 @@ func (j *Journal) open(here []byte) error {
 		return err
 	case !bytes.Equal(here, there):
 		if err := compareOptions(j.files.dir, there, here); err != nil {
-			if err = j.unlessNew(err); err != nil {
+			if err = j.unlessNew(err, there, here); err != nil {
 				return err
 			}
 			j.warn("the work directory %s was that of a run with other options, which came to no shot: it is this run's now", j.files.dir)
@@ -215,11 +224,16 @@ func (j *Journal) Close() error {
 	return errors.Join(j.events.close(), j.lock.Close())
 }
 
-// Remove closes the journal and removes its directory.
+// Remove closes the journal and removes its directory, or only what is its own where others have put something there.
 func (j *Journal) Remove() error {
 	err := j.Clear()
 	if err == nil {
-		err = os.RemoveAll(j.files.dir)
+		err = os.Remove(j.files.path(lockName))
+	}
+	if err == nil {
+		if err = os.Remove(j.files.dir); errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST) {
+			err = nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("removing the work directory: %w", err)
@@ -227,13 +241,13 @@ func (j *Journal) Remove() error {
 	return nil
 }
 
-// Clear closes the journal and removes what is in its directory but the lock, so that any run may begin there. options.json
-// goes after all else, so that a directory where that was cut off can still be opened.
+// Clear closes the journal and removes its files but the lock, so that any run may begin there. options.json goes after all else,
+// so that a directory where that was cut off can still be opened.
 func (j *Journal) Clear() error {
 	entries, err := os.ReadDir(j.files.dir)
 	for _, e := range entries {
-		if e.Name() != optionsName && e.Name() != lockName {
-			err = errors.Join(err, os.RemoveAll(j.files.path(e.Name())))
+		if name := e.Name(); name == eventsName || shotFile.MatchString(name) || temporary.MatchString(name) {
+			err = errors.Join(err, os.RemoveAll(j.files.path(name)))
 		}
 	}
 	if err == nil {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -206,7 +207,8 @@ func TestShotNumbers(t *testing.T) {
 }
 
 // What would be caught: a directory without a shot that refuses other options, although nothing could be lost; one whose only
-// shot, complete or not, is lost by them; options that are forgotten, or taken over by a look.
+// shot, complete or not, is lost by them; options that are forgotten, or taken over by a look; files of somebody else that are taken
+// for a run's, and removed with it.
 func TestOtherOptionsBeforeAShot(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	open := func(shots int, want string) {
@@ -238,11 +240,31 @@ func TestOtherOptionsBeforeAShot(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(5, "refused")
-	if err := os.Remove(weights); err != nil {
+	if err := os.Rename(weights, filepath.Join(dir, "thesis.tex")); err != nil {
 		t.Fatal(err)
 	}
+	open(5, "refused")
 	j, err := Open(dir, scenarioOptions{Shots: 4}, Settings{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if left := listing(t, dir); len(left) != 1 || left["thesis.tex"] == "" {
+		t.Errorf("removing the run leaves %v", slices.Collect(maps.Keys(left)))
+	}
+	if err := os.Remove(filepath.Join(dir, "thesis.tex")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, optionsName), []byte(`{"theme": "dark"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	open(4, "refused")
+	if err := os.Remove(filepath.Join(dir, optionsName)); err != nil {
+		t.Fatal(err)
+	}
+	if j, err = Open(dir, scenarioOptions{Shots: 4}, Settings{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.SaveShot(1, nil, nil); err != nil {

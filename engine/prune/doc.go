@@ -5,7 +5,7 @@
 //	threshold.go  one threshold for the whole model                                     (section 4)
 //	update.go     the weights that stay, and the predicted increase of the whole step   (section 5)
 //	exact.go      the same costs for sums of products and for joint damping
-//	refit.go      the same update for those, and for single weights, by spectral.go, operator.go and inverse.go
+//	refit.go      the same update for those, and for any set of single weights, by spectral.go, operator.go and inverse.go
 //	elements.go   the costs of single weights, from which they are made anew at every look
 //	cheapest.go   which of them go, or which blocks of them, without sorting
 //	groups.go     the update for single weights, of a whole matrix or group by group, by the steps of conjugate.go
@@ -17,12 +17,10 @@
 // A curvature is a sum of products, F = Σ_k G_k ⊗ A_k, each side measured or the identity. What is computed with it depends
 // on the number of products and on the damping:
 //
-//	                            exact inverse   costs                updates of rows and columns    of single weights
-//	1, factors damped           G'⁻¹ ⊗ A'⁻¹     costs.go             update.go, direct              groups.go
-//	1, joint damping            spectral.go     obs exact.go, obd    refit.go, a step with it       with it alone
-//	2                           spectral.go     obs exact.go, obd    refit.go, with F'              with it alone
-//	3 and more                  none            obd                  refit.go, with F'              with F'
+//	                            exact inverse   costs                updates of rows and columns; of single weights
+//	1, factors damped           G'⁻¹ ⊗ A'⁻¹     costs.go             update.go, direct; groups.go
+//	1, joint damping; 2         spectral.go     obs exact.go, obd    refit.go, conjugate gradients: with F' (operator.go), which that
+//	                                                                 inverse makes short; with the inverse alone
+//	3 and more                  none            obd                  refit.go, with F' for both, and an inverse that is near (inverse.go)
 //	2 and more, joint damping   refused
-//
-// With F' means conjugate gradients with F' itself (operator.go) and the inverse of the first product (inverse.go).
 package prune

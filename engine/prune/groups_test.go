@@ -2,6 +2,7 @@ package prune
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -112,35 +113,23 @@ func TestTolerance(t *testing.T) {
 		if near.Iterations >= exact.Iterations || near.Predicted == exact.Predicted || near.Predicted > 1.03*exact.Predicted || near.Predicted < 0.99*exact.Predicted {
 			t.Errorf("%s: a tolerance of 0.01 gives %v in %d steps, 0 gives %v in %d", test.name, near.Predicted, near.Iterations, exact.Predicted, exact.Iterations)
 		}
-		p.damp = Damping{G: 0.1, A: 0.01, Joint: test.joint}
-		above := func(what string, near, exact Result) {
-			t.Helper()
-			least := p.dampedCost(device.DownloadSlice[float64](dev, exact.W))
-			share := p.dampedCost(device.DownloadSlice[float64](dev, near.W))/least - 1
-			t.Logf("%s, %s: a tolerance of 0.01 costs %.2g above the least, in %d steps; 0 takes %d", test.name, what, share, near.Iterations, exact.Iterations)
-			if !(share <= 0.01) || near.Iterations > exact.Iterations/2 {
-				t.Errorf("%s, %s: %.3g above the least, after %d and %d steps", test.name, what, share, near.Iterations, exact.Iterations)
-			}
-		}
-		if len(test.scales) > 2 {
-			above("single weights", near, exact)
-		}
 		if len(test.scales) > 1 || test.joint {
 			kept := Kept{Rows: ones(40), Cols: ones(48)}
 			for i := range 10 {
 				kept.Rows[4*i], kept.Cols[4*i+1] = false, false
 			}
-			var results [2]Result
+			var predicted [2]float64
+			var steps [2]int
 			for i, tolerance := range []float64{0, 0.01} {
-				var err error
-				if results[i], err = applyOne(dev, p.layer, p.alive, kept, Joint, p.damp, tolerance); err != nil {
+				r, err := applyOne(dev, p.layer, p.alive, kept, Joint, Damping{G: 0.1, A: 0.01, Joint: test.joint}, tolerance)
+				if err != nil {
 					t.Fatal(err)
 				}
+				predicted[i], steps[i] = r.Predicted, r.Iterations
 			}
-			if len(test.scales) > 1 {
-				above("rows and columns", results[1], results[0])
-			} else if results[0].Predicted != results[1].Predicted {
-				t.Errorf("%s, rows and columns: a tolerance changes what has an exact inverse", test.name)
+			t.Logf("%s, rows and columns: predicted %.6g exactly in %d steps, %.6g within a hundredth in %d", test.name, predicted[0], steps[0], predicted[1], steps[1])
+			if len(test.scales) < 3 && predicted[0] != predicted[1] || len(test.scales) == 3 && (steps[1] > steps[0]/2 || !(math.Abs(predicted[1]/predicted[0]-1) < 0.03)) {
+				t.Errorf("%s, rows and columns: a tolerance of 0.01 gives %v in %d steps, 0 gives %v in %d", test.name, predicted[1], steps[1], predicted[0], steps[0])
 			}
 			continue
 		}

@@ -82,9 +82,8 @@ func TestUpdatesOfSumsAgainstDense(t *testing.T) {
 				t.Fatalf("%v, %d×%d alive %v kept %v", c, p.r, p.c, p.alive, kept)
 			}
 		}
-		t.Logf("%v: %d iterations in 25 updates", c, iterations)
-		// Where there is an exact inverse it takes one step, for sums at least a few.
-		if n := len(strings.Split(c.products, "+")); n == 1 && iterations > 40 || n > 1 && iterations < 25 {
+		// Where there is an exact inverse it takes one step, for sums of more products at least a few.
+		if n := len(strings.Split(c.products, "+")); n <= 2 && iterations > 40 || n > 2 && iterations < 50 {
 			t.Errorf("%v: %d iterations in 25 updates", c, iterations)
 		}
 	}
@@ -172,7 +171,8 @@ func layerWithSpectrum(dev device.Device, rng *rand.Rand, rows, cols int, scales
 }
 
 // What would be caught: a preconditioner that is worse than it was, and a solve that says it has converged when it has not. The
-// limits are a third above what was counted. The gradient F'D is made by gonum.
+// limits are a third above what was counted: 262 steps for three products and rows, for which the inverse of the first product alone
+// takes 1033. The gradient F'D is made by gonum.
 func TestStepsOfConjugateGradients(t *testing.T) {
 	const seed = 25
 	t.Logf("seed %d", seed)
@@ -186,8 +186,8 @@ func TestStepsOfConjugateGradients(t *testing.T) {
 	}{
 		{"one product, factors damped", []float64{1}, false, 0, 220},
 		{"one product, joint damping", []float64{1}, true, 2, 57},
-		{"two products", []float64{1, 0.3}, false, 1100, 206},
-		{"three products", []float64{1, 0.3, 0.1}, false, 1380, 1400},
+		{"two products", []float64{1, 0.3}, false, 2, 206},
+		{"three products", []float64{1, 0.3, 0.1}, false, 350, 1036},
 	} {
 		p := layerWithSpectrum(dev, rand.New(rand.NewPCG(seed, 0)), 40, 48, test.scales...)
 		p.damp = Damping{G: 0.01, A: 0.01, Joint: test.joint}
@@ -238,19 +238,6 @@ func (p sumProblem) residual(w []float64, gone func(i, j int) bool) float64 {
 		}
 	}
 	return math.Sqrt(residual / norm)
-}
-
-// dampedCost is ½ vec(D)ᵀF'vec(D) for the change D to new weights w.
-func (p sumProblem) dampedCost(w []float64) (cost float64) {
-	change := mat.NewDense(p.r, p.c, nil)
-	for k, v := range w {
-		change.RawMatrix().Data[k] = v - p.w.RawMatrix().Data[k]
-	}
-	y := p.times(change)
-	for k, v := range change.RawMatrix().Data {
-		cost += v * y.RawMatrix().Data[k] / 2
-	}
-	return cost
 }
 
 // times is F'x as a sum of products of matrices; fisher would have an order of R·C.

@@ -24,7 +24,8 @@ import (
 type spectral struct {
 	rows, cols basis
 	alpha      float64
-	unit       float64 // of an exact inverse
+	unit       float64       // of an exact inverse
+	diagonal   device.Tensor // R×C, what stands for α + s_i·t_j where F' is not diagonal in the basis (newMean)
 	raised     []Raised
 }
 
@@ -71,6 +72,7 @@ func (l Layer) refuse(damp Damping) error {
 func (s *spectral) free(d device.Device) {
 	s.rows.free(d)
 	s.cols.free(d)
+	d.Free(s.diagonal)
 }
 
 func (b basis) free(d device.Device) {
@@ -85,8 +87,17 @@ func (s *spectral) solve(d device.Device, x device.Tensor) {
 	y := d.Alloc(x.Rows, x.Cols, device.F64)
 	defer d.Free(y)
 	around(d, true, s.rows.k, s.cols.k, x, y)
-	d.DivideOuter(s.alpha, s.rows.values, s.cols.values, x)
+	s.divide(d, x)
 	around(d, false, s.rows.k, s.cols.k, x, y)
+}
+
+// divide is x ← x∘T.
+func (s *spectral) divide(d device.Device, x device.Tensor) {
+	if s.diagonal.IsZero() {
+		d.DivideOuter(s.alpha, s.rows.values, s.cols.values, x)
+	} else {
+		d.Divide(x, s.diagonal, x)
+	}
 }
 
 // rounded is fx ← (F'/unit)⁻¹x by products in float32, and what gives back its memory.
@@ -97,7 +108,7 @@ func (s *spectral) rounded(d device.Device) (solve func(x, fx device.Tensor), fr
 		d.Copy(x, a)
 		around(d, true, left, right, a, b)
 		d.Copy(a, fx)
-		d.DivideOuter(s.alpha, s.rows.values, s.cols.values, fx)
+		s.divide(d, fx)
 		d.Copy(fx, a)
 		around(d, false, left, right, a, b)
 		d.Copy(a, fx)

@@ -156,7 +156,7 @@ func TestSumsThatFail(t *testing.T) {
 		{"indefinite beyond float64's rounding", Layer{Term: good, Rest: []Term{{G: sym(1, 2, 3, -1e-7), A: good.A}}}, damp,
 			"layer blocks.0: the factor G of product 2 is not positive semi-definite", ""},
 		{"indefinite", Layer{Term: good, Rest: []Term{{G: good.G, A: in32(1, 2, 3, -1)}}}, damp,
-			"layer blocks.0: the factor A of product 2 is not positive semi-definite", ""}, // over what stays the sum is positive definite
+			"layer blocks.0: the factor A of product 2 is not positive semi-definite", "layer blocks.0: the factor A of product 2 is not positive semi-definite"},
 		{"three products, one indefinite", Layer{Term: good, Rest: []Term{good, {G: good.G, A: sym(1, 2, 3, -100)}}}, damp,
 			"layer blocks.0: a sum of 3 products has no exact inverse", "layer blocks.0: the curvature is not positive definite"},
 		{"three products", Layer{Term: good, Rest: []Term{good, good}}, damp, "layer blocks.0: a sum of 3 products has no exact inverse", ""},

@@ -43,8 +43,8 @@ type Result struct {
 //
 // That is one product with damped factors; refit.go has the others, layer by layer.
 //
-// tolerance, which sums of products need, is the most that the solution may cost above the least, as a share of that (change). 0 =
-// what rounding allows. In an error nothing is held.
+// tolerance, which sums of three products and more need, is an estimate of what the solution costs above the least, as a share of
+// that (change). 0 = what rounding allows. In an error nothing is held.
 func Apply(d device.Device, layers []Layer, alive, kept []Kept, how Update, damp Damping, tolerance float64) ([]Result, error) {
 	parts := make([]partition, len(layers))
 	for i := range layers {
@@ -59,14 +59,10 @@ func Apply(d device.Device, layers []Layer, alive, kept []Kept, how Update, damp
 	}
 	results := make([]Result, len(layers))
 	for i, l := range layers {
-		err := results[i].apply(d, l, alive[i], parts[i], reaches[i], how, damp, tolerance)
-		d.Free(reaches[i].rows, reaches[i].cols)
-		if err != nil {
+		if err := results[i].apply(d, l, alive[i], parts[i], &reaches[i], how, damp, tolerance); err != nil {
 			for k := range layers {
 				d.Free(results[k].W)
-				if k > i {
-					d.Free(reaches[k].rows, reaches[k].cols)
-				}
+				reaches[k].free(d)
 			}
 			return nil, err
 		}
@@ -75,7 +71,7 @@ func Apply(d device.Device, layers []Layer, alive, kept []Kept, how Update, damp
 }
 
 // apply is Apply for one layer.
-func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x reach, how Update, damp Damping, tolerance float64) (err error) {
+func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x *reach, how Update, damp Damping, tolerance float64) (err error) {
 	if !p.removes() { // the step is zero, and so is what it costs
 		r.W = Restrict(d, l.W, alive)
 		return nil
@@ -90,12 +86,13 @@ func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x reac
 		case how == None:
 		case l.factored(damp):
 			x.refit(d, p, how, w, stays)
+			x.free(d) // before the prediction, which needs room
 			r.Raised = x.raised
 		default:
 			r.Raised, r.Iterations, err = refitSum(d, l, alive, p, how, damp, tolerance, w, stays)
 		}
 		d.Scatter(stays, p.s, p.t, v)
-		d.Free(stays) // before the prediction, which needs room
+		d.Free(stays)
 		if err != nil {
 			return err
 		}
@@ -155,6 +152,11 @@ type reach struct {
 	raised     []Raised
 }
 
+func (x *reach) free(d device.Device) {
+	d.Free(x.rows, x.cols)
+	x.rows, x.cols = device.Tensor{}, device.Tensor{}
+}
+
 // reachesOf are those of the layers whose curvature is one product of damped factors.
 func reachesOf(d device.Device, layers []Layer, alive []Kept, parts []partition, damp Damping) ([]reach, error) {
 	type solve struct {
@@ -203,7 +205,7 @@ func reachesOf(d device.Device, layers []Layer, alive []Kept, parts []partition,
 }
 
 // refit changes stays = W_ST into V.
-func (x reach) refit(d device.Device, p partition, how Update, w, stays device.Tensor) {
+func (x *reach) refit(d device.Device, p partition, how Update, w, stays device.Tensor) {
 	rowStep, colStep := !x.rows.IsZero(), !x.cols.IsZero()
 	if rowStep { // V ← W_ST + X_L W_QT
 		part := gather(d, w, p.q, p.t)
