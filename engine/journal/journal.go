@@ -4,7 +4,8 @@
 // # What lies in the directory
 //
 //	lock                   held by the process that works here; its content is that process' number
-//	options.json           what was asked for, with hashes of model, data and program version; written once, first
+//	options.json           what was asked for, with hashes of model, data and program version; written first, and
+//	                       anew only for other options before there is a shot
 //	journal.jsonl          one line per event, appended and synced: a story for people and displays
 //	shot-003.safetensors   the weights that differ from the dense model after shot 3
 //	shot-003.json          what else must be remembered, with size and SHA-256 of the weights and of itself
@@ -114,21 +115,20 @@ func Check(dir string, options any) error {
 		return fmt.Errorf("looking into the work directory: %w", err)
 	}
 	if err := compareOptions(dir, there, here); err != nil {
-		j := Journal{files: files{dir: dir}}
-		return j.unlessNew(err, there, here)
+		return unlessNew(dir, err, there, here)
 	}
 	return nil
 }
 
 // unlessNew is a refusal for other options, or nil where nothing can be lost: in a directory of a run, whose options have the same
 // names, that holds no file of any shot and none of anybody else.
-func (j *Journal) unlessNew(err error, there, here []byte) error {
+func unlessNew(dir string, err error, there, here []byte) error {
 	if _, ok := errors.AsType[*Refusal](err); !ok {
 		return err
 	}
 	old, err1 := parseOptions(there)
 	now, err2 := parseOptions(here)
-	entries, err3 := os.ReadDir(j.files.dir)
+	entries, err3 := os.ReadDir(dir)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (j *Journal) open(here []byte) error {
 		return err
 	case !bytes.Equal(here, there):
 		if err := compareOptions(j.files.dir, there, here); err != nil {
-			if err = j.unlessNew(err, there, here); err != nil {
+			if err = unlessNew(j.files.dir, err, there, here); err != nil {
 				return err
 			}
 			j.warn("the work directory %s was that of a run with other options, which came to no shot: it is this run's now", j.files.dir)
