@@ -218,12 +218,11 @@ struct Pair {
 	double a[order][order + 1]; // so that a column lies in different banks
 	double q[order][order];     // Qᵀ
 	double c[blockSize], s[blockSize];
-	int any, large[innerSweeps];
 };
 
 // angle makes (x, y) of a zero: new row x = c·x − s·y, new row y = s·x + c·y, and columns alike. The larger diagonal element
 // comes to x.
-__device__ void angle(double axx, double ayy, double axy, double tiny, double &c, double &s, int &large) {
+__device__ void angle(double axx, double ayy, double axy, double tiny, double &c, double &s, bool &large) {
 	c = 1;
 	s = 0;
 	if (!(fabs(axy) > tiny))
@@ -239,7 +238,7 @@ __device__ void angle(double axx, double ayy, double axy, double tiny, double &c
 		s = -old;
 	}
 	if (swap || fabs(t) > smallAngle)
-		large = 1; // whoever writes, writes the same
+		large = true;
 }
 
 // rotate: block (k, m) is for pair k of matrix m.
@@ -262,12 +261,7 @@ __global__ void __launch_bounds__(threads) rotate(const surgeon_eigen *matrices,
 	}
 	size += size % 2;
 	const double tiny = tolerance * z.state[0] / n;
-	if (threadIdx.x == 0) {
-		s.any = 0;
-		for (int i = 0; i < innerSweeps; i++)
-			s.large[i] = 0;
-	}
-	__syncthreads();
+	bool any = false;
 	for (int r = warp; r < order; r += warps)
 		for (int c = lane; c < order; c += 32) {
 			s.q[r][c] = r == c ? 1 : 0;
@@ -276,19 +270,19 @@ __global__ void __launch_bounds__(threads) rotate(const surgeon_eigen *matrices,
 			double v = place(r) < n ? m.a[place(r) * n + place(c)] : 0;
 			s.a[r][c] = v;
 			s.a[c][r] = v;
-			if (c < r && fabs(v) > tiny)
-				s.any = 1;
+			any = any || (c < r && fabs(v) > tiny);
 		}
-	__syncthreads();
+	any = __syncthreads_or(any);
 	if (threadIdx.x == 0)
-		z.still[k] = !s.any;
-	if (!s.any)
+		z.still[k] = !any;
+	if (!any)
 		return;
 	for (int sweep = 0; sweep < innerSweeps; sweep++) {
+		bool large = false;
 		for (int turn = 0; turn < size - 1; turn++) {
 			const Meeting mine = meet(size, turn, lane < size / 2 ? lane : 0);
 			if (warp == 0 && lane < size / 2)
-				angle(s.a[mine.first][mine.first], s.a[mine.second][mine.second], s.a[mine.second][mine.first], tiny, s.c[lane], s.s[lane], s.large[sweep]);
+				angle(s.a[mine.first][mine.first], s.a[mine.second][mine.second], s.a[mine.second][mine.first], tiny, s.c[lane], s.s[lane], large);
 			__syncthreads();
 			// Rotation i of the rows and rotation `lane` of the columns meet in four elements, which one thread works on.
 			const double cj = s.c[lane], sj = s.s[lane];
@@ -315,7 +309,7 @@ __global__ void __launch_bounds__(threads) rotate(const surgeon_eigen *matrices,
 			}
 			__syncthreads();
 		}
-		if (!s.large[sweep])
+		if (!__syncthreads_or(large))
 			break;
 	}
 	double *q = z.rotations + (int64_t)k * order * order;

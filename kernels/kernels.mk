@@ -145,3 +145,24 @@ build/emu/shared/libsurgeon_kernels.so: $(EMU_OBJECTS)
 test-faults: emu-there build/emu/shared/libsurgeon_kernels.so build/emu/libcuda.a
 	$(call LINK_EMU_WITH,build/emu/shared) $(GO) test -tags cuda -c -o build/emu/faults.test ./cgo
 	@EMU_COMPILE="$(CXX) $(EMUFLAGS)" EMU_SHARED="$(EMU_SHARED)" EMU_OBJECTS="$(EMU_OBJECTS)" $(RUN_EMU) kernels/emu/faults.sh build/emu/faults.test
+
+# The emulated device again, with a detector of races in place of AddressSanitizer: see emu/races.cpp.
+RACEFLAGS = $(filter-out $(SANITIZE),$(EMUFLAGS)) -DSURGEON_EMU_RACES
+build/races/%.o: kernels/%.cu $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(RACEFLAGS) -fsanitize=thread --param tsan-instrument-func-entry-exit=0 -x c++ -c $< -o $@
+build/races/%.o: kernels/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(RACEFLAGS) -c $< -o $@
+build/races/emu_races.o build/races/emu_library.o: RACEFLAGS += -O3
+build/races/emu_%.o: kernels/emu/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
+	@mkdir -p $(@D)
+	$(CXX) $(RACEFLAGS) -Ikernels/driver -c $< -o $@
+build/races/libsurgeon_kernels.a: $(EMU_OBJECTS:build/emu/%=build/races/%)
+	rm -f $@ && $(AR) rcs $@ $^
+build/races/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/races/emu_driver.o
+	rm -f $@ && $(AR) rcs $@ $^
+
+.PHONY: test-races
+test-races: emu-there build/races/libsurgeon_kernels.a build/races/libcuda.a
+	$(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/races -Wl,-z,lazy -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm" REQUIRE_CUDA=1 $(GO) test -tags cuda -count 1 -v -timeout 60m ./cgo

@@ -57,6 +57,7 @@ CUresult alloc(CUdeviceptr *p, size_t n) {
 	memset(m, 0xff, n); // NaN
 	*p = (CUdeviceptr)m;
 	allocations[*p] = n;
+	emu::raceTrack(m, n);
 	used += n;
 	return CUDA_SUCCESS;
 }
@@ -66,6 +67,7 @@ CUresult freeMemory(CUdeviceptr p) {
 		return CUDA_ERROR_INVALID_VALUE;
 	used -= a->second;
 	allocations.erase(a);
+	emu::raceForget((void *)p);
 	free((void *)p);
 	return CUDA_SUCCESS;
 }

@@ -51,6 +51,7 @@ struct Thread {
 	bool fenced; // since the last group of products
 	Gate *gate;  // that is waited for
 	uint32_t parity;
+	Moment moment;
 	uint32_t clusterPhase; // of the cluster's barrier, that it waits for next
 	int block;             // in the cluster
 };
@@ -73,7 +74,9 @@ struct Tile {
 struct Block {
 	dim3 index;
 	int alive, waiting;
+	int any, anyBefore; // what threads bring to a barrier, and brought to the last one: blockBarrierOr
 	char *sharedMemory;
+	uint32_t number; // counted by races.cpp
 };
 
 // Cluster is what runs: the threads of its blocks, one block after the other. Most clusters are of one block.
@@ -110,6 +113,7 @@ void toThread(int t) {
 	B.self = t;
 	threadIdx = x.index;
 	blockIdx = B.blocks[x.block].index;
+	raceRun(&x.moment);
 #ifdef __SANITIZE_ADDRESS__
 	__sanitizer_start_switch_fiber(&B.schedulerFakeStack, x.stack, stackBytes);
 #endif
@@ -118,13 +122,13 @@ void toThread(int t) {
 	__sanitizer_finish_switch_fiber(B.schedulerFakeStack, nullptr, nullptr);
 #endif
 	B.threads[B.self].context = back.fctx;
+	raceRun(nullptr);
 }
 
 // toScheduler lets others run.
 void toScheduler() {
-	Thread &x = B.threads[B.self];
 #ifdef __SANITIZE_ADDRESS__
-	__sanitizer_start_switch_fiber(&x.fakeStack, B.schedulerStack, B.schedulerStackBytes);
+	__sanitizer_start_switch_fiber(&B.threads[B.self].fakeStack, B.schedulerStack, B.schedulerStackBytes);
 #endif
 	ctx::transfer_t back = ctx::jump_fcontext(B.scheduler, nullptr);
 	B.scheduler = back.fctx;
@@ -148,6 +152,8 @@ void releaseBlock(int b) {
 	if (block.waiting == 0 || block.waiting < block.alive)
 		return;
 	block.waiting = 0;
+	block.anyBefore = block.any;
+	block.any = 0;
 	for (int t = b * B.count; t < (b + 1) * B.count; t++)
 		if (B.threads[t].state == atBlockBarrier)
 			B.threads[t].state = ready;
@@ -266,8 +272,10 @@ void runCluster(dim3 block) {
 			die("no memory for shared memory");
 		memset(memory, 0xff, B.sharedBytes);
 		b.sharedMemory = (char *)memory;
+		b.number = raceBlock(int(&b - B.blocks.data()), memory, B.sharedBytes);
 		b.alive = B.count;
 		b.waiting = 0;
+		b.any = 0;
 	}
 	for (size_t w = 0; w < B.warps.size(); w++) {
 		B.warps[w].alive = B.total - 32 * (int)w < 32 ? B.total - 32 * (int)w : 32;
@@ -283,6 +291,7 @@ void runCluster(dim3 block) {
 		x.fenced = false;
 		x.clusterPhase = 0;
 		x.block = i / B.count;
+		x.moment = Moment{B.blocks[x.block].number, 0, 0, (uint16_t)t, (uint16_t)x.block, x.stack, x.stack + stackBytes};
 		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
 	}
 	emu::setGate(B.barrier, B.total);
@@ -343,6 +352,7 @@ int launch(unsigned cluster, dim3 grid, dim3 block, size_t sharedBytes, const st
 		B.random.seed(seed ? strtoull(seed, nullptr, 10) : 1);
 		B.seeded = true;
 	}
+	raceLaunch();
 	gridDim = grid;
 	blockDim = block;
 	B.count = count;
@@ -374,6 +384,13 @@ void blockBarrier() {
 	running().waiting++;
 	releaseBlock(B.threads[B.self].block);
 	toScheduler();
+	B.threads[B.self].moment.barriers++;
+}
+
+int blockBarrierOr(int p) {
+	running().any |= p != 0;
+	blockBarrier();
+	return running().anyBefore;
 }
 
 void warpBarrier() {
@@ -381,6 +398,11 @@ void warpBarrier() {
 	B.warps[B.self / 32].waiting++;
 	releaseWarp(B.self / 32);
 	toScheduler();
+}
+
+void warpFence() {
+	warpBarrier();
+	B.threads[B.self].moment.fences++;
 }
 
 int lane() { return B.self % 32; }
@@ -393,6 +415,7 @@ void copyLater(void *to, const void *from, int bytes, bool valid) {
 	if (x.copies.empty())
 		x.copies.emplace_back();
 	const Copy copy{to, from, bytes, valid};
+	raceCopying(to, bytes);
 	if (lane() % 2 == 0) // at once, the others' when they are waited for: see tensor.h
 		copy.arrive();
 	x.copies.back().push_back(copy);
@@ -408,9 +431,11 @@ void copyCommit() {
 void copyWait(int groupsLeft) {
 	Thread &x = B.threads[B.self];
 	while ((int)x.copies.size() - 1 > groupsLeft) {
-		for (const Copy &c : x.copies.front())
+		for (const Copy &c : x.copies.front()) {
 			if (lane() % 2 != 0)
 				c.arrive();
+			raceCopied(c.to, c.bytes);
+		}
 		x.copies.pop_front();
 	}
 }

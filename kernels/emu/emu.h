@@ -22,6 +22,8 @@
 
 #include <functional>
 
+#include "races.h"
+
 #define __global__ __attribute__((noinline))
 #define __device__
 #define __host__
@@ -54,7 +56,9 @@ namespace emu {
 int launch(unsigned cluster, dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()> &body);
 void *sharedMemory(); // of the running thread's block
 void blockBarrier();
+int blockBarrierOr(int p); // whether p of a thread of the block was not 0
 void warpBarrier();
+void warpFence(); // one that also orders memory
 int lane();                  // of the running thread in its warp
 void *exchange(int ofLane);  // 64 bytes that belong to a lane of the running thread's warp
 
@@ -84,7 +88,8 @@ template <class T, class F> uint32_t lanesWhere(T v, F f) {
 } // namespace emu
 
 inline void __syncthreads() { emu::blockBarrier(); }
-inline void __syncwarp(unsigned = 0xffffffffu) { emu::warpBarrier(); }
+inline int __syncthreads_or(int p) { return emu::blockBarrierOr(p); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emu::warpFence(); }
 template <class T> T __shfl_sync(unsigned, T v, int source) { return emu::fromLane(v, source); }
 template <class T> T __shfl_xor_sync(unsigned, T v, int mask) { return emu::fromLane(v, emu::lane() ^ mask); }
 template <class T> T __shfl_down_sync(unsigned, T v, int n) { return emu::fromLane(v, emu::lane() + n < 32 ? emu::lane() + n : emu::lane()); }
@@ -104,9 +109,11 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
 inline float __frcp_rn(float x) { return 1 / x; }
-template <class T> T atomicMin(T *p, T v) { T old = *p; if (v < old) *p = v; return old; }
-template <class T> T atomicMax(T *p, T v) { T old = *p; if (v > old) *p = v; return old; }
-template <class T> T atomicAdd(T *p, T v) { T old = *p; *p = old + v; return old; }
+// For the detector of races these are no reads and writes.
+#define EMU_ATOMIC __attribute__((noinline, no_sanitize("thread")))
+template <class T> EMU_ATOMIC T atomicMin(T *p, T v) { emu::raceAtomic(p, sizeof *p); T old = *p; if (v < old) *p = v; return old; }
+template <class T> EMU_ATOMIC T atomicMax(T *p, T v) { emu::raceAtomic(p, sizeof *p); T old = *p; if (v > old) *p = v; return old; }
+template <class T> EMU_ATOMIC T atomicAdd(T *p, T v) { emu::raceAtomic(p, sizeof *p); T old = *p; *p = old + v; return old; }
 template <class A, class B> auto max(A a, B b) -> decltype(a + b) { return a > b ? a : b; }
 template <class A, class B> auto min(A a, B b) -> decltype(a + b) { return a < b ? a : b; }
 
