@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -121,6 +122,43 @@ func TestFailureIsSticky(t *testing.T) {
 	}
 	d.err = nil
 	d.Free(x, y)
+}
+
+// What would be caught: a shape that goes to cuBLASLt and should not, or does not and should; a product that it has no algorithm for and
+// that is made in another way without a word, or a result that is taken for one.
+func TestLinearWithoutAnAlgorithm(t *testing.T) {
+	emulated(t)
+	for _, c := range []struct {
+		rows, cols, lead int
+		typ              device.Type
+		fused            bool
+	}{
+		{16, 8, 0, device.BF16, true}, {16, 8, 8, device.BF16, true}, {16, 8, 1, device.BF16, false}, {12, 8, 0, device.BF16, false}, {16, 12, 0, device.BF16, false},
+		{16, 0, 0, device.BF16, false}, {16, 8, 0, device.F32, false}, {16, 8, 0, device.F64, false},
+	} {
+		t.Run(fmt.Sprintf("%d×%d %s at %d", c.rows, c.cols, c.typ, c.lead), func(t *testing.T) {
+			d := gpu(t, Options{})
+			t.Setenv("SURGEON_EMU_LT", "0")
+			operand := func(rows, cols int) device.Tensor {
+				whole := d.Alloc(1, c.lead+rows*cols, c.typ)
+				d.Zero(whole)
+				return whole.Reshape(c.lead+rows*cols, 1).Slice(c.lead, c.lead+rows*cols).Reshape(rows, cols)
+			}
+			d.Linear(operand(3, c.cols), operand(c.rows, c.cols), operand(1, c.rows), 0, operand(3, c.rows))
+			err := d.Sync()
+			if !c.fused {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			const want = "Linear failed: cuBLASLt has no algorithm for a product of this shape with a bias (code 30000)"
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v, want %q", err, want)
+			}
+			d.err = nil // so that Close has nothing to tell
+		})
+	}
 }
 
 // What would be caught: a device that is lost in the middle of a run and takes the run with it.
