@@ -129,22 +129,29 @@ func TestFailureIsSticky(t *testing.T) {
 func TestLinearWithoutAnAlgorithm(t *testing.T) {
 	emulated(t)
 	for _, c := range []struct {
-		rows, cols, lead int
-		typ              device.Type
-		fused            bool
+		rows, cols int
+		odd        int // the operand of x, w, b, y that begins an element later; none is 4
+		typ        device.Type
+		fused      bool
 	}{
-		{16, 8, 0, device.BF16, true}, {16, 8, 8, device.BF16, true}, {16, 8, 1, device.BF16, false}, {12, 8, 0, device.BF16, false}, {16, 12, 0, device.BF16, false},
-		{16, 0, 0, device.BF16, false}, {16, 8, 0, device.F32, false}, {16, 8, 0, device.F64, false},
+		{16, 8, 4, device.BF16, true}, {12, 8, 4, device.BF16, false}, {16, 12, 4, device.BF16, false}, {16, 0, 4, device.BF16, false},
+		{16, 8, 0, device.BF16, false}, {16, 8, 1, device.BF16, false}, {16, 8, 2, device.BF16, false}, {16, 8, 3, device.BF16, false},
+		{16, 8, 4, device.F32, false}, {16, 8, 4, device.F64, false},
 	} {
-		t.Run(fmt.Sprintf("%d×%d %s at %d", c.rows, c.cols, c.typ, c.lead), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d×%d %s odd=%d", c.rows, c.cols, c.typ, c.odd), func(t *testing.T) {
 			d := gpu(t, Options{})
 			t.Setenv("SURGEON_EMU_LT", "0")
-			operand := func(rows, cols int) device.Tensor {
-				whole := d.Alloc(1, c.lead+rows*cols, c.typ)
+			var x [4]device.Tensor
+			for i, shape := range [4][2]int{{3, c.cols}, {c.rows, c.cols}, {1, c.rows}, {3, c.rows}} {
+				n, lead := shape[0]*shape[1], 0
+				if i == c.odd {
+					lead = 1
+				}
+				whole := d.Alloc(lead+n, 1, c.typ)
 				d.Zero(whole)
-				return whole.Reshape(c.lead+rows*cols, 1).Slice(c.lead, c.lead+rows*cols).Reshape(rows, cols)
+				x[i] = whole.Slice(lead, lead+n).Reshape(shape[0], shape[1])
 			}
-			d.Linear(operand(3, c.cols), operand(c.rows, c.cols), operand(1, c.rows), 0, operand(3, c.rows))
+			d.Linear(x[0], x[1], x[2], 0, x[3])
 			err := d.Sync()
 			if !c.fused {
 				if err != nil {
