@@ -1,7 +1,7 @@
-// cuBLASLt of the emulated device: the functions that ../linear.cpp calls. What the library would refuse is refused, and what it may do
-// otherwise than one thinks: attributes that nobody has set have the defaults of cublasLt.h; an algorithm is for the shape, epilogue and
-// alignment it was found for; it may want all of the workspace it was promised; and there is none for rows or addresses that are no multiples
-// of 16 bytes, or a reduction in bfloat16.
+// cuBLASLt of the emulated device: the functions that ../linear.cpp calls. What the library would refuse is refused, and more than that:
+// attributes that nobody has set have the defaults of cublasLt.h; an algorithm is for the one shape, epilogue and alignment that it was found
+// for, and wants all of the workspace that was promised; there is none for rows or addresses that are no multiples of 16 bytes, nor where
+// parts of sums might be rounded to bfloat16.
 //
 // With SURGEON_EMU_LT set to 0 there is none for anything.
 #include <cublasLt.h>
