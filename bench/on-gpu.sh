@@ -9,7 +9,7 @@
 #   parity      every operation against the CPU, golden cases, whole runs of tiny models
 #   memcheck    the operations under compute-sanitizer: reads and writes outside of what was allocated
 #   racecheck   the same: shared memory that is read and written without a barrier. It is slow, most of all with the kernels of NVIDIA's
-#               libraries: operations that have none of ours which others do not have too are left out
+#               libraries: operations are left out that have none of ours with shared memory which others do not have too
 #   bench       operations and shots at real shapes, into bench/results (cuda.sh)
 #   older       Gram matrices by the kernels of an A100, to be set beside those of bench on an H100
 #   real        the real model against the run of the CPU; needs SURGEON_SMOLLM2 and SURGEON_WIKITEXT
@@ -40,7 +40,7 @@ sanitizer() { # sanitizer TOOL OPTION…
   shift
   SURGEON_CUDA_EXACT=1 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" -test.v -test.run "${OPERATIONS:-TestParity}" "$@" -test.timeout 9m
 }
-libraries='TestParity/(Gemm|Eigh.*_warm)'
+libraries='TestParity/(Gemm|Linear|Eigh.*_warm)'
 for s in "$@"; do
   case $s in
   parity) step parity "$tests" -test.v -test.timeout 9m -test.skip SmolLM2 ;;

@@ -1,4 +1,4 @@
-// Package cuda is the device on an NVIDIA GPU: device.Device by hand-written kernels (folder kernels), cuBLAS and cuSOLVER.
+// Package cuda is the device on an NVIDIA GPU: device.Device by hand-written kernels (folder kernels), cuBLAS, cuBLASLt and cuSOLVER.
 //
 // It is there in builds with the tag cuda, which `make cuda` makes; without it the package builds, and Open says how to get
 // one. gorgonia.org/cu reaches devices, contexts, memory, streams and events of the driver; what it lacks – pinned memory,

@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -121,6 +122,50 @@ func TestFailureIsSticky(t *testing.T) {
 	}
 	d.err = nil
 	d.Free(x, y)
+}
+
+// What would be caught: a shape that goes to cuBLASLt and should not, or does not and should; a product that it has no algorithm for and
+// that is made in another way without a word, or a result that is taken for one.
+func TestLinearWithoutAnAlgorithm(t *testing.T) {
+	emulated(t)
+	for _, c := range []struct {
+		rows, cols int
+		odd        int // the operand of x, w, b, y that begins an element later; none is 4
+		typ        device.Type
+		fused      bool
+	}{
+		{16, 8, 4, device.BF16, true}, {12, 8, 4, device.BF16, false}, {16, 12, 4, device.BF16, false}, {16, 0, 4, device.BF16, false},
+		{16, 8, 0, device.BF16, false}, {16, 8, 1, device.BF16, false}, {16, 8, 2, device.BF16, false}, {16, 8, 3, device.BF16, false},
+		{16, 8, 4, device.F32, false}, {16, 8, 4, device.F64, false},
+	} {
+		t.Run(fmt.Sprintf("%d×%d %s odd=%d", c.rows, c.cols, c.typ, c.odd), func(t *testing.T) {
+			d := gpu(t, Options{})
+			t.Setenv("SURGEON_EMU_LT", "0")
+			var x [4]device.Tensor
+			for i, shape := range [4][2]int{{3, c.cols}, {c.rows, c.cols}, {1, c.rows}, {3, c.rows}} {
+				n, lead := shape[0]*shape[1], 0
+				if i == c.odd {
+					lead = 1
+				}
+				whole := d.Alloc(lead+n, 1, c.typ)
+				d.Zero(whole)
+				x[i] = whole.Slice(lead, lead+n).Reshape(shape[0], shape[1])
+			}
+			d.Linear(x[0], x[1], x[2], 0, x[3])
+			err := d.Sync()
+			if !c.fused {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			const want = "Linear failed: cuBLASLt has no algorithm for a product of this shape with a bias (code 30000)"
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v, want %q", err, want)
+			}
+			d.err = nil // so that Close has nothing to tell
+		})
+	}
 }
 
 // What would be caught: a device that is lost in the middle of a run and takes the run with it.

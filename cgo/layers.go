@@ -23,15 +23,6 @@ func (d *Device) Embed(table device.Tensor, ids []int32, beta float64, x device.
 	})
 }
 
-// AddRow is x_i ← x_i + b.
-func (d *Device) AddRow(b, x device.Tensor) {
-	device.CheckAddRow(b, x)
-	ab, ax := d.at(b), d.at(x)
-	d.run("AddRow", func() C.int {
-		return C.surgeon_add_row(C.int(x.Type), C.int64_t(x.Rows), C.int64_t(x.Cols), ab, ax, d.queue())
-	})
-}
-
 // RMSNorm is y_i ← gain ∘ x_i / √(mean(x_i²) + eps).
 func (d *Device) RMSNorm(x, gain device.Tensor, eps float64, y device.Tensor) {
 	device.CheckRMSNorm(x, gain, y)

@@ -14,11 +14,11 @@ import (
 	"surgeon/engine/device"
 )
 
-// workspaceBytes is what cuBLAS works in: NVIDIA's advice for Hopper, more than it wants on an A100. The same at every run,
+// workspaceBytes is what cuBLAS and cuBLASLt work in, one after the other: NVIDIA's advice for Hopper, more than it wants on an A100. The same at every run,
 // or products might be cut up in another way, and have other bits.
 const workspaceBytes = 32 << 20
 
-// library is cuBLAS and cuSOLVER, on this device's stream.
+// library is cuBLAS, cuBLASLt and cuSOLVER, on this device's stream.
 type library struct {
 	handle    unsafe.Pointer
 	workspace block
@@ -70,6 +70,24 @@ func (d *Device) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, be
 	d.run("Gemm", func() C.int {
 		return C.surgeon_gemm(d.library.handle, flag(transA), flag(transB), C.int(a.Type), C.int(c.Type), C.int64_t(c.Rows), C.int64_t(c.Cols), C.int64_t(k),
 			C.double(alpha), at, bt, C.double(beta), ct, d.queue())
+	})
+}
+
+// Linear is y ← x·wᵀ + b + β·y: of bfloat16 in one call of cuBLASLt where the shape allows it, linear.cpp.
+func (d *Device) Linear(x, w, b device.Tensor, beta float64, y device.Tensor) {
+	device.CheckLinear(x, w, b, y)
+	ax, aw, ab, ay := d.at(x), d.at(w), d.at(b), d.at(y)
+	d.run("Linear", func() C.int {
+		return C.surgeon_linear(d.library.handle, C.int(x.Type), C.int64_t(y.Rows), C.int64_t(y.Cols), C.int64_t(x.Cols), ax, aw, ab, C.double(beta), ay, d.queue())
+	})
+}
+
+// LinearApart is Linear by a kernel and a product of cuBLAS, whatever the shape: what the benchmark sets Linear beside.
+func (d *Device) LinearApart(x, w, b device.Tensor, beta float64, y device.Tensor) {
+	device.CheckLinear(x, w, b, y)
+	ax, aw, ab, ay := d.at(x), d.at(w), d.at(b), d.at(y)
+	d.run("LinearApart", func() C.int {
+		return C.surgeon_linear_apart(d.library.handle, C.int(x.Type), C.int64_t(y.Rows), C.int64_t(y.Cols), C.int64_t(x.Cols), ax, aw, ab, C.double(beta), ay, d.queue())
 	})
 }
 

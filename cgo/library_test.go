@@ -207,6 +207,18 @@ func agree(t *testing.T, steep bool, got, want []float64) {
 	}
 }
 
+// apart is a device that makes Linear by LinearApart.
+type apart struct{ *Device }
+
+func (d apart) Linear(x, w, b device.Tensor, beta float64, y device.Tensor) {
+	d.LinearApart(x, w, b, beta, y)
+}
+
+// What would be caught: what Linear is set beside being something else, in shapes that Linear makes in another way.
+func TestLinearApart(t *testing.T) {
+	devicetest.Run(t, func(t *testing.T) device.Device { return apart{gpu(t, Options{})} }, devicetest.Options{Only: regexp.MustCompile("^Linear ")})
+}
+
 // What would be caught: a list of large and small matrices whose results are mixed up; what cuSOLVER and triangle.cpp do with lists,
 // with NaN and with matrices that are not definite.
 func TestLargeAmongMany(t *testing.T) {

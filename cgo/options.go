@@ -31,7 +31,7 @@ func (e *Unavailable) Error() string { return e.Reason }
 type Failure struct {
 	Device string // "cuda:0"
 	Op     string // operation that failed, or that noticed
-	Code   int    // of CUDA; from 10000 on of cuBLAS, from 20000 on of cuSOLVER
+	Code   int    // of CUDA; from 10000 on of cuBLAS and cuBLASLt, from 20000 on of cuSOLVER, from 30000 on of kernels/error.h
 	Text   string
 }
 

@@ -14,6 +14,7 @@ code() { "$cuobjdump" --list-elf "$program" | grep -q "\.$1\.cubin"; }
 ptx() { "$cuobjdump" --list-ptx "$program" | grep -q "\.$1\.ptx"; }
 found() { ! ldd "$program" | grep -F 'not found'; }
 must "needs cuBLAS" needs libcublas.so.13
+must "needs cuBLASLt" needs libcublasLt.so.13
 must "needs cuSOLVER" needs libcusolver.so.12
 must "does not need the driver to start" lacks libcuda.so
 must "does not need NVML to start" lacks libnvidia-ml.so

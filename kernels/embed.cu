@@ -1,7 +1,7 @@
-// Rows taken from a table, and a row added to every row. x: rows×cols.
+// Rows taken from a table, and one row for all. x: rows×cols.
 //
 //	embed    x_ij ← table[ids_i, j] + β·x_ij     read 1, or 2 where β ≠ 0, written 1 element
-//	addRow   x_ij ← x_ij + b_j                   read 1, written 1 element; b stays in registers
+//	bias     x_ij ← b_j + β·x_ij                 read 1 where β ≠ 0, written 1 element; b stays in registers
 #include "wide.cuh"
 
 namespace {
@@ -27,17 +27,22 @@ template <class T, int V> __global__ void __launch_bounds__(elementThreads) embe
 
 const int rowsOfThread = 4; // so many rows for one reading of b
 
-template <class T, int V> __global__ void __launch_bounds__(elementThreads) addRow(int64_t rows, int64_t cols, const T *b, T *x) {
+template <class T, int V> __global__ void __launch_bounds__(elementThreads) bias(int64_t rows, int64_t cols, const T *b, Acc<T> beta, T *x) {
 	for (int64_t j = first() * V; j < cols; j += stride() * V) {
-		Acc<T> add[V];
-		load<V>(add, b + j);
+		Acc<T> row[V];
+		load<V>(row, b + j);
 		for (int64_t i = blockIdx.y; i < rows; i += gridDim.y) {
+			T *to = x + i * cols + j;
+			if (beta == 0) {
+				store<V>(to, row);
+				continue;
+			}
 			Acc<T> v[V];
-			load<V>(v, x + i * cols + j);
+			load<V>(v, to);
 #pragma unroll
 			for (int k = 0; k < V; k++)
-				v[k] += add[k];
-			store<V>(x + i * cols + j, v);
+				v[k] = row[k] + beta * v[k];
+			store<V>(to, v);
 		}
 	}
 }
@@ -56,14 +61,14 @@ extern "C" int surgeon_embed(int type, int64_t rows, int64_t cols, const void *t
 	});
 }
 
-extern "C" int surgeon_add_row(int type, int64_t rows, int64_t cols, const void *b, void *x, void *stream) {
+extern "C" int surgeon_bias(int type, int64_t rows, int64_t cols, const void *b, double beta, void *x, void *stream) {
 	return dispatch(type, [&](auto t) {
 		typedef decltype(t) T;
 		return byWidth<T>(wideRows<T>(cols, b, x), [&](auto v) {
 			constexpr int V = decltype(v)::value;
 			unsigned threads = columnBlock(ceilDiv(cols, V));
 			dim3 grid(threads ? gridOf(ceilDiv(cols, V * threads)) : 0, gridOf(ceilDiv(rows, rowsOfThread), maxGridY));
-			return launch(addRow<T, V>, grid, threads, 0, stream, rows, cols, (const T *)b, (T *)x);
+			return launch(bias<T, V>, grid, threads, 0, stream, rows, cols, (const T *)b, (Acc<T>)beta, (T *)x);
 		});
 	});
 }

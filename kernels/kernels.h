@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 13
+#define SURGEON_INTERFACE 14
 
 #ifdef __cplusplus
 extern "C" {
@@ -89,7 +89,8 @@ int surgeon_smallest(int64_t count, int64_t n, int64_t m, const double *x, doubl
 
 /* embed.cu */
 int surgeon_embed(int type, int64_t rows, int64_t cols, const void *table, const int32_t *ids, double beta, void *x, void *stream);
-int surgeon_add_row(int type, int64_t rows, int64_t cols, const void *b, void *x, void *stream);
+/* x_i ← b + β·x_i */
+int surgeon_bias(int type, int64_t rows, int64_t cols, const void *b, double beta, void *x, void *stream);
 
 /* norm.cu */
 int surgeon_rms_norm(int type, int64_t rows, int64_t n, const void *x, const void *gain, double eps, void *y, void *stream);
@@ -125,13 +126,17 @@ int64_t surgeon_attention_scratch(int type, surgeon_heads h);
 int surgeon_attention_backward(int type, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse, const void *dout,
                                void *dq, void *dk, void *dv, void *scratch, void *stream);
 
-/* library.cpp: cuBLAS and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
+/* library.cpp: cuBLAS, cuBLASLt and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
 int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library);
 int surgeon_library_close(void *library);
 void surgeon_library_versions(void *library, int *blas, int *solver); /* 130100 is 13.1.0 */
 /* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size; cType is type, or float32 where type is bfloat16. */
 int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int64_t m, int64_t n, int64_t k, double alpha, const void *a, const void *b,
                  double beta, void *c, void *stream);
+/* linear.cpp: y ← x·wᵀ + b + β·y, x m×k, w n×k, b 1×n, y m×n. In bfloat16 by cuBLASLt where n and k are multiples of 8, and all
+ * addresses of 16; else it is surgeon_linear_apart, which is surgeon_bias and surgeon_gemm. */
+int surgeon_linear(void *library, int type, int64_t m, int64_t n, int64_t k, const void *x, const void *w, const void *b, double beta, void *y, void *stream);
+int surgeon_linear_apart(void *library, int type, int64_t m, int64_t n, int64_t k, const void *x, const void *w, const void *b, double beta, void *y, void *stream);
 /* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
 int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes);
 int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);

@@ -59,7 +59,7 @@ CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations -I$(CURDIR
 # NVML's functions are bound when they are called, after it was found; some compilers bind everything at the start. Symbols
 # of the archives stay inside the program: its stand-ins for the driver are not for the driver's own libraries.
 LINK_CUDA = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/cuda -L$(CUDA_LIB) -Wl,-z,lazy -Wl,--exclude-libs,ALL -Wl,-rpath,\$$ORIGIN/../$(TOOLKIT)/lib -Wl,-rpath,\$$ORIGIN/../../$(TOOLKIT)/lib -Wl,-rpath,/usr/local/cuda/lib64 \
-  -lsurgeon_kernels $(CUDA_LIB)/libcudart_static.a -l:libcublas.so.13 -l:libcusolver.so.12 -Wl,-rpath-link,$(CUDA_LIB) -lstdc++ -lrt -lpthread -ldl -lm"
+  -lsurgeon_kernels $(CUDA_LIB)/libcudart_static.a -l:libcublas.so.13 -l:libcublasLt.so.13 -l:libcusolver.so.12 -Wl,-rpath-link,$(CUDA_LIB) -lstdc++ -lrt -lpthread -ldl -lm"
 
 # go-nvml makes the linker accept what is undefined, so that must be looked for afterwards. Names without a version (@) are in
 # no library; only NVML may have such.
@@ -100,8 +100,8 @@ build/emu/%.o: kernels/%.cu $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 build/emu/%.o: kernels/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	@mkdir -p $(@D)
 	$(CXX) $(EMUFLAGS) -c $< -o $@
-# The stand-ins for cuBLAS and cuSOLVER do most of the arithmetic of a whole run.
-build/emu/emu_library.o: EMUFLAGS += -O3
+# The stand-ins for NVIDIA's libraries do most of the arithmetic of a whole run.
+build/emu/emu_library.o build/emu/emu_lt.o: EMUFLAGS += -O3
 build/emu/emu_%.o: kernels/emu/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	@mkdir -p $(@D)
 	$(CXX) $(EMUFLAGS) -Ikernels/driver -c $< -o $@

@@ -11,7 +11,7 @@
 // like any other unit. Bits are the same at every run on one kind of GPU: one stream, a workspace of our own, no algorithm
 // that uses atomics.
 //
-// cuBLASLt could add the row of a bias (AddRow) to a product before it is stored and save a pass over N×n; not done.
+// Products with a bias are in linear.cpp, by cuBLASLt.
 #include "kernels.h"
 
 #include "error.h"
@@ -26,6 +26,7 @@ namespace {
 
 struct Library {
 	cublasHandle_t blas = nullptr;
+	Linear *linear = nullptr;
 	cusolverDnHandle_t solver = nullptr;
 	cusolverDnParams_t parameters = nullptr;
 	std::vector<char> host; // cuSOLVER's workspace on this side, not used after its calls return
@@ -44,6 +45,8 @@ int open(Library *l, void *stream, void *workspace, int64_t bytes) {
 		return code;
 	if (int code = blasCode(cublasSetMathMode(l->blas, (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION))))
 		return code;
+	if (int code = openLinear(workspace, bytes, &l->linear))
+		return code;
 	if (int code = solverCode(cusolverDnCreate(&l->solver)))
 		return code;
 	if (int code = solverCode(cusolverDnSetStream(l->solver, (cudaStream_t)stream)))
@@ -54,6 +57,8 @@ int open(Library *l, void *stream, void *workspace, int64_t bytes) {
 }
 
 } // namespace
+
+Linear *linearOf(void *library) { return ((Library *)library)->linear; }
 
 extern "C" int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library) {
 	Library *l = new Library;
@@ -78,6 +83,9 @@ extern "C" int surgeon_library_close(void *library) {
 		code = solverCode(cusolverDnDestroyParams(l->parameters));
 	if (l->solver)
 		if (int c = solverCode(cusolverDnDestroy(l->solver)))
+			code = c;
+	if (l->linear)
+		if (int c = closeLinear(l->linear))
 			code = c;
 	if (l->blas)
 		if (int c = blasCode(cublasDestroy(l->blas)))

@@ -9,12 +9,15 @@ func CheckEmbed(table Tensor, ids []int32, x Tensor) {
 	o.apart(ax, at)
 }
 
-// CheckAddRow checks the arguments of AddRow.
-func CheckAddRow(b, x Tensor) {
-	o, ab, ax := op("AddRow"), arg{"b", b}, arg{"x", x}
+// CheckLinear checks the arguments of Linear.
+func CheckLinear(x, w, b, y Tensor) {
+	o, ax, aw, ab, ay := op("Linear"), arg{"x", x}, arg{"w", w}, arg{"b", b}, arg{"y", y}
+	o.typed(ax, aw)
 	o.valid(ax)
-	o.is(ab, 1, x.Cols, x.Type)
-	o.apart(ax, ab)
+	o.need(w.Cols == x.Cols, aw, ax, "want equally many columns")
+	o.is(ab, 1, w.Rows, x.Type)
+	o.is(ay, x.Rows, w.Rows, x.Type)
+	o.apart(ay, ax, aw, ab)
 }
 
 // CheckRMSNorm checks the arguments of RMSNorm.

@@ -191,8 +191,9 @@ const (
 type Layers interface {
 	// Embed is x_i ← table[ids_i] + β·x_i. An id outside the table is misuse.
 	Embed(table Tensor, ids []int32, beta float64, x Tensor)
-	// AddRow is x_i ← x_i + b for every row, b 1×n.
-	AddRow(b, x Tensor)
+	// Linear is y ← x·wᵀ + b + β·y, a linear layer with its bias: x N×C, w R×C, b 1×R added to every row, y N×R. Of bfloat16 the sums,
+	// b and β·y in them, are made in float32 and rounded once; where β is not 0 a device may have rounded b + β·y before. 2·N·C·R FLOP.
+	Linear(x, w, b Tensor, beta float64, y Tensor)
 	// RMSNorm is y_i ← gain ∘ x_i / √(mean(x_i²) + eps), gain 1×n. In place is allowed.
 	RMSNorm(x, gain Tensor, eps float64, y Tensor)
 	// RMSNormBackward is dx ← Jᵀ·dy + β·dx, J the derivative of RMSNorm at x. dx may be dy.

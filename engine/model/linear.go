@@ -88,9 +88,10 @@ func span(i, j int) []int32 {
 
 // forward is y ← x·Wᵀ + b + β·y.
 func (l *Linear) forward(x device.Tensor, beta float64, y device.Tensor) {
-	l.dev.Gemm(false, true, 1, x, l.weight.tensor, beta, y)
 	if l.Bias {
-		l.dev.AddRow(l.bias.tensor, y)
+		l.dev.Linear(x, l.weight.tensor, l.bias.tensor, beta, y)
+	} else {
+		l.dev.Gemm(false, true, 1, x, l.weight.tensor, beta, y)
 	}
 }
 

@@ -181,9 +181,8 @@ func fill(d device.Device, rows, cols int, value float64) device.Tensor {
 	for i := range row {
 		row[i] = value
 	}
-	b := device.NewFrom(d, row, 1, cols, device.F64)
-	d.Zero(x)
-	d.AddRow(b, x)
-	d.Free(b)
+	table := device.NewFrom(d, row, 1, cols, device.F64)
+	d.Embed(table, make([]int32, rows), 0, x) // its only row, everywhere
+	d.Free(table)
 	return x
 }

@@ -47,6 +47,31 @@ func (d *Device) Gemm(transA, transB bool, alpha float64, a, b device.Tensor, be
 	}
 }
 
+// Linear is y ← x·wᵀ + b + β·y.
+func (d *Device) Linear(x, w, b device.Tensor, beta float64, y device.Tensor) {
+	device.CheckLinear(x, w, b, y)
+	switch x.Type {
+	case device.F32:
+		linear(whole[float32](d, x), whole[float32](d, w), elements[float32](d, b), float32(beta), whole[float32](d, y))
+	case device.F64:
+		linear(whole[float64](d, x), whole[float64](d, w), elements[float64](d, b), beta, whole[float64](d, y))
+	default:
+		wide := d.widen()
+		d.Linear(wide.in(x), wide.in(w), wide.in(b), beta, wide.sum(beta, y))
+		wide.store()
+	}
+}
+
+// linear puts b + β·y into y before the product, which is added to it.
+func linear[T float](x, w block[T], b []T, beta T, y block[T]) {
+	parallel(y.rows, rowGrain(y.cols), func(_, i0, i1 int) {
+		for i := i0; i < i1; i++ {
+			accumulate(b, beta, y.row(i))
+		}
+	})
+	product(false, true, 1, x, w, 1, y)
+}
+
 // product is c ← α·op(a)·op(b) + β·c on all cores, c being cut into panels.
 func product[T float](transA, transB bool, alpha T, a, b block[T], beta T, c block[T]) {
 	if c.rows <= panelRows && c.cols <= panelCols || c.rows == 0 || c.cols == 0 {

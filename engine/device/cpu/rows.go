@@ -28,32 +28,6 @@ func embed[T float](table block[T], ids []int32, beta T, x block[T]) {
 	})
 }
 
-// AddRow is x_i ← x_i + b.
-func (d *Device) AddRow(b, x device.Tensor) {
-	device.CheckAddRow(b, x)
-	switch x.Type {
-	case device.F32:
-		addRow(elements[float32](d, b), whole[float32](d, x))
-	case device.F64:
-		addRow(elements[float64](d, b), whole[float64](d, x))
-	default:
-		w := d.widen()
-		d.AddRow(w.in(b), w.inOut(x))
-		w.store()
-	}
-}
-
-func addRow[T float](b []T, x block[T]) {
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
-		for i := i0; i < i1; i++ {
-			row := x.row(i)
-			for j, v := range b {
-				row[j] += v
-			}
-		}
-	})
-}
-
 // Rope turns the pairs (x_j, x_{j+d/2}) of every head.
 func (d *Device) Rope(cos, sin device.Tensor, inverse bool, x device.Tensor) {
 	device.CheckRope(cos, sin, x)

@@ -92,13 +92,15 @@ var timed = []struct {
 		{M: 8192, N: 4096, K: 4096}, {M: 8192, N: 11008, K: 4096}, {M: 8192, N: 4096, K: 11008}}},
 	{op: "Gemm TN beta=0", shapes: []Shape{{M: 576, N: 576, K: 512}, {M: 4096, N: 4096, K: 8192}}},
 	{op: "Gemm bfloat16 into float32", shapes: []Shape{{M: 341, N: 49152, K: 576}, {M: 524, N: 32000, K: 4096}}}, // logits
+	// fc1 and q of OPT-125m, then of OPT-6.7B; o and fc2 of both, which add to what is there.
+	{op: "Linear beta=0", shapes: []Shape{{M: 2048, N: 3072, K: 768}, {M: 2048, N: 768, K: 768}, {M: 8192, N: 16384, K: 4096}, {M: 8192, N: 4096, K: 4096}}, library: linearApart(0)},
+	{op: "Linear beta=1", shapes: []Shape{{M: 2048, N: 768, K: 768}, {M: 2048, N: 768, K: 3072}, {M: 8192, N: 4096, K: 4096}, {M: 8192, N: 4096, K: 16384}}, library: linearApart(1)},
 	{op: "Gram ones=0 beta=0", shapes: []Shape{{M: 512, N: 1536}, {M: 16384, N: 4096}, {M: 16384, N: 11008}}, library: products(alone(0))},
 	{op: "Gram ones=0 beta=0.5", shapes: []Shape{{M: 512, N: 576}, {M: 512, N: 1536}, {M: 2048, N: 4096}, {M: 16384, N: 4096}, {M: 16384, N: 11008}}, library: products(alone(0))},
 	{op: "Gram ones=1 beta=1", shapes: []Shape{{M: 2048, N: 768}, {M: 2048, N: 3072}, {M: 16384, N: 4096}}, library: products(alone(0))},
 	{op: "Gram of q, k, v", shapes: []Shape{{M: 512, N: 576, K: 192}, {M: 2048, N: 576, K: 192}, {M: 16384, N: 576, K: 192}, {M: 8192, N: 4096, K: 4096}}, library: products(ofAttention)},
 	{op: "Gram of gate and up", shapes: []Shape{{M: 512, N: 1536}, {M: 2048, N: 1536}, {M: 16384, N: 1536}, {M: 8192, N: 11008}}, library: products(ofMLP)},
 	{op: "Embed beta=0", shapes: rms},
-	{op: "AddRow", shapes: centred},
 	{op: "RMSNorm", shapes: rms},
 	{op: "RMSNormBackward beta=1", shapes: rms},
 	{op: "LayerNorm", shapes: centred},
@@ -158,6 +160,24 @@ func products(of func(Shape) []columns) libraryCall {
 			return nil
 		}
 		return c, true
+	}
+}
+
+// apartLinear is a device that can also make Linear by a kernel for the bias and a product of a library, whatever the shape.
+type apartLinear interface {
+	LinearApart(x, w, b device.Tensor, beta float64, y device.Tensor)
+}
+
+// linearApart is Linear made so.
+func linearApart(beta float64) libraryCall {
+	return func(d device.Device, s Shape) (Case, bool) {
+		_, offered := d.(apartLinear)
+		c := linear(beta).Case(s, nil)
+		c.Call = func(d device.Device, x []device.Tensor) []float64 {
+			d.(apartLinear).LinearApart(x[0], x[1], x[2], beta, x[3])
+			return nil
+		}
+		return c, offered
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // Sizes of the layers: M rows (tokens) × N columns (width).
 
 func layers() []Op {
-	ops := []Op{embed(0), embed(0.5), addRow(), rope(false), rope(true)}
+	ops := []Op{embed(0), embed(0.5), linear(0), linear(1), linear(0.5), rope(false), rope(true)}
 	for _, centred := range []bool{false, true} {
 		ops = append(ops, norm(centred, false), norm(centred, true))
 		for _, beta := range []float64{0, 1, 0.5} {
@@ -74,19 +74,34 @@ func embed(beta float64) Op {
 	}}
 }
 
-func addRow() Op {
-	return Op{Name: "AddRow", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
-		return Case{
-			Operands: []Operand{in("b", 1, s.N), inOut("x", s.M, s.N)},
-			Call:     func(d device.Device, x []device.Tensor) []float64 { d.AddRow(x[0], x[1]); return nil },
-			Loops: func(x [][]float64) []float64 {
-				for i := range x[1] {
-					x[1][i] += x[0][i%s.N]
-				}
-				return nil
-			},
-		}
-	}}
+// linear: M tokens, N rows and K columns of the weights.
+func linear(beta float64) Op {
+	return Op{
+		Name: fmt.Sprintf("Linear beta=%v", beta), Exact: true,
+		// The last are of widths for which a device may add b within the product: some differ in one size alone, so that what is kept
+		// for one is not taken for another; one has sums that are too large for bfloat16, so that rounding before b is added is seen.
+		Shapes: append(slices.Clone(edges), Shape{M: 0, N: 8, K: 16}, Shape{M: 1, N: 8, K: 8}, Shape{M: 9, N: 264, K: 24}, Shape{M: 2, N: 264, K: 24},
+			Shape{M: 9, N: 16, K: 24}, Shape{M: 9, N: 264, K: 8}, Shape{M: 130, N: 136, K: 64}, Shape{M: 8, N: 24, K: 2000}),
+		Case: func(s Shape, _ *rand.Rand) Case {
+			return Case{
+				Operands: []Operand{in("x", s.M, s.K), in("w", s.N, s.K), in("b", 1, s.N), sum(beta, "y", s.M, s.N)},
+				FLOPs:    2 * float64(s.M) * float64(s.N) * float64(s.K), Terms: s.K + 2,
+				Call: func(d device.Device, x []device.Tensor) []float64 { d.Linear(x[0], x[1], x[2], beta, x[3]); return nil },
+				Loops: func(x [][]float64) []float64 {
+					for i := range s.M {
+						for j := range s.N {
+							v := x[2][j]
+							for k := range s.K {
+								v += x[0][i*s.K+k] * x[1][j*s.K+k]
+							}
+							x[3][i*s.N+j] = v + old(beta, x[3][i*s.N+j])
+						}
+					}
+					return nil
+				},
+			}
+		},
+	}
 }
 
 // rope: M sequences of Heads.Length, Query heads of Dim. The exact pass turns by multiples of 90° and more.

@@ -149,6 +149,9 @@ func (u *run) nan(t *testing.T, op Op, typ device.Type, s Shape, i int, fail fun
 	r := rand.New(rand.NewPCG(u.Seed, uint64(s.M*1000003+s.N*1009+s.K+i)))
 	c := op.Case(s, r)
 	c.lead = 1
+	if (s.M+i)%2 == 0 {
+		c.lead = alignedLead
+	}
 	o := c.Operands[i]
 	if o.Role == Out || o.Rows*o.Cols == 0 || c.Bytes(device.F32) > nanBytes {
 		return
