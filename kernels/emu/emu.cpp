@@ -53,10 +53,11 @@ struct Thread {
 	uint32_t parity;
 	uint32_t clusterPhase; // of the cluster's barrier, that it waits for next
 	int block;             // in the cluster
+	int exchanges;
 };
 
 struct Warp {
-	alignas(16) char lanes[32][64];
+	alignas(16) Lanes lanes[2];
 	int alive, waiting;
 };
 
@@ -282,6 +283,7 @@ void runCluster(dim3 block) {
 		x.products.clear();
 		x.fenced = false;
 		x.clusterPhase = 0;
+		x.exchanges = 0;
 		x.block = i / B.count;
 		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
 	}
@@ -384,7 +386,7 @@ void warpBarrier() {
 }
 
 int lane() { return B.self % 32; }
-void *exchange(int ofLane) { return B.warps[B.self / 32].lanes[ofLane]; }
+Lanes &exchange() { return B.warps[B.self / 32].lanes[B.threads[B.self].exchanges++ % 2]; }
 
 void copyLater(void *to, const void *from, int bytes, bool valid) {
 	if ((uintptr_t)to % bytes != 0 || (valid && (uintptr_t)from % bytes != 0))
@@ -468,30 +470,30 @@ void passGate(Gate &gate, int parity) {
 
 void fenceWarpgroup() { B.threads[B.self].fenced = true; }
 
-// element is that of row k and column c of a matrix described by matrixAt.
-static float element(uint64_t matrix, int k, int c) {
+// pair is row k, columns c and c+1 of a matrix described by matrixAt, c even.
+static uint32_t pair(const char *memory, uint64_t matrix, int k, int c) {
 	uint64_t address = (matrix & 0x3fff) << 4, panel = (matrix >> 16 & 0x3fff) << 4, eightRows = (matrix >> 32 & 0x3fff) << 4;
 	uint64_t at = address + c / 64 * panel + k / 8 * eightRows + k % 8 * 128 + c % 64 * 2;
 	at ^= (at >> 7 & 7) << 4;
-	uint16_t bits;
-	memcpy(&bits, (const char *)sharedMemory() + at, 2);
-	return __uint_as_float((uint32_t)bits << 16);
+	uint32_t bits;
+	memcpy(&bits, memory + at, 4);
+	return bits;
 }
 
 // multiply is what the running thread gets of a product.
 static void multiply(float *d, uint64_t a, uint64_t b) {
+	const char *memory = (const char *)sharedMemory();
 	int g = lane() / 4, t = lane() % 4, row = B.self % B.count / 32 % 4 * 16 + g;
-	float rows[2][16];
-	for (int k = 0; k < 16; k++)
-		for (int r = 0; r < 2; r++)
-			rows[r][k] = element(a, k, row + 8 * r);
-	for (int j = 0; j < 32; j++)
-		for (int c = 0; c < 2; c++)
-			for (int k = 0; k < 16; k++) {
-				float x = element(b, k, 8 * j + 2 * t + c);
-				for (int r = 0; r < 2; r++)
-					d[4 * j + 2 * r + c] += rows[r][k] * x;
+	for (int k = 0; k < 16; k++) {
+		float upper = half(pair(memory, a, k, row / 2 * 2), row % 2), lower = half(pair(memory, a, k, row / 2 * 2 + 8), row % 2);
+		for (int j = 0; j < 32; j++) {
+			uint32_t x = pair(memory, b, k, 8 * j + 2 * t);
+			for (int c = 0; c < 2; c++) {
+				d[4 * j + c] += upper * half(x, c);
+				d[4 * j + 2 + c] += lower * half(x, c);
 			}
+		}
+	}
 }
 
 void multiplyLater(float *d, uint64_t a, uint64_t b) {
