@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include <deque>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -40,14 +39,40 @@ struct Product {
 	uint64_t a, b;
 };
 
+// Groups are things of which some belong together: what is not in a committed group is in the open one.
+template <class T> struct Groups {
+	std::vector<T> all;
+	std::vector<size_t> ends; // of the groups that were committed
+
+	void commit() { ends.push_back(all.size()); }
+
+	// wait does the things of all groups but the last ones that were committed.
+	template <class F> void wait(int groupsLeft, F f) {
+		if ((int)ends.size() <= groupsLeft)
+			return;
+		size_t groups = ends.size() - groupsLeft, n = ends[groups - 1];
+		for (size_t i = 0; i < n; i++)
+			f(all[i]);
+		all.erase(all.begin(), all.begin() + n);
+		ends.erase(ends.begin(), ends.begin() + groups);
+		for (size_t &end : ends)
+			end -= n;
+	}
+
+	void clear() {
+		all.clear();
+		ends.clear();
+	}
+};
+
 struct Thread {
 	ctx::fcontext_t context = nullptr;
 	char *stack = nullptr;
 	void *fakeStack = nullptr;
 	State state = ended;
 	dim3 index;
-	std::deque<std::vector<Copy>> copies; // groups that were committed, then the open one
-	std::deque<std::vector<Product>> products;
+	Groups<Copy> copies;
+	Groups<Product> products;
 	bool fenced; // since the last group of products
 	Gate *gate;  // that is waited for
 	uint32_t parity;
@@ -164,12 +189,10 @@ void threadMain(ctx::transfer_t from) {
 	for (;;) {
 		(*B.body)();
 		Thread &x = B.threads[B.self];
-		for (auto &group : x.copies)
-			if (!group.empty())
-				die("a thread ended before its asynchronous copies were waited for");
-		for (auto &group : x.products)
-			if (!group.empty())
-				die("a thread ended before its warpgroup's products were waited for");
+		if (!x.copies.all.empty())
+			die("a thread ended before its asynchronous copies were waited for");
+		if (!x.products.all.empty())
+			die("a thread ended before its warpgroup's products were waited for");
 		x.state = ended;
 		B.warps[B.self / 32].alive--;
 		releaseWarp(B.self / 32);
@@ -391,30 +414,19 @@ Lanes &exchange() { return B.warps[B.self / 32].lanes[B.threads[B.self].exchange
 void copyLater(void *to, const void *from, int bytes, bool valid) {
 	if ((uintptr_t)to % bytes != 0 || (valid && (uintptr_t)from % bytes != 0))
 		die("an asynchronous copy is not aligned to its size");
-	Thread &x = B.threads[B.self];
-	if (x.copies.empty())
-		x.copies.emplace_back();
 	const Copy copy{to, from, bytes, valid};
 	if (lane() % 2 == 0) // at once, the others' when they are waited for: see tensor.h
 		copy.arrive();
-	x.copies.back().push_back(copy);
+	B.threads[B.self].copies.all.push_back(copy);
 }
 
-void copyCommit() {
-	Thread &x = B.threads[B.self];
-	if (x.copies.empty())
-		x.copies.emplace_back();
-	x.copies.emplace_back();
-}
+void copyCommit() { B.threads[B.self].copies.commit(); }
 
 void copyWait(int groupsLeft) {
-	Thread &x = B.threads[B.self];
-	while ((int)x.copies.size() - 1 > groupsLeft) {
-		for (const Copy &c : x.copies.front())
-			if (lane() % 2 != 0)
-				c.arrive();
-		x.copies.pop_front();
-	}
+	B.threads[B.self].copies.wait(groupsLeft, [](const Copy &copy) {
+		if (lane() % 2 != 0)
+			copy.arrive();
+	});
 }
 
 void setGate(Gate &gate, int times) { gate = Gate{0, 0, (uint16_t)times, (uint16_t)times}; }
@@ -502,27 +514,20 @@ void multiplyLater(float *d, uint64_t a, uint64_t b) {
 		die("threads of a warpgroup multiply different matrices");
 	if (!x.fenced)
 		die("a product of a warpgroup without a fence before it");
-	if (x.products.empty())
-		x.products.emplace_back();
 	if (lane() % 2 == 0)
 		multiply(d, a, b);
 	else
-		x.products.back().push_back(Product{d, a, b});
+		x.products.all.push_back(Product{d, a, b});
 }
 
 void commitWarpgroup() {
 	Thread &x = B.threads[B.self];
-	x.products.emplace_back();
+	x.products.commit();
 	x.fenced = false;
 }
 
 void waitWarpgroup(int groupsLeft) {
-	Thread &x = B.threads[B.self];
-	while ((int)x.products.size() - 1 > groupsLeft) {
-		for (const Product &p : x.products.front())
-			multiply(p.d, p.a, p.b);
-		x.products.pop_front();
-	}
+	B.threads[B.self].products.wait(groupsLeft, [](const Product &p) { multiply(p.d, p.a, p.b); });
 }
 
 } // namespace emu
