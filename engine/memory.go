@@ -83,6 +83,9 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 		if vectors > 0 {
 			add("vectors of one layer", measuring, vectors)
 		}
+		if sums := gramBytes(layers, o); sums > 0 {
+			add("parts of Gram matrices", measuring, sums)
+		}
 		add("factors", pruning, factors)
 		if warm := curvature.WarmBytes(o.page, layers, t, c); warm > 0 {
 			add("factors that the next shot starts from", writing, warm)
@@ -112,6 +115,20 @@ func passParts(cfg checkpoint.Config, o Options) (activations, vectors int64) {
 	t, batch := typeOf(o.Precision), min(o.Batch, o.Samples)
 	return model.WorkspaceBytes(o.page, cfg, t, o.Length, batch, o.Curvature != curvature.Activations),
 		curvature.ScratchBytes(o.page, linears(cfg), t, o.curvature(), o.Length*batch)
+}
+
+// gramBytes is what the device works in for the factors' sums, of a whole batch or of what is left for the last one.
+func gramBytes(layers []*model.Linear, o Options) (bytes int64) {
+	if o.gramScratch == nil {
+		return 0
+	}
+	batch := min(o.Batch, o.Samples)
+	for _, windows := range []int{batch, o.Samples % max(1, batch)} {
+		if windows > 0 {
+			bytes = max(bytes, o.page.Of(curvature.GramBytes(o.gramScratch, layers, typeOf(o.Precision), o.curvature(), o.Length*windows)))
+		}
+	}
+	return bytes
 }
 
 // weightCostBytes is what is kept for the costs of single weights.
@@ -307,7 +324,7 @@ func chooseBatch(m device.Memory, length, windows int, bytes func(batch int) int
 // room for. What is too much for main memory is not refused, for the system may have swap space: crowded says so. parts are the
 // tensors of the work, evalParts or runParts.
 func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(checkpoint.Config, Options) []PlanPart) error {
-	o.settleMemory(d.Memory())
+	o.settleMemory(d)
 	if o.Batch == 0 {
 		with := *o
 		o.Batch = chooseBatch(d.Memory(), o.Length, o.Samples, func(batch int) int64 {
@@ -320,8 +337,9 @@ func settleBatch(d device.Device, cfg checkpoint.Config, o *Options, parts func(
 }
 
 // settleMemory takes note of how a device's memory counts.
-func (o *Options) settleMemory(m device.Memory) {
-	o.deviceOwn, o.page, o.deviceApart = m.Own, m.Page, !m.Host
+func (o *Options) settleMemory(d device.Device) {
+	m := d.Memory()
+	o.deviceOwn, o.page, o.deviceApart, o.gramScratch = m.Own, m.Page, !m.Host, d.GramScratch
 }
 
 // checkRoom refuses parts that a device with memory of its own has no room for.

@@ -26,6 +26,7 @@ type separate struct {
 	limit, used, peak int64
 	page              device.Page
 	sizes             map[any]int64
+	scratch           int64 // of Gram, for each number of x
 }
 
 func openSeparate(t testing.TB, limit int64) *separate {
@@ -46,6 +47,24 @@ func (d *separate) Alloc(rows, cols int, t device.Type) device.Tensor {
 	d.used += d.sizes[x.Handle]
 	d.peak = max(d.peak, d.used)
 	return x
+}
+
+func (d *separate) GramScratch(_ device.Type, n int, cols []int, _ bool) int64 {
+	sum := 0
+	for _, c := range cols {
+		sum += c
+	}
+	return d.scratch * int64(n) * int64(sum)
+}
+
+func (d *separate) Gram(alpha float64, xs []device.Tensor, beta float64, ss []device.Sym) {
+	var cols []int
+	for _, x := range xs {
+		cols = append(cols, x.Cols)
+	}
+	bytes := d.page.Of(d.GramScratch(xs[0].Type, xs[0].Rows, cols, false))
+	d.peak = max(d.peak, d.used+bytes)
+	d.Device.Gram(alpha, xs, beta, ss)
 }
 
 func (d *separate) Free(ts ...device.Tensor) {
@@ -123,7 +142,7 @@ func TestPlannedDevicePeak(t *testing.T) {
 				o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
 				test.change(&o)
 				d := openSeparate(t, 1<<40)
-				d.page = test.page
+				d.page, d.scratch = test.page, 2
 				r, err := Prune(context.Background(), d, o, &silent{})
 				if err != nil {
 					t.Fatal(err)

@@ -84,6 +84,8 @@ type Options struct {
 	deviceApart bool          // and whether it has memory of its own
 	workNamed   bool          // the user named the work directory, so it stays
 	hooks       journal.Hooks // tests
+
+	gramScratch func(t device.Type, n int, cols []int, ones bool) int64 // the device's GramScratch
 }
 
 // RequestError is a wrong request: something the user can put right by asking differently. Nothing was written.

@@ -395,8 +395,9 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 		if !o.Lora {
 			return nil
 		}
+		// With a rate of 0 the work is the same and the weights stay: one that is too high would leave infinities to the next passes.
 		start = time.Now()
-		if _, err := lora.Correct(ctx, m, batch, []int{0}, lora.Options{Rank: o.LoraRank, Rate: o.LoraRate, Epochs: 1}, nil); err != nil {
+		if _, err := lora.Correct(ctx, m, batch, []int{0}, lora.Options{Rank: o.LoraRank, Epochs: 1}, nil); err != nil {
 			return err
 		}
 		best.lora = min(best.lora, time.Since(start).Seconds())

@@ -60,6 +60,19 @@ func TestPlanOfEveryKind(t *testing.T) {
 	}
 }
 
+// What would be caught: a plan that measures with the user's rate, and then blames its own random tokens for what that does to its random
+// weights.
+func TestPlanOfAHighRate(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := loraOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.LoraRate = 1e10
+	dev := cpu.Open()
+	defer dev.Close()
+	if _, err := Plan(context.Background(), dev, o, &silent{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // orders remembers of what order the matrices are that eigenvalues are asked of.
 type orders struct {
 	device.Device

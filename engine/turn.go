@@ -56,7 +56,7 @@ func (o *Outcome) count(steps, layers int) {
 // target of the weights is gone.
 func Turn(ctx context.Context, m *model.Model, calibration [][]int32, target float64, o Options, w Watcher) (Outcome, error) {
 	o.fill()
-	o.settleMemory(m.Device().Memory())
+	o.settleMemory(m.Device())
 	t := turn{options: o, dev: m.Device(), watcher: w, model: m, calibration: calibration, clock: map[string]float64{}}
 	outcome, err := t.shrink(ctx, target)
 	if t.warm != nil {

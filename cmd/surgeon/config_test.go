@@ -61,6 +61,28 @@ threads: 1
 	}
 }
 
+// What would be caught: a model card that names a file which only its author has, in place of what it said.
+func TestCardSaysWhatTheFileSaid(t *testing.T) {
+	tiny(t)
+	writeFile(t, "run.yaml", "model: model\ntext: [text.txt]\ntarget: 0.1\nsamples: 9\nlength: 32\nshots: 3\nwrite-at: [0.05]\nkeep-shots: false\ndamp-a: 1e-3\noutput: out\n")
+	if code, _, stderr := invoke("prune", "--config=run.yaml", "--shots", "2"); code != 0 {
+		t.Fatal(stderr)
+	}
+	_, command, _ := strings.Cut(readFile(t, "out/README.md"), "```sh\n")
+	command, _, _ = strings.Cut(command, "\n```")
+	_, command, _ = strings.Cut(command, " ")
+	if want := "prune --damp-a=0.001 --keep-shots=false --length=32 --output=out --samples=9 --target=0.1 --text=text.txt --write-at=0.05 --shots 2 model"; command != want {
+		t.Fatalf("the card says %s\n        want %s", command, want)
+	}
+	first := readFile(t, "out/model.safetensors")
+	if code, _, stderr := invoke(append(strings.Fields(command), "--force")...); code != 0 {
+		t.Fatal(stderr)
+	}
+	if readFile(t, "out/model.safetensors") != first {
+		t.Error("the command of the card makes another model")
+	}
+}
+
 // What would be caught: a value of a wrong type that is converted in silence, and a sentence that points elsewhere.
 func TestConfigRefuses(t *testing.T) {
 	for _, c := range []struct{ yaml, want string }{

@@ -19,6 +19,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime"
@@ -93,20 +94,22 @@ func parse(s *session, args []string) (command *kong.Context, err error) {
 	}
 	command, err = parser.Parse(joinNegative(args))
 	if err == nil {
-		s.given = given(command)
+		s.given, s.typed = given(command)
 	}
 	return command, err
 }
 
-// given are the names of the flags that the command line or a YAML file sets.
-func given(command *kong.Context) []string {
-	var names []string
+// given are the names of the flags that the command line or a YAML file sets, and of those on the command line alone.
+func given(command *kong.Context) (all, typed []string) {
 	for _, p := range command.Path {
 		if p.Flag != nil {
-			names = append(names, p.Flag.Name)
+			all = append(all, p.Flag.Name)
+			if !p.Resolved {
+				typed = append(typed, p.Flag.Name)
+			}
 		}
 	}
-	return names
+	return all, typed
 }
 
 // session is one invocation of the program.
@@ -120,6 +123,7 @@ type session struct {
 	watcher  watcher // of the command that runs; nil before
 	config   configValues
 	given    []string // names of the flags that were set
+	typed    []string // of these, those on the command line
 	noCUDA   string   // why the GPU of this machine is not handed over to, or ""
 	pci      string   // place of the open GPU on the bus, or ""
 	closings []func()
@@ -127,6 +131,33 @@ type session struct {
 
 // command is the program and its arguments.
 func (s *session) command() []string { return append([]string{os.Args[0]}, s.args...) }
+
+// spelledOut is the command with what a YAML file says in place of the file: what was asked for can be told from it alone.
+func (s *session) spelledOut() []string {
+	words := s.command()
+	at := slices.IndexFunc(words, func(w string) bool { return w == "--config" || strings.HasPrefix(w, "--config=") })
+	if at < 0 {
+		return words
+	}
+	end := at + 1
+	if words[at] == "--config" {
+		end++
+	}
+	var options []string
+	for _, name := range slices.Sorted(maps.Keys(s.config)) {
+		if name == "model" || slices.Contains(s.typed, name) { // the model is no flag
+			continue
+		}
+		values, isList := s.config[name].([]any)
+		if !isList {
+			values = []any{s.config[name]}
+		}
+		for _, v := range values {
+			options = append(options, fmt.Sprintf("--%s=%v", name, v))
+		}
+	}
+	return slices.Replace(words, at, end, options...)
+}
 
 // atEnd has f called when the program ends, the last one first.
 func (s *session) atEnd(f func()) { s.closings = append(s.closings, f) }

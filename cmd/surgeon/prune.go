@@ -66,10 +66,11 @@ func (c *pruneCommand) Run(s *session) error {
 // none.
 func (c *runFlags) options(s *session) engine.Options {
 	o := c.Options
+	o.Version, o.Command, o.Given = programVersion(), s.spelledOut(), s.given
 	if model, ok := s.config["model"].(string); ok && o.Model == "" {
 		o.Model = model
+		o.Command = append(o.Command, model)
 	}
-	o.Version, o.Command, o.Given = programVersion(), s.command(), s.given
 	return o
 }
 

@@ -26,7 +26,7 @@ func stopAndGoOn(t *testing.T, sig syscall.Signal) {
 	if code, _, stderr := invoke(append(args, "-o", "whole")...); code != 0 {
 		t.Fatal(stderr)
 	}
-	self, stderr := stoppedBy(t, sig, `msg=begin stage="shot 3 of 6: curvature"`, args...)
+	self, stderr := stoppedBy(t, `msg=begin stage="shot 3 of 6: curvature"`, []syscall.Signal{sig}, args...)
 	for _, want := range []string{"surgeon: stopped by " + signalName(sig) + "; the same command goes on after shot 2:\n", "\n    " + self + " prune model --text text.txt"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in\n%s", want, stderr)
@@ -54,9 +54,18 @@ func stopAndGoOn(t *testing.T, sig syscall.Signal) {
 	}
 }
 
-// stoppedBy runs the program in a process of its own, sends it a signal at the first line that holds some words, and is the
+// What would be caught: a second signal that comes with the first, as from programs like timeout, and ends the process at once.
+func TestTwoSignalsAtOnce(t *testing.T) {
+	tiny(t)
+	_, stderr := stoppedBy(t, `msg=begin stage="shot 2 of 6: curvature"`, []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}, pruneArgs("--shots", "6", "--samples", "60")...)
+	if !strings.Contains(stderr, "; the same command goes on after shot 1:\n") {
+		t.Errorf("one signal was taken for two:\n%s", stderr)
+	}
+}
+
+// stoppedBy runs the program in a process of its own, sends it signals at the first line that holds some words, and is the
 // program's name and what it told.
-func stoppedBy(t *testing.T, sig syscall.Signal, at string, args ...string) (self, stderr string) {
+func stoppedBy(t *testing.T, at string, signals []syscall.Signal, args ...string) (self, stderr string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -76,7 +85,9 @@ func stoppedBy(t *testing.T, sig syscall.Signal, at string, args ...string) (sel
 	for lines := bufio.NewScanner(pipe); lines.Scan(); {
 		told.WriteString(lines.Text() + "\n")
 		if !sent && strings.Contains(lines.Text(), at) {
-			cmd.Process.Signal(sig)
+			for _, sig := range signals {
+				cmd.Process.Signal(sig)
+			}
 			sent = true
 		}
 	}
@@ -92,7 +103,7 @@ func stoppedBy(t *testing.T, sig syscall.Signal, at string, args ...string) (sel
 func TestTableStopAndGoOn(t *testing.T) {
 	tiny(t)
 	writeFile(t, "table.yaml", strings.NewReplacer("samples: 8", "samples: 60", "preset: magnitude", "shots: 6", "structure: element", "structure: rowcol").Replace(oneRow))
-	self, stderr := stoppedBy(t, syscall.SIGINT, `msg=begin stage="shot 3 of 6: curvature"`, "table", "table.yaml", "--results", "results")
+	self, stderr := stoppedBy(t, `msg=begin stage="shot 3 of 6: curvature"`, []syscall.Signal{syscall.SIGINT}, "table", "table.yaml", "--results", "results")
 	if want := "surgeon: stopped by SIGINT; the same command goes on with what results does not hold yet:\n\n    " + self + " table table.yaml --results results\n"; !strings.HasSuffix(stderr, want) {
 		t.Errorf("no %q at the end of\n%s", want, stderr)
 	}

@@ -108,6 +108,33 @@ func layoutScratch(layers []*model.Linear, t device.Type, o Options, tokens int,
 // paired says that inputs and gradients are needed together.
 func (o Options) paired() bool { return o.Warm() || o.Kind == Diagonal }
 
+// GramBytes is the most memory that a device works in for a Gram matrix of a measurement, in batches of so many tokens, or for
+// those that are made side by side. of is its GramScratch.
+func GramBytes(of func(t device.Type, tokens int, cols []int, ones bool) int64, linears []*model.Linear, t device.Type, o Options, tokens int) (most int64) {
+	add := func(t device.Type, ones bool, cols ...int) { most = max(most, of(t, tokens, cols, ones)) }
+	for first := 0; first < len(linears); {
+		var rows []int
+		for _, l := range linears[first:] { // the gradients of layers with one input come together
+			if l.Input() != linears[first].Input() {
+				break
+			}
+			rows = append(rows, l.Rows)
+			if o.Warm() { // of the vectors of either side, weighed
+				add(t.Acc(), false, l.Rows)
+				add(t.Acc(), false, l.Inputs())
+			}
+		}
+		if !o.Warm() {
+			add(t, linears[first].Bias, linears[first].Cols)
+			if o.gradients() {
+				add(t, false, rows...)
+			}
+		}
+		first += len(rows)
+	}
+	return most
+}
+
 // ScratchBytes is the most memory that a measurement takes beside the factors and the model's passes, for batches of so many
 // tokens, on a device of such pages.
 func ScratchBytes(page device.Page, linears []*model.Linear, t device.Type, o Options, tokens int) int64 {

@@ -100,6 +100,9 @@ type Algebra interface {
 	// order n, or n+1: then x_k is read with a constant 1 appended to every row, the input of a bias. All x have one type and
 	// number of rows, n is each one's own; s_k has the type x.Type.Acc(). N·n² FLOP each, as only the lower triangle is made.
 	Gram(alpha float64, xs []Tensor, beta float64, ss []Sym)
+	// GramScratch is the bytes that Gram works in beside its operands, for one call with x_k N×cols_k of type t, and a constant 1
+	// appended to each or to none. Plans ask for it: it can be as much as the operands.
+	GramScratch(t Type, n int, cols []int, ones bool) int64
 	// Axpy is y ← α·x + y.
 	Axpy(alpha float64, x, y Tensor)
 	// Gather is y_ij ← x[rows_i, cols_j]; nil stands for all rows or all columns. Index lists, here and elsewhere, are not changed

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include <deque>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -40,24 +39,51 @@ struct Product {
 	uint64_t a, b;
 };
 
+// Groups are things of which some belong together: what is not in a committed group is in the open one.
+template <class T> struct Groups {
+	std::vector<T> all;
+	std::vector<size_t> ends; // of the groups that were committed
+
+	void commit() { ends.push_back(all.size()); }
+
+	// wait does the things of all groups but the last ones that were committed.
+	template <class F> void wait(int groupsLeft, F f) {
+		if ((int)ends.size() <= groupsLeft)
+			return;
+		size_t groups = ends.size() - groupsLeft, n = ends[groups - 1];
+		for (size_t i = 0; i < n; i++)
+			f(all[i]);
+		all.erase(all.begin(), all.begin() + n);
+		ends.erase(ends.begin(), ends.begin() + groups);
+		for (size_t &end : ends)
+			end -= n;
+	}
+
+	void clear() {
+		all.clear();
+		ends.clear();
+	}
+};
+
 struct Thread {
 	ctx::fcontext_t context = nullptr;
 	char *stack = nullptr;
 	void *fakeStack = nullptr;
 	State state = ended;
 	dim3 index;
-	std::deque<std::vector<Copy>> copies; // groups that were committed, then the open one
-	std::deque<std::vector<Product>> products;
+	Groups<Copy> copies;
+	Groups<Product> products;
 	bool fenced; // since the last group of products
 	Gate *gate;  // that is waited for
 	uint32_t parity;
 	Moment moment;
 	uint32_t clusterPhase; // of the cluster's barrier, that it waits for next
 	int block;             // in the cluster
+	int exchanges;
 };
 
 struct Warp {
-	alignas(16) char lanes[32][64];
+	alignas(16) Lanes lanes[2];
 	int alive, waiting;
 };
 
@@ -169,12 +195,10 @@ void threadMain(ctx::transfer_t from) {
 	for (;;) {
 		(*B.body)();
 		Thread &x = B.threads[B.self];
-		for (auto &group : x.copies)
-			if (!group.empty())
-				die("a thread ended before its asynchronous copies were waited for");
-		for (auto &group : x.products)
-			if (!group.empty())
-				die("a thread ended before its warpgroup's products were waited for");
+		if (!x.copies.all.empty())
+			die("a thread ended before its asynchronous copies were waited for");
+		if (!x.products.all.empty())
+			die("a thread ended before its warpgroup's products were waited for");
 		x.state = ended;
 		B.warps[B.self / 32].alive--;
 		releaseWarp(B.self / 32);
@@ -290,6 +314,7 @@ void runCluster(dim3 block) {
 		x.products.clear();
 		x.fenced = false;
 		x.clusterPhase = 0;
+		x.exchanges = 0;
 		x.block = i / B.count;
 		x.moment = Moment{B.blocks[x.block].number, 0, 0, (uint16_t)t, (uint16_t)x.block, x.stack, x.stack + stackBytes};
 		x.index = dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
@@ -406,38 +431,26 @@ void warpFence() {
 }
 
 int lane() { return B.self % 32; }
-void *exchange(int ofLane) { return B.warps[B.self / 32].lanes[ofLane]; }
+Lanes &exchange() { return B.warps[B.self / 32].lanes[B.threads[B.self].exchanges++ % 2]; }
 
 void copyLater(void *to, const void *from, int bytes, bool valid) {
 	if ((uintptr_t)to % bytes != 0 || (valid && (uintptr_t)from % bytes != 0))
 		die("an asynchronous copy is not aligned to its size");
-	Thread &x = B.threads[B.self];
-	if (x.copies.empty())
-		x.copies.emplace_back();
 	const Copy copy{to, from, bytes, valid};
 	raceCopying(to, bytes);
 	if (lane() % 2 == 0) // at once, the others' when they are waited for: see tensor.h
 		copy.arrive();
-	x.copies.back().push_back(copy);
+	B.threads[B.self].copies.all.push_back(copy);
 }
 
-void copyCommit() {
-	Thread &x = B.threads[B.self];
-	if (x.copies.empty())
-		x.copies.emplace_back();
-	x.copies.emplace_back();
-}
+void copyCommit() { B.threads[B.self].copies.commit(); }
 
 void copyWait(int groupsLeft) {
-	Thread &x = B.threads[B.self];
-	while ((int)x.copies.size() - 1 > groupsLeft) {
-		for (const Copy &c : x.copies.front()) {
-			if (lane() % 2 != 0)
-				c.arrive();
-			raceCopied(c.to, c.bytes);
-		}
-		x.copies.pop_front();
-	}
+	B.threads[B.self].copies.wait(groupsLeft, [](const Copy &copy) {
+		if (lane() % 2 != 0)
+			copy.arrive();
+		raceCopied(copy.to, copy.bytes);
+	});
 }
 
 void setGate(Gate &gate, int times) { gate = Gate{0, 0, (uint16_t)times, (uint16_t)times}; }
@@ -493,30 +506,30 @@ void passGate(Gate &gate, int parity) {
 
 void fenceWarpgroup() { B.threads[B.self].fenced = true; }
 
-// element is that of row k and column c of a matrix described by matrixAt.
-static float element(uint64_t matrix, int k, int c) {
+// pair is row k, columns c and c+1 of a matrix described by matrixAt, c even.
+static uint32_t pair(const char *memory, uint64_t matrix, int k, int c) {
 	uint64_t address = (matrix & 0x3fff) << 4, panel = (matrix >> 16 & 0x3fff) << 4, eightRows = (matrix >> 32 & 0x3fff) << 4;
 	uint64_t at = address + c / 64 * panel + k / 8 * eightRows + k % 8 * 128 + c % 64 * 2;
 	at ^= (at >> 7 & 7) << 4;
-	uint16_t bits;
-	memcpy(&bits, (const char *)sharedMemory() + at, 2);
-	return __uint_as_float((uint32_t)bits << 16);
+	uint32_t bits;
+	memcpy(&bits, memory + at, 4);
+	return bits;
 }
 
 // multiply is what the running thread gets of a product.
 static void multiply(float *d, uint64_t a, uint64_t b) {
+	const char *memory = (const char *)sharedMemory();
 	int g = lane() / 4, t = lane() % 4, row = B.self % B.count / 32 % 4 * 16 + g;
-	float rows[2][16];
-	for (int k = 0; k < 16; k++)
-		for (int r = 0; r < 2; r++)
-			rows[r][k] = element(a, k, row + 8 * r);
-	for (int j = 0; j < 32; j++)
-		for (int c = 0; c < 2; c++)
-			for (int k = 0; k < 16; k++) {
-				float x = element(b, k, 8 * j + 2 * t + c);
-				for (int r = 0; r < 2; r++)
-					d[4 * j + 2 * r + c] += rows[r][k] * x;
+	for (int k = 0; k < 16; k++) {
+		float upper = half(pair(memory, a, k, row / 2 * 2), row % 2), lower = half(pair(memory, a, k, row / 2 * 2 + 8), row % 2);
+		for (int j = 0; j < 32; j++) {
+			uint32_t x = pair(memory, b, k, 8 * j + 2 * t);
+			for (int c = 0; c < 2; c++) {
+				d[4 * j + c] += upper * half(x, c);
+				d[4 * j + 2 + c] += lower * half(x, c);
 			}
+		}
+	}
 }
 
 void multiplyLater(float *d, uint64_t a, uint64_t b) {
@@ -525,27 +538,20 @@ void multiplyLater(float *d, uint64_t a, uint64_t b) {
 		die("threads of a warpgroup multiply different matrices");
 	if (!x.fenced)
 		die("a product of a warpgroup without a fence before it");
-	if (x.products.empty())
-		x.products.emplace_back();
 	if (lane() % 2 == 0)
 		multiply(d, a, b);
 	else
-		x.products.back().push_back(Product{d, a, b});
+		x.products.all.push_back(Product{d, a, b});
 }
 
 void commitWarpgroup() {
 	Thread &x = B.threads[B.self];
-	x.products.emplace_back();
+	x.products.commit();
 	x.fenced = false;
 }
 
 void waitWarpgroup(int groupsLeft) {
-	Thread &x = B.threads[B.self];
-	while ((int)x.products.size() - 1 > groupsLeft) {
-		for (const Product &p : x.products.front())
-			multiply(p.d, p.a, p.b);
-		x.products.pop_front();
-	}
+	B.threads[B.self].products.wait(groupsLeft, [](const Product &p) { multiply(p.d, p.a, p.b); });
 }
 
 } // namespace emu

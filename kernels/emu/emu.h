@@ -59,29 +59,32 @@ void blockBarrier();
 int blockBarrierOr(int p); // whether p of a thread of the block was not 0
 void warpBarrier();
 void warpFence(); // one that also orders memory
-int lane();                  // of the running thread in its warp
-void *exchange(int ofLane);  // 64 bytes that belong to a lane of the running thread's warp
+int lane(); // of the running thread in its warp
+// exchange is 64 bytes for each lane of the running thread's warp, to be read after a warpBarrier. There are two of it, in turn:
+// who comes to write the first one again has passed the barrier of the second, where all had read the first.
+typedef char Lanes[32][64];
+Lanes &exchange();
 
 // fromLane is the value that another lane of the warp passes at the same place.
 template <class T> T fromLane(T v, int source) {
 	static_assert(sizeof(T) <= 64, "too large for a shuffle");
-	memcpy(exchange(lane()), &v, sizeof v);
+	Lanes &lanes = exchange();
+	memcpy(lanes[lane()], &v, sizeof v);
 	warpBarrier();
-	memcpy(&v, exchange(source & 31), sizeof v);
-	warpBarrier();
+	memcpy(&v, lanes[source & 31], sizeof v);
 	return v;
 }
 
 // lanesWhere has a bit for every lane of the warp whose value at the same place is what f asks for.
 template <class T, class F> uint32_t lanesWhere(T v, F f) {
-	memcpy(exchange(lane()), &v, sizeof v);
+	Lanes &lanes = exchange();
+	memcpy(lanes[lane()], &v, sizeof v);
 	warpBarrier();
 	uint32_t bits = 0;
 	for (int i = 0; i < 32; i++) {
-		memcpy(&v, exchange(i), sizeof v);
+		memcpy(&v, lanes[i], sizeof v);
 		bits |= (uint32_t)f(v) << i;
 	}
-	warpBarrier();
 	return bits;
 }
 

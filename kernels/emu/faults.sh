@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 workers=$(nproc)
 
-# plant I: every workers-th fault, from the I-th on, in a directory of its own. Its last word is in verdicts.
+# plant I: the next fault that nobody has taken, until there is none, in a directory of its own. Its last word is in verdicts.
 plant() {
   here=$work/$1
   mkdir "$here" && cp -r kernels "$here/kernels"
@@ -17,7 +17,8 @@ plant() {
   while IFS='	' read -r kernel name script expected; do
     case $kernel in '' | '#'*) continue ;; esac
     line=$((line + 1))
-    [ $((line % workers)) -eq "$1" ] || continue
+    mkdir "$work/taken$line" 2>/dev/null || continue
+    from=$(date +%s)
     good=kernels/$kernel.cu bad=$here/kernels/$kernel.cu
     sed -E "$script" "$good" >"$bad"
     others=$(for o in $EMU_OBJECTS; do [ "$o" = "build/emu/$kernel.o" ] || echo "$o"; done)
@@ -27,12 +28,12 @@ plant() {
       verdict="NOT PLANTED" text="the sed script changes nothing"
     elif ! { $EMU_COMPILE -x c++ -c "$bad" -o "$here/$kernel.o" && $EMU_SHARED "$here/$kernel.o" $others -lboost_context -o "$here/libsurgeon_kernels.so"; } 2>"$here/log"; then
       verdict="NOT BUILT  " text=$(head -1 "$here/log")
-    elif (cd "$root/cgo" && LD_LIBRARY_PATH=$here "$tests" -test.timeout 5m -test.run "$expected") >"$here/log" 2>&1; then
+    elif (cd "$root/cgo" && LD_LIBRARY_PATH=$here "$tests" -test.timeout 5m -test.failfast -test.run "$expected") >"$here/log" 2>&1; then
       verdict="MISSED     "
     else
-      verdict="caught     " text=$(grep -oE 'ERROR: AddressSanitizer: [a-z-]+|emulated device: [^,]*|[a-z]+\.go:[0-9]+: .*|runtime error: .*' "$here/log" | grep -E 'ERROR|emulated|want|at most|differs|changed|written|runtime error' | head -1 | cut -c1-140)
+      verdict="caught     " text=$(grep -oE 'ERROR: AddressSanitizer: [a-z-]+|emulated device: [^,]*|[a-z]+\.go:[0-9]+: .*|runtime error: .*' "$here/log" | grep -E 'ERROR|emulated|want|at most|differs|differ$|changed|written|runtime error' | head -1 | cut -c1-140)
     fi
-    echo "$verdict  $kernel: $name${text:+: $text}" | tee -a "$here/verdicts"
+    echo "$verdict  $(($(date +%s) - from)) s  $kernel: $name${text:+: $text}" | tee -a "$here/verdicts"
     cp "$good" "$bad"
   done <kernels/emu/faults.txt
 }

@@ -223,6 +223,9 @@ func (d *Device) Gram(alpha float64, xs []device.Tensor, beta float64, ss []devi
 	}
 }
 
+// GramScratch is nothing: sums are made in place.
+func (*Device) GramScratch(device.Type, int, []int, bool) int64 { return 0 }
+
 // gram is s ← α·xᵀx + β·s. It makes the triangle tile by tile. Tiles on the diagonal are made by Syrk, which leaves out what is above it, the
 // others by Gemm, each by one core:
 //

@@ -47,7 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, o Options) {
 					continue
 				}
 				for _, s := range op.Shapes {
-					u.shape(t, op, typ, s)
+					t.Run(fmt.Sprintf("%v %v", typ, s), func(t *testing.T) { u.shape(t, op, typ, s) })
 				}
 			}
 		})
