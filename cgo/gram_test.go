@@ -66,3 +66,35 @@ func TestGramVersions(t *testing.T) {
 		}
 	}
 }
+
+// What would be caught: a plan that counts with other scratch memory than Gram takes.
+func TestGramScratch(t *testing.T) {
+	d := gpu(t, Options{})
+	for _, c := range []struct {
+		tokens int
+		cols   []int
+		ones   bool
+	}{{150, []int{264}, true}, {130, []int{264, 72, 72}, false}, {100, []int{33}, false}, {65, []int{264, 8, 8, 8, 8}, false}} {
+		for _, typ := range []device.Type{device.BF16, device.F32, device.F64} {
+			var xs []device.Tensor
+			var ss []device.Sym
+			for _, n := range c.cols {
+				xs = append(xs, d.Alloc(c.tokens, n, typ))
+				if c.ones {
+					n++
+				}
+				ss = append(ss, device.AllocSym(d, n, typ.Acc()))
+			}
+			used, want := d.memory.used, d.memory.rounded(d.GramScratch(typ, c.tokens, c.cols, c.ones))
+			d.closeMemory() // of spare blocks one may be larger than what is asked for
+			d.memory.peak = used
+			d.Gram(1, xs, 0, ss)
+			if took := d.memory.peak - used; took != want {
+				t.Errorf("%v: %+v takes %d bytes, GramScratch says %d", typ, c, took, want)
+			}
+			for k := range xs {
+				d.Free(xs[k], ss[k].Packed)
+			}
+		}
+	}
+}
