@@ -145,13 +145,14 @@ build/emu/shared/libsurgeon_kernels.so: $(EMU_OBJECTS)
 .PHONY: test-faults
 test-faults: emu-there build/emu/shared/libsurgeon_kernels.so build/emu/libcuda.a
 	$(call LINK_EMU_WITH,build/emu/shared) $(GO) test -tags cuda -c -o build/emu/faults.test ./cgo
-	@EMU_COMPILE="$(CXX) $(EMUFLAGS) -g0" EMU_SHARED="$(EMU_SHARED)" EMU_OBJECTS="$(EMU_OBJECTS)" $(RUN_EMU) kernels/emu/faults.sh build/emu/faults.test
+	@EMU_COMPILE="$(CXX) $(EMUFLAGS) -g0" EMU_SHARED="$(EMU_SHARED)" EMU_OBJECTS="$(EMU_OBJECTS)" $(RUN_EMU) kernels/emu/faults.sh build/emu/faults.test kernels/emu/faults.txt
 
 # The emulated device again, with a detector of races in place of AddressSanitizer: see emu/races.cpp.
 RACEFLAGS = $(filter-out $(SANITIZE),$(EMUFLAGS)) -DSURGEON_EMU_RACES
+RACES_KERNEL = $(CXX) $(RACEFLAGS) -fsanitize=thread --param tsan-instrument-func-entry-exit=0
 build/races/%.o: kernels/%.cu $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	@mkdir -p $(@D)
-	$(CXX) $(RACEFLAGS) -fsanitize=thread --param tsan-instrument-func-entry-exit=0 -x c++ -c $< -o $@
+	$(RACES_KERNEL) -x c++ -c $< -o $@
 build/races/%.o: kernels/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	@mkdir -p $(@D)
 	$(CXX) $(RACEFLAGS) -c $< -o $@
@@ -164,6 +165,18 @@ build/races/libsurgeon_kernels.a: $(EMU_OBJECTS:build/emu/%=build/races/%)
 build/races/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/races/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
+build/races/shared/libsurgeon_kernels.so: $(EMU_OBJECTS:build/emu/%=build/races/%)
+	@mkdir -p $(@D)
+	$(CXX) -shared $^ -lboost_context -o $@
+
+# The tests of single operations, in two halves that take about as long, then races that are planted. All with a shared library, as above.
+RACE_TESTS = $(CURDIR)/build/races/races.test -test.v -test.timeout 30m -test.run
 .PHONY: test-races
-test-races: emu-there build/races/libsurgeon_kernels.a build/races/libcuda.a
-	$(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/races -Wl,-z,lazy -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm" REQUIRE_CUDA=1 $(GO) test -tags cuda -count 1 -v -timeout 60m ./cgo
+test-races: emu-there build/races/shared/libsurgeon_kernels.so build/races/libcuda.a
+	$(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/races/shared -L$(CURDIR)/build/races -Wl,-z,lazy -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm" $(GO) test -tags cuda -c -o build/races/races.test ./cgo
+	@cd cgo; export REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CURDIR)/build/races/shared; log=../build/races/half.log; \
+	$(RACE_TESTS) 'TestParity/^[A-D]|Versions|Many' >$$log 2>&1 & half=$$!; \
+	$(RACE_TESTS) 'TestParity/^[E-Z]|KernelsOf'; rest=$$?; \
+	wait $$half; half=$$?; grep -E '^(---|===|ok|FAIL|panic)|parity cases|race' $$log; \
+	[ $$rest -eq 0 ] && { [ $$half -eq 0 ] || { cat $$log; false; }; }
+	@EMU_COMPILE="$(RACES_KERNEL)" EMU_SHARED="$(CXX) -shared" EMU_OBJECTS="$(EMU_OBJECTS:build/emu/%=build/races/%)" REQUIRE_CUDA=1 kernels/emu/faults.sh build/races/races.test kernels/emu/races.txt

@@ -11,7 +11,8 @@
 //
 // SURGEON_EMU_FAIL_AT=n makes the n-th launch and all after it fail, as on a GPU that is lost.
 //
-// What this proves is index arithmetic, barriers within a block or cluster and results; not speed, nor races between blocks.
+// What this proves is index arithmetic, barriers that results depend on, and results; not speed. Races that did no harm in the order that was
+// run, and those between blocks, are for races.cpp.
 #ifndef SURGEON_EMU_H
 #define SURGEON_EMU_H
 

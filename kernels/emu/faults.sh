@@ -1,10 +1,10 @@
 #!/bin/sh
 # Plants faults in copies of the kernels, one at a time on each core, and sees that the tests on the emulated device catch each
-# of them. faults.txt has a line for each: kernel, name, a sed script that makes the fault, the tests that should fail.
-# usage: faults.sh TESTS      a test program of package cgo that is linked with libsurgeon_kernels.so
-# Environment: EMU_COMPILE compiles a kernel, EMU_SHARED makes a shared library of EMU_OBJECTS; test-faults in kernels.mk sets them
+# of them. LIST (faults.txt, races.txt) has a line for each: kernel, name, a sed script that makes the fault, the tests that should fail.
+# usage: faults.sh TESTS LIST      TESTS is a test program of package cgo that is linked with libsurgeon_kernels.so
+# Environment: EMU_COMPILE compiles a kernel, EMU_SHARED makes a shared library of EMU_OBJECTS; kernels.mk sets them
 set -u
-root=$PWD tests=$PWD/$1
+root=$PWD tests=$PWD/$1 list=$PWD/$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 workers=$(nproc)
@@ -20,12 +20,11 @@ plant() {
     mkdir "$work/taken$line" 2>/dev/null || continue
     from=$(date +%s)
     good=kernels/$kernel.cu bad=$here/kernels/$kernel.cu
-    sed -E "$script" "$good" >"$bad"
-    others=$(for o in $EMU_OBJECTS; do [ "$o" = "build/emu/$kernel.o" ] || echo "$o"; done)
+    others=$(for o in $EMU_OBJECTS; do [ "${o##*/}" = "$kernel.o" ] || echo "$o"; done)
     text=
     # shellcheck disable=SC2086 # commands and lists of several words
-    if cmp -s "$good" "$bad"; then
-      verdict="NOT PLANTED" text="the sed script changes nothing"
+    if ! sed -E "$script" "$good" >"$bad" || cmp -s "$good" "$bad"; then
+      verdict="NOT PLANTED" text="the sed script changes nothing, or is none"
     elif ! { $EMU_COMPILE -x c++ -c "$bad" -o "$here/$kernel.o" && $EMU_SHARED "$here/$kernel.o" $others -lboost_context -o "$here/libsurgeon_kernels.so"; } 2>"$here/log"; then
       verdict="NOT BUILT  " text=$(head -1 "$here/log")
     elif (cd "$root/cgo" && LD_LIBRARY_PATH=$here "$tests" -test.timeout 5m -test.failfast -test.run "$expected") >"$here/log" 2>&1; then
@@ -35,7 +34,7 @@ plant() {
     fi
     echo "$verdict  $(($(date +%s) - from)) s  $kernel: $name${text:+: $text}" | tee -a "$here/verdicts"
     cp "$good" "$bad"
-  done <kernels/emu/faults.txt
+  done <"$list"
 }
 
 worker=0
@@ -44,7 +43,7 @@ while [ "$worker" -lt "$workers" ]; do
   worker=$((worker + 1))
 done
 wait
-planted=$(grep -cE '^[a-z]' kernels/emu/faults.txt)
+planted=$(grep -cE '^[a-z]' "$list")
 caught=$(cat "$work"/*/verdicts | grep -c '^caught')
 echo "$caught passed, $((planted - caught)) failed"
 [ "$caught" -eq "$planted" ] && [ "$planted" -gt 0 ]
