@@ -390,15 +390,17 @@ int launch(unsigned cluster, dim3 grid, dim3 block, size_t sharedBytes, const st
 	std::iota(B.warpOrder.begin(), B.warpOrder.end(), 0);
 	B.laneOrder.resize(32);
 	std::iota(B.laneOrder.begin(), B.laneOrder.end(), 0);
-	for (unsigned z = 0; z < grid.z; z++)
-		for (unsigned y = 0; y < grid.y; y++)
-			for (unsigned x = 0; x < grid.x; x += cluster) {
-				for (unsigned b = 0; b < cluster; b++)
-					B.blocks[b].index = dim3(x + b, y, z);
-				shuffle(B.warpOrder);
-				shuffle(B.laneOrder);
-				runCluster(block);
-			}
+	const uint64_t across = grid.x / cluster, clusters = across * grid.y * grid.z;
+	uint64_t step = 1 + B.random() % clusters, at = B.random() % clusters; // every step-th one, and so all of them
+	while (std::gcd(step, clusters) != 1)
+		step++;
+	for (uint64_t i = 0; i < clusters; i++, at = (at + step) % clusters) {
+		for (unsigned b = 0; b < cluster; b++)
+			B.blocks[b].index = dim3((unsigned)(at % across * cluster + b), (unsigned)(at / across % grid.y), (unsigned)(at / across / grid.y));
+		shuffle(B.warpOrder);
+		shuffle(B.laneOrder);
+		runCluster(block);
+	}
 	return 0;
 }
 

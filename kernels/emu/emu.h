@@ -5,7 +5,7 @@
 // (warpgroup.h); in it the threads one after the other until each waits for the warp (shuffles, tensor-core products); then
 // the next warp. Both orders are shuffled by a seed (SURGEON_EMU_SEED, default 1). So warps are as far out of step as barriers allow: where one
 // is missing, a thread reads what nobody has written yet, or overwrites what others have still to read. Blocks run one after
-// the other, those of a cluster together. Shared memory is new for every block, full of NaN, and of exactly the size that was asked for. Asynchronous copies
+// the other, in an order drawn likewise, those of a cluster together. Shared memory is new for every block, full of NaN, and of exactly the size that was asked for. Asynchronous copies
 // and products of warpgroups take effect at once for one half of the threads, and not before they are waited for for the other; copies
 // of tiles (warpgroup.h) arrive late and in any order.
 //
