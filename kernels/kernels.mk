@@ -83,7 +83,7 @@ lint-cuda: $(CUDA_HOME)/include/cuda.h
 RUN_CUDA = REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CUDA_LIB)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}
 # -v, here and below: tests that are left out say so, and how many parity cases ran.
 test-cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
-	$(LINK_CUDA) $(RUN_CUDA) $(GO) test -tags cuda -count 1 -v -timeout 60m ./cgo/...
+	$(LINK_CUDA) $(RUN_CUDA) kernels/few.sh $(GO) test -tags cuda -count 1 -v -timeout 60m ./cgo/...
 
 # The emulated device. AddressSanitizer and UBSan look at the kernels; Go's own memory is none of their business.
 # -Og takes half the time of -O1 to compile the large kernels, and what it makes is as fast; lines of a fault are in -g1 too.
@@ -122,11 +122,8 @@ LINK_EMU = $(call LINK_EMU_WITH,build/emu)
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
 test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu/surgeon-cuda
-	@# Kernels on fibers keep one core busy: the parity suite runs beside all other tests.
-	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m -run TestParity ./cgo >build/emu/parity.log 2>&1 & parity=$$!; \
-	$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m -skip TestParity ./cgo/...; rest=$$?; \
-	wait $$parity; parity=$$?; grep -E '^(---|ok|FAIL|panic)|parity cases|Error' build/emu/parity.log; \
-	[ $$rest -eq 0 ] && { [ $$parity -eq 0 ] || { cat build/emu/parity.log; false; }; }
+	@kernels/emu/halves.sh build/emu/parity.log '$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m -run TestParity ./cgo' \
+	  '$(LINK_EMU) $(RUN_EMU) $(GO) test -tags cuda -count 1 -v -timeout 60m -skip TestParity ./cgo/...'
 	CGO_ENABLED=0 $(RUN_EMU) SURGEON_EMU_PROGRAM=$(CURDIR)/build/emu/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramOnAnEmulatedGPU ./cmd/surgeon
 
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
@@ -170,13 +167,9 @@ build/races/shared/libsurgeon_kernels.so: $(EMU_OBJECTS:build/emu/%=build/races/
 	$(CXX) -shared $^ -lboost_context -o $@
 
 # The tests of single operations, in two halves that take about as long, then races that are planted. All with a shared library, as above.
-RACE_TESTS = $(CURDIR)/build/races/races.test -test.v -test.timeout 30m -test.run
+RACE_TESTS = cd cgo && REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CURDIR)/build/races/shared $(CURDIR)/build/races/races.test -test.v -test.timeout 30m -test.run
 .PHONY: test-races
 test-races: emu-there build/races/shared/libsurgeon_kernels.so build/races/libcuda.a
 	$(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/races/shared -L$(CURDIR)/build/races -Wl,-z,lazy -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm" $(GO) test -tags cuda -c -o build/races/races.test ./cgo
-	@cd cgo; export REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CURDIR)/build/races/shared; log=../build/races/half.log; \
-	$(RACE_TESTS) 'TestParity/^[A-D]|Versions|Many' >$$log 2>&1 & half=$$!; \
-	$(RACE_TESTS) 'TestParity/^[E-Z]|KernelsOf'; rest=$$?; \
-	wait $$half; half=$$?; grep -E '^(---|===|ok|FAIL|panic)|parity cases|race' $$log; \
-	[ $$rest -eq 0 ] && { [ $$half -eq 0 ] || { cat $$log; false; }; }
+	@kernels/emu/halves.sh build/races/half.log '$(RACE_TESTS) "TestParity/^[A-D]|Versions|Many"' '$(RACE_TESTS) "TestParity/^[E-Z]|KernelsOf"'
 	@EMU_COMPILE="$(RACES_KERNEL)" EMU_SHARED="$(CXX) -shared" EMU_OBJECTS="$(EMU_OBJECTS:build/emu/%=build/races/%)" REQUIRE_CUDA=1 kernels/emu/faults.sh build/races/races.test kernels/emu/races.txt
