@@ -1,8 +1,8 @@
-// A detector of races in kernels, which is what racecheck of compute-sanitizer is on a GPU, and looks at global memory too.
+// A detector of races in kernels: what racecheck of compute-sanitizer does on a GPU for shared memory, here for that of the device too.
 //
-// For `make test-races` the kernels are compiled with -fsanitize=thread: g++ then calls a function at every access to memory. That library's own
-// detector knows nothing of blocks and warps; here are these functions for the emulated device. Two accesses to a byte, at least one of
-// which writes, race unless
+// For `make test-races` the kernels are compiled with -fsanitize=thread: g++ then calls a function at every access to memory. The detector
+// that comes with it knows nothing of blocks and warps; these are the functions for the emulated device. Two accesses to a byte, at least
+// one of which writes, race unless
 //
 //   - one thread makes both, or
 //   - both are atomic, or
@@ -11,12 +11,12 @@
 //   - they belong to one warp, and a __syncwarp does. A shuffle or a product on tensor cores orders no memory: it does not count.
 //
 // Blocks of a launch are in no order, those of a cluster neither. An asynchronous copy writes from when it is let go until its thread has
-// waited for it; until then nobody may touch the place, that thread included. For every byte the last write is kept, and of the reads of the latest interval
-// between barriers which warps made them.
+// waited for it; until then nobody may touch the place, that thread included. For every byte the last write is kept, and of the reads
+// since the last barrier which warps made them.
 //
-// It does not matter whether the order in which the emulated threads ran did any harm: values are not looked at. Not seen: what passes gates of
-// shared memory (warpgroup.h; copies of tiles and products of warpgroups are the scheduler's, which makes them early and late), and
-// what stands in for cuBLAS and cuSOLVER.
+// Values are not looked at, so it does not matter whether the order in which the emulated threads ran did any harm. Not seen: what passes
+// gates of shared memory (warpgroup.h; copies of tiles and products of warpgroups are the scheduler's, which makes them early and late),
+// and what stands in for NVIDIA's libraries.
 #ifdef SURGEON_EMU_RACES
 
 #include "races.h"
@@ -151,7 +151,7 @@ void look(const Region &r, size_t at, Past &past, uint32_t from, Kind kind, uint
 		return;
 	}
 	if (s.other >= from && s.other != now->block)
-		race(r, at, kind, where, 0, s.other, names[reading], s.where);
+		race(r, at, kind, where, several, s.other, names[reading], s.where);
 	if (s.block >= from) {
 		bool ordered = s.block == now->block && (s.barriers < now->barriers || (s.warps == 1u << warp && (s.fences < now->fences || s.thread == now->thread)));
 		if (!ordered)
