@@ -42,7 +42,7 @@ const (
 	// slack: matrices of what is alive change size from layer to layer and shot to shot. An eighth more lets most of them
 	// have the block of another; what stays for the whole run is allocated first, when there is nothing to reuse.
 	slack = 8
-	// reserved is left free for the driver, cuBLAS and cuSOLVER, whose own memory is not counted here.
+	// reserved is left free for the driver and NVIDIA's libraries, whose own memory is not counted here.
 	reserved = 1 << 30
 )
 

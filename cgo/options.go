@@ -40,6 +40,9 @@ func (e *Failure) Error() string {
 	if slices.Contains([]int{2, 10003, 20002}, e.Code) { // CUDA, cuBLAS and cuSOLVER were given no memory of their own
 		way = " with a lower --gpu-memory, which leaves the libraries more,"
 	}
+	if e.Code >= 30000 { // another try would end alike
+		return fmt.Sprintf("%s: %s failed: %s (code %d); with --precision float32 it is not needed", e.Device, e.Op, e.Text, e.Code)
+	}
 	return fmt.Sprintf("%s: %s failed: %s (code %d); give the same command again%s to go on after the last complete shot", e.Device, e.Op, e.Text, e.Code, way)
 }
 

@@ -14,4 +14,7 @@ func TestAdviceOfAFailure(t *testing.T) {
 			t.Errorf("code %d: %s", code, said)
 		}
 	}
+	if said := (&Failure{Device: "cuda:0", Op: "Linear", Code: 30000, Text: "no"}).Error(); said != "cuda:0: Linear failed: no (code 30000); with --precision float32 it is not needed" {
+		t.Error(said)
+	}
 }

@@ -308,7 +308,7 @@ const headroom = 16
 
 // chooseBatch is the number of windows that go through the model at one time where the user leaves it open. In main memory
 // it is 1: the cores are busy with one window, and more only take memory. A device with memory of its own gets as many of
-// the windows as it has room for; bytes is what it must hold with a batch, and grows with it.
+// the windows as it has room for; bytes is what it must hold with a batch, and grows with it, but for a few MiB.
 func chooseBatch(m device.Memory, length, windows int, bytes func(batch int) int64) int {
 	if m.Host {
 		return 1

@@ -72,7 +72,7 @@ type Options struct {
 	Given   []string `kong:"-" yaml:"-" json:"-"` // names of the options that were asked for, not left at their defaults
 	Shared  []string `kong:"-" yaml:"-" json:"-"` // of these, those that were asked for several runs at once
 	Version string   `kong:"-" yaml:"-" json:"-"` // of the program
-	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, for the report
+	Command []string `kong:"-" yaml:"-" json:"-"` // the program and its arguments, those of a file spelled out, for the report
 
 	// GPU, where it is not nil, is asked at the end what the GPU did meanwhile, for the report. It may return nil.
 	GPU func() *report.GPU `kong:"-" yaml:"-" json:"-"`

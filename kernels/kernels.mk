@@ -172,4 +172,4 @@ RACE_TESTS = cd cgo && REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CURDIR)/build/races/shar
 test-races: emu-there build/races/shared/libsurgeon_kernels.so build/races/libcuda.a
 	$(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/races/shared -L$(CURDIR)/build/races -Wl,-z,lazy -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm" $(GO) test -tags cuda -c -o build/races/races.test ./cgo
 	@kernels/emu/halves.sh build/races/half.log '$(RACE_TESTS) "TestParity/^[A-D]|Versions|Many"' '$(RACE_TESTS) "TestParity/^[E-Z]|KernelsOf"'
-	@EMU_COMPILE="$(RACES_KERNEL)" EMU_SHARED="$(CXX) -shared" EMU_OBJECTS="$(EMU_OBJECTS:build/emu/%=build/races/%)" REQUIRE_CUDA=1 kernels/emu/faults.sh build/races/races.test kernels/emu/races.txt
+	@EMU_COMPILE="$(RACES_KERNEL)" EMU_SHARED="$(CXX) -shared" EMU_OBJECTS="$(EMU_OBJECTS:build/emu/%=build/races/%)" REQUIRE_CUDA=1 kernels/emu/faults.sh build/races/races.test kernels/emu/races.txt "emulated device: a race"

@@ -9,7 +9,7 @@
 int product(void *library, bool transA, bool transB, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,
             double beta, double *c, int64_t ldc);
 
-/* linear.cpp: what a library has of cuBLASLt; the workspace is cuBLAS's as well, on the same stream. Set also where the code is not 0. */
+/* linear.cpp: what a library has of cuBLASLt; the workspace is cuBLAS's as well, on the same stream. *linear is set also where the code is not 0. */
 struct Linear;
 int openLinear(void *workspace, int64_t bytes, Linear **linear);
 int closeLinear(Linear *linear);

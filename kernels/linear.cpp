@@ -10,8 +10,8 @@
 // By columns (library.cpp) Y = op(W)·X, n×m with op transposing, and b runs down its columns, as EPILOGUE_BIAS wants it.
 //
 // Rows that begin at multiples of 16 bytes are what the kernels for tensor cores are made for, and what real layers have: only those go to
-// cuBLASLt, n and k multiples of 8 and all addresses of 16, so that no shape gets there for which it might have no algorithm. If it has none
-// all the same, that is an error. float32 stays with cuBLAS, where COMPUTE_32F_PEDANTIC keeps it from other arithmetic, and float64 with it.
+// cuBLASLt, n and k multiples of 8 and all addresses of 16. A shape that it has no algorithm for is an error, not made in another way without a
+// word. float32 stays with cuBLAS, where COMPUTE_32F_PEDANTIC keeps it from other arithmetic, and float64 with it.
 //
 // EPILOGUE_RELU_BIAS, which could make OPT's activation as well, is left alone: it is max(x, 0), and a NaN has to stay one.
 #include "kernels.h"

@@ -83,6 +83,14 @@ func TestCardSaysWhatTheFileSaid(t *testing.T) {
 	}
 }
 
+// What would be caught: a file that is left in the command, or a word behind -- that is taken for one.
+func TestSpelledOut(t *testing.T) {
+	s := session{args: strings.Fields("prune --config a.yaml --shots 2 --config=b.yaml -- --config"), typed: []string{"shots"}, config: configValues{"shots": 3, "target": 0.1}}
+	if got, want := strings.Join(s.spelledOut()[1:], " "), "prune --target=0.1 --shots 2 -- --config"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // What would be caught: a value of a wrong type that is converted in silence, and a sentence that points elsewhere.
 func TestConfigRefuses(t *testing.T) {
 	for _, c := range []struct{ yaml, want string }{

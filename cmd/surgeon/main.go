@@ -134,16 +134,27 @@ func (s *session) command() []string { return append([]string{os.Args[0]}, s.arg
 
 // spelledOut is the command with what a YAML file says in place of the file: what was asked for can be told from it alone.
 func (s *session) spelledOut() []string {
-	words := s.command()
-	at := slices.IndexFunc(words, func(w string) bool { return w == "--config" || strings.HasPrefix(w, "--config=") })
-	if at < 0 {
-		return words
+	var before, after []string // the last of several files counts, so the place of the first is as good as any
+	rest, found := s.command(), false
+	for len(rest) > 0 && rest[0] != "--" {
+		w := rest[0]
+		rest = rest[1:]
+		switch {
+		case w == "--config":
+			rest, found = rest[1:], true
+		case strings.HasPrefix(w, "--config="):
+			found = true
+		case found:
+			after = append(after, w)
+		default:
+			before = append(before, w)
+		}
 	}
-	end := at + 1
-	if words[at] == "--config" {
-		end++
+	after = append(after, rest...)
+	if !found {
+		return append(before, after...)
 	}
-	var options []string
+	options := before
 	for _, name := range slices.Sorted(maps.Keys(s.config)) {
 		if name == "model" || slices.Contains(s.typed, name) { // the model is no flag
 			continue
@@ -156,7 +167,7 @@ func (s *session) spelledOut() []string {
 			options = append(options, fmt.Sprintf("--%s=%v", name, v))
 		}
 	}
-	return slices.Replace(words, at, end, options...)
+	return append(options, after...)
 }
 
 // atEnd has f called when the program ends, the last one first.

@@ -181,8 +181,8 @@ func fill(d device.Device, rows, cols int, value float64) device.Tensor {
 	for i := range row {
 		row[i] = value
 	}
-	table := device.NewFrom(d, row, 1, cols, device.F64)
-	d.Embed(table, make([]int32, rows), 0, x) // its only row, everywhere
-	d.Free(table)
+	b, none, nothing := device.NewFrom(d, row, 1, cols, device.F64), d.Alloc(rows, 0, device.F64), d.Alloc(cols, 0, device.F64)
+	d.Linear(none, nothing, b, 0, x) // a product over no columns is 0
+	d.Free(b, none, nothing)
 	return x
 }

@@ -27,7 +27,7 @@ import (
 type Report struct {
 	Program     Program           `json:"program"`
 	Machine     Machine           `json:"machine"`
-	Command     []string          `json:"command"` // the program and its arguments
+	Command     []string          `json:"command"` // the program and its arguments, those of a file spelled out
 	Options     any               `json:"options"` // the run's options, defaults filled in
 	Run         string            `json:"run"`     // SHA-256 of all that the bits of the result depend on
 	Seeds       map[string]uint64 `json:"seeds"`   // by what they are for

@@ -296,7 +296,7 @@ void runCluster(dim3 block) {
 			die("no memory for shared memory");
 		memset(memory, 0xff, B.sharedBytes);
 		b.sharedMemory = (char *)memory;
-		b.number = raceBlock(int(&b - B.blocks.data()), memory, B.sharedBytes);
+		b.number = raceBlock(int(&b - B.blocks.data()), b.index.x, b.index.y, b.index.z, memory, B.sharedBytes);
 		b.alive = B.count;
 		b.waiting = 0;
 		b.any = 0;
@@ -439,7 +439,7 @@ void copyLater(void *to, const void *from, int bytes, bool valid) {
 	if ((uintptr_t)to % bytes != 0 || (valid && (uintptr_t)from % bytes != 0))
 		die("an asynchronous copy is not aligned to its size");
 	const Copy copy{to, from, bytes, valid};
-	raceCopying(to, bytes);
+	raceCopying(to, valid ? from : nullptr, bytes, __builtin_return_address(0));
 	if (lane() % 2 == 0) // at once, the others' when they are waited for: see tensor.h
 		copy.arrive();
 	B.threads[B.self].copies.all.push_back(copy);
@@ -448,10 +448,11 @@ void copyLater(void *to, const void *from, int bytes, bool valid) {
 void copyCommit() { B.threads[B.self].copies.commit(); }
 
 void copyWait(int groupsLeft) {
-	B.threads[B.self].copies.wait(groupsLeft, [](const Copy &copy) {
+	const void *at = __builtin_return_address(0);
+	B.threads[B.self].copies.wait(groupsLeft, [at](const Copy &copy) {
 		if (lane() % 2 != 0)
 			copy.arrive();
-		raceCopied(copy.to, copy.bytes);
+		raceCopied(copy.to, copy.valid ? copy.from : nullptr, copy.bytes, at);
 	});
 }
 

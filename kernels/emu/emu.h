@@ -115,9 +115,9 @@ inline double rsqrt(double x) { return 1 / sqrt(x); }
 inline float __frcp_rn(float x) { return 1 / x; }
 // For the detector of races these are no reads and writes.
 #define EMU_ATOMIC __attribute__((noinline, no_sanitize("thread")))
-template <class T> EMU_ATOMIC T atomicMin(T *p, T v) { emu::raceAtomic(p, sizeof *p); T old = *p; if (v < old) *p = v; return old; }
-template <class T> EMU_ATOMIC T atomicMax(T *p, T v) { emu::raceAtomic(p, sizeof *p); T old = *p; if (v > old) *p = v; return old; }
-template <class T> EMU_ATOMIC T atomicAdd(T *p, T v) { emu::raceAtomic(p, sizeof *p); T old = *p; *p = old + v; return old; }
+template <class T> EMU_ATOMIC T atomicMin(T *p, T v) { emu::raceAtomic(p, sizeof *p, __builtin_return_address(0)); T old = *p; if (v < old) *p = v; return old; }
+template <class T> EMU_ATOMIC T atomicMax(T *p, T v) { emu::raceAtomic(p, sizeof *p, __builtin_return_address(0)); T old = *p; if (v > old) *p = v; return old; }
+template <class T> EMU_ATOMIC T atomicAdd(T *p, T v) { emu::raceAtomic(p, sizeof *p, __builtin_return_address(0)); T old = *p; *p = old + v; return old; }
 template <class A, class B> auto max(A a, B b) -> decltype(a + b) { return a > b ? a : b; }
 template <class A, class B> auto min(A a, B b) -> decltype(a + b) { return a < b ? a : b; }
 

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Plants faults in copies of the kernels, one at a time on each core, and sees that the tests on the emulated device catch each
 # of them. LIST (faults.txt, races.txt) has a line for each: kernel, name, a sed script that makes the fault, the tests that should fail.
-# usage: faults.sh TESTS LIST      TESTS is a test program of package cgo that is linked with libsurgeon_kernels.so
+# usage: faults.sh TESTS LIST [WORDS]      TESTS is a test program of package cgo that is linked with libsurgeon_kernels.so; with WORDS it has to
+# say those to have caught a fault
 # Environment: EMU_COMPILE compiles a kernel, EMU_SHARED makes a shared library of EMU_OBJECTS; kernels.mk sets them
 set -u
-root=$PWD tests=$PWD/$1 list=$PWD/$2
+root=$PWD tests=$PWD/$1 list=$PWD/$2 words=${3:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 workers=$(nproc)
@@ -29,6 +30,8 @@ plant() {
       verdict="NOT BUILT  " text=$(head -1 "$here/log")
     elif (cd "$root/cgo" && LD_LIBRARY_PATH=$here "$tests" -test.timeout 5m -test.failfast -test.run "$expected") >"$here/log" 2>&1; then
       verdict="MISSED     "
+    elif ! grep -qF "$words" "$here/log"; then
+      verdict="MISSED     " text="failed without these words: $words"
     else
       verdict="caught     " text=$(grep -oE 'ERROR: AddressSanitizer: [a-z-]+|emulated device: [^,]*|[a-z]+\.go:[0-9]+: .*|runtime error: .*' "$here/log" | grep -E 'ERROR|emulated|want|at most|differs|differ$|changed|written|runtime error' | head -1 | cut -c1-140)
     fi

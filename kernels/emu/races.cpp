@@ -11,8 +11,8 @@
 //   - they belong to one warp, and a __syncwarp does. A shuffle or a product on tensor cores orders no memory: it does not count.
 //
 // Blocks of a launch are in no order, those of a cluster neither. An asynchronous copy writes from when it is let go until its thread has
-// waited for it; until then nobody may touch the place, that thread included. For every byte the last write is kept, and of the reads
-// since the last barrier which warps made them.
+// waited for it, and reads as long; until then nobody may touch the place, that thread included. For every byte the last write is kept, and
+// of the reads and of the atomics since the last barrier which warps made them.
 //
 // Values are not looked at, so it does not matter whether the order in which the emulated threads ran did any harm. Not seen: what passes
 // gates of shared memory (warpgroup.h; copies of tiles and products of warpgroups are the scheduler's, which makes them early and late),
@@ -28,6 +28,7 @@
 #include <sys/mman.h>
 
 #include <map>
+#include <vector>
 
 namespace emu {
 namespace {
@@ -40,21 +41,22 @@ struct Write {
 	uint16_t thread, kind;
 };
 
-struct Reads {
-	uint32_t block, other; // the last that read, and one before it
+// Many are accesses that do not race with each other: reads, or atomics.
+struct Many {
+	uint32_t block, other; // the last that made some, and one before it
 	uint32_t barriers, fences, where;
-	uint32_t warps;  // that read since the last barrier
+	uint32_t warps;  // that made some since the last barrier
 	uint16_t thread; // of the last warp since the last fence
 };
 const uint16_t several = 0xffff;
 
-// Past is what is remembered of a place.
+// Past is what is remembered of a place: the last write that is not atomic.
 struct Past {
 	Write write;
-	Reads reads;
+	Many reads, atomics;
 };
 
-// Word is four bytes that were always touched together, as nearly all are; apart since a block touched some of them, there is a Past for each.
+// Word is four bytes. Nearly all are only touched together; from the block on that touches some of four, each of them has a Past of its own.
 struct Word {
 	Past all;
 	uint32_t apartSince; // the number of that block
@@ -73,13 +75,17 @@ struct Region {
 const size_t sharedMost = 227 << 10;
 Region shared[16]; // by the place of a block in its cluster
 std::map<const char *, Region> allocations;
-// Recent is what was found for 256 bytes, as allocations are aligned: the one that they begin in, or null.
+// Recent is what was found for 256 bytes, as allocations are aligned: the one that begins last before their end, and may end before them.
 struct Recent {
 	uintptr_t at;
 	const Region *region;
 } recent[4096];
 const Moment *now = nullptr;
 uint32_t blocks = 0, launchFrom = 1;
+struct Place {
+	unsigned x, y, z;
+};
+std::vector<Place> places; // of the blocks of the launch, as they are numbered
 
 // zeros is memory of which only what is used is there.
 void *zeros(size_t bytes) {
@@ -103,10 +109,11 @@ const Dl_info &program() {
 
 // tell prints the lines of the source that an access was made from.
 void tell(const char *which, uint32_t thread, uint32_t block, const char *does, uint32_t where) {
+	const Place &at = places[block - launchFrom];
 	if (thread == several)
-		fprintf(stderr, "  %s, several threads of block %u %s it:\n", which, block, does);
+		fprintf(stderr, "  %s, several threads of block (%u, %u, %u) %s it:\n", which, at.x, at.y, at.z, does);
 	else
-		fprintf(stderr, "  %s, thread %u of block %u %s it:\n", which, thread, block, does);
+		fprintf(stderr, "  %s, thread %u of block (%u, %u, %u) %s it:\n", which, thread, at.x, at.y, at.z, does);
 	const uint64_t moved = ((const Elf64_Ehdr *)program().dli_fbase)->e_type == ET_EXEC ? (uint64_t)program().dli_fbase : 0;
 	char command[4096];
 	if (snprintf(command, sizeof command, "addr2line -Cpfis -e '%s' 0x%llx >&2", program().dli_fname, (unsigned long long)(where + moved - 1)) >= (int)sizeof command || system(command) != 0)
@@ -115,8 +122,8 @@ void tell(const char *which, uint32_t thread, uint32_t block, const char *does, 
 
 [[noreturn]] void race(const Region &r, size_t at, Kind kind, uint32_t where, uint32_t thread, uint32_t block, const char *did, uint32_t before) {
 	fprintf(stderr, "emulated device: a race, on byte %zu of %zu of %s:\n", at, r.bytes, r.ofBlock ? "the block's shared memory" : "an allocation");
-	tell("now", now->thread, now->block - launchFrom, names[kind], where);
-	tell("in no order with it", thread, block - launchFrom, did, before);
+	tell("now", now->thread, now->block, names[kind], where);
+	tell("in no order with it", thread, block, did, before);
 	abort();
 }
 
@@ -127,37 +134,51 @@ bool before(uint32_t block, uint32_t thread, uint32_t barriers, uint32_t fences)
 	return thread == now->thread || barriers < now->barriers || (thread / 32 == now->thread / 32u && fences < now->fences);
 }
 
+// add counts an access in.
+void add(Many &s, uint32_t where) {
+	const uint32_t warp = 1u << now->thread / 32;
+	if (s.block != now->block)
+		s = Many{now->block, s.block, now->barriers, now->fences, where, warp, now->thread};
+	else if (s.barriers < now->barriers)
+		s = Many{now->block, s.other, now->barriers, now->fences, where, warp, now->thread};
+	else if (s.warps != warp || s.fences < now->fences)
+		s = Many{now->block, s.other, now->barriers, now->fences, where, s.warps | warp, now->thread};
+	else if (s.thread != now->thread)
+		s.thread = several;
+}
+
+// follow is an access that has to come after all of s.
+void follow(const Region &r, size_t at, const Many &s, Kind of, uint32_t from, Kind kind, uint32_t where) {
+	if (s.other >= from && s.other != now->block)
+		race(r, at, kind, where, several, s.other, names[of], s.where);
+	if (s.block < from)
+		return;
+	bool ordered = s.block == now->block && (s.barriers < now->barriers || (s.warps == 1u << now->thread / 32 && (s.fences < now->fences || s.thread == now->thread)));
+	if (!ordered)
+		race(r, at, kind, where, s.thread, s.block, names[of], s.where);
+}
+
 // look compares an access to byte `at` with what was there since block number `from`, and is remembered itself.
 void look(const Region &r, size_t at, Past &past, uint32_t from, Kind kind, uint32_t where) {
 	const Write &w = past.write;
 	if (w.block >= from) {
 		bool onItsWay = w.kind == copying && w.block == now->block && !(kind == arriving && w.thread == now->thread);
-		if (onItsWay || (!before(w.block, w.thread, w.barriers, w.fences) && !(kind == adding && w.kind == adding)))
+		if (onItsWay || !before(w.block, w.thread, w.barriers, w.fences))
 			race(r, at, kind, where, w.thread, w.block, names[w.kind], w.where);
 	}
-	Reads &s = past.reads;
-	if (kind == reading && s.block == now->block && s.barriers == now->barriers && s.fences == now->fences && s.thread == now->thread)
-		return; // as before
-	const uint32_t warp = now->thread / 32;
+	const Many &s = past.reads;
+	if (kind != adding && past.atomics.block != 0)
+		follow(r, at, past.atomics, adding, from, kind, where);
 	if (kind == reading) {
-		if (s.block != now->block)
-			s = Reads{now->block, s.block, now->barriers, now->fences, where, 1u << warp, now->thread};
-		else if (s.barriers < now->barriers)
-			s = Reads{now->block, s.other, now->barriers, now->fences, where, 1u << warp, now->thread};
-		else if (s.warps != 1u << warp || s.fences < now->fences)
-			s = Reads{now->block, s.other, now->barriers, now->fences, where, s.warps | 1u << warp, now->thread};
-		else if (s.thread != now->thread)
-			s.thread = several;
+		if (s.block != now->block || s.barriers != now->barriers || s.fences != now->fences || s.thread != now->thread)
+			add(past.reads, where);
 		return;
 	}
-	if (s.other >= from && s.other != now->block)
-		race(r, at, kind, where, several, s.other, names[reading], s.where);
-	if (s.block >= from) {
-		bool ordered = s.block == now->block && (s.barriers < now->barriers || (s.warps == 1u << warp && (s.fences < now->fences || s.thread == now->thread)));
-		if (!ordered)
-			race(r, at, kind, where, s.thread, s.block, names[reading], s.where);
-	}
-	past.write = Write{now->block, now->barriers, now->fences, where, now->thread, (uint16_t)kind};
+	follow(r, at, s, reading, from, kind, where);
+	if (kind == adding)
+		add(past.atomics, where);
+	else
+		past.write = Write{now->block, now->barriers, now->fences, where, now->thread, (uint16_t)kind};
 }
 
 void access(const void *pointer, size_t bytes, Kind kind, const void *caller) {
@@ -222,9 +243,13 @@ void raceForget(const void *p) {
 	changed();
 }
 
-void raceLaunch() { launchFrom = blocks + 1; }
+void raceLaunch() {
+	launchFrom = blocks + 1;
+	places.clear();
+}
 
-uint32_t raceBlock(int place, const void *memory, size_t bytes) {
+uint32_t raceBlock(int place, unsigned x, unsigned y, unsigned z, const void *memory, size_t bytes) {
+	places.push_back(Place{x, y, z});
 	Region &r = shared[place];
 	if (r.words == nullptr)
 		r = newRegion(memory, sharedMost, true);
@@ -234,9 +259,16 @@ uint32_t raceBlock(int place, const void *memory, size_t bytes) {
 }
 
 void raceRun(const Moment *m) { now = m; }
-void raceAtomic(const void *p, size_t bytes) { access(p, bytes, adding, __builtin_return_address(0)); }
-void raceCopying(const void *p, size_t bytes) { access(p, bytes, copying, __builtin_return_address(0)); }
-void raceCopied(const void *p, size_t bytes) { access(p, bytes, arriving, __builtin_return_address(0)); }
+void raceAtomic(const void *p, size_t bytes, const void *at) { access(p, bytes, adding, at); }
+
+// What a copy reads may not change from its beginning to its end.
+static void copy(const void *to, const void *from, size_t bytes, Kind kind, const void *at) {
+	access(to, bytes, kind, at);
+	if (from != nullptr)
+		access(from, bytes, reading, at);
+}
+void raceCopying(const void *to, const void *from, size_t bytes, const void *at) { copy(to, from, bytes, copying, at); }
+void raceCopied(const void *to, const void *from, size_t bytes, const void *at) { copy(to, from, bytes, arriving, at); }
 
 } // namespace emu
 

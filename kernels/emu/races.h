@@ -21,20 +21,21 @@ struct Moment {
 void raceTrack(const void *p, size_t bytes); // memory of the device, from its allocation
 void raceForget(const void *p);              // until it is freed
 void raceLaunch();                           // what follows comes after all before it
-uint32_t raceBlock(int place, const void *shared, size_t bytes); // a block begins; its number
+uint32_t raceBlock(int place, unsigned x, unsigned y, unsigned z, const void *shared, size_t bytes); // block (x, y, z) begins; its number
 void raceRun(const Moment *); // the thread that runs; null while none does
-void raceAtomic(const void *p, size_t bytes);
-void raceCopying(const void *to, size_t bytes); // the running thread lets an asynchronous copy go
-void raceCopied(const void *to, size_t bytes);  // and has waited for it
+// From here on `at` is where the kernel does it.
+void raceAtomic(const void *p, size_t bytes, const void *at);
+void raceCopying(const void *to, const void *from, size_t bytes, const void *at); // an asynchronous copy begins; from may be null
+void raceCopied(const void *to, const void *from, size_t bytes, const void *at);  // and has been waited for
 #else
 inline void raceTrack(const void *, size_t) {}
 inline void raceForget(const void *) {}
 inline void raceLaunch() {}
-inline uint32_t raceBlock(int, const void *, size_t) { return 0; }
+inline uint32_t raceBlock(int, unsigned, unsigned, unsigned, const void *, size_t) { return 0; }
 inline void raceRun(const Moment *) {}
-inline void raceAtomic(const void *, size_t) {}
-inline void raceCopying(const void *, size_t) {}
-inline void raceCopied(const void *, size_t) {}
+inline void raceAtomic(const void *, size_t, const void *) {}
+inline void raceCopying(const void *, const void *, size_t, const void *) {}
+inline void raceCopied(const void *, const void *, size_t, const void *) {}
 #endif
 
 } // namespace emu
