@@ -14,8 +14,8 @@ import (
 	"surgeon/engine/device"
 )
 
-// workspaceBytes is what cuBLAS and cuBLASLt work in, one after the other: NVIDIA's advice for Hopper, more than it wants on an A100. The same at every run,
-// or products might be cut up in another way, and have other bits.
+// workspaceBytes is what cuBLAS and cuBLASLt work in, one after the other: NVIDIA's advice for Hopper, more than it wants on an
+// A100. The same at every run, or products might be cut up in another way, and have other bits.
 const workspaceBytes = 32 << 20
 
 // library is cuBLAS, cuBLASLt and cuSOLVER, on this device's stream.

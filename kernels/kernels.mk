@@ -116,8 +116,8 @@ build/emu/surgeon-cuda: build/emu/libsurgeon_kernels.a build/emu/libcuda.a $(she
 build/emu/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/emu/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-LINK_EMU_WITH = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/$(1) -L$(CURDIR)/build/emu -Wl,-z,lazy $(SANITIZE) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
-LINK_EMU = $(call LINK_EMU_WITH,build/emu)
+LINK_EMU_WITH = $(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/$(1) -L$(CURDIR)/$(2) -Wl,-z,lazy $(3) -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm"
+LINK_EMU = $(call LINK_EMU_WITH,build/emu,build/emu,$(SANITIZE))
 # Go does not free what it gives to C at the end, and handles faults itself.
 RUN_EMU  = REQUIRE_CUDA=1 ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allow_user_segv_handler=1 UBSAN_OPTIONS=print_stacktrace=1
 
@@ -141,7 +141,7 @@ build/emu/shared/libsurgeon_kernels.so: $(EMU_OBJECTS)
 
 .PHONY: test-faults
 test-faults: emu-there build/emu/shared/libsurgeon_kernels.so build/emu/libcuda.a
-	$(call LINK_EMU_WITH,build/emu/shared) $(GO) test -tags cuda -c -o build/emu/faults.test ./cgo
+	$(call LINK_EMU_WITH,build/emu/shared,build/emu,$(SANITIZE)) $(GO) test -tags cuda -c -o build/emu/faults.test ./cgo
 	@EMU_COMPILE="$(CXX) $(EMUFLAGS) -g0" EMU_SHARED="$(EMU_SHARED)" EMU_OBJECTS="$(EMU_OBJECTS)" $(RUN_EMU) kernels/emu/faults.sh build/emu/faults.test kernels/emu/faults.txt
 
 # The emulated device again, with a detector of races in place of AddressSanitizer: see emu/races.cpp.
@@ -157,12 +157,11 @@ build/races/emu_races.o build/races/emu_library.o build/races/emu_lt.o build/rac
 build/races/emu_%.o: kernels/emu/%.cpp $(HEADERS) | $(CUDA_HOME)/include/cuda.h
 	@mkdir -p $(@D)
 	$(CXX) $(RACEFLAGS) -Ikernels/driver -c $< -o $@
-build/races/libsurgeon_kernels.a: $(EMU_OBJECTS:build/emu/%=build/races/%)
-	rm -f $@ && $(AR) rcs $@ $^
 build/races/libcuda.a: build/emu/trampolines.o build/emu/driver.o build/races/emu_driver.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-build/races/shared/libsurgeon_kernels.so: $(EMU_OBJECTS:build/emu/%=build/races/%)
+RACES_OBJECTS = $(EMU_OBJECTS:build/emu/%=build/races/%)
+build/races/shared/libsurgeon_kernels.so: $(RACES_OBJECTS)
 	@mkdir -p $(@D)
 	$(CXX) -shared $^ -lboost_context -o $@
 
@@ -170,6 +169,6 @@ build/races/shared/libsurgeon_kernels.so: $(EMU_OBJECTS:build/emu/%=build/races/
 RACE_TESTS = cd cgo && REQUIRE_CUDA=1 LD_LIBRARY_PATH=$(CURDIR)/build/races/shared $(CURDIR)/build/races/races.test -test.v -test.timeout 30m -test.run
 .PHONY: test-races
 test-races: emu-there build/races/shared/libsurgeon_kernels.so build/races/libcuda.a
-	$(CGO_CUDA) CGO_LDFLAGS="-L$(CURDIR)/build/races/shared -L$(CURDIR)/build/races -Wl,-z,lazy -lsurgeon_kernels -lboost_context -lstdc++ -lpthread -ldl -lm" $(GO) test -tags cuda -c -o build/races/races.test ./cgo
+	$(call LINK_EMU_WITH,build/races/shared,build/races,) $(GO) test -tags cuda -c -o build/races/races.test ./cgo
 	@kernels/emu/halves.sh build/races/half.log '$(RACE_TESTS) "TestParity/^[A-D]|Versions|Many"' '$(RACE_TESTS) "TestParity/^[E-Z]|KernelsOf"'
-	@EMU_COMPILE="$(RACES_KERNEL)" EMU_SHARED="$(CXX) -shared" EMU_OBJECTS="$(EMU_OBJECTS:build/emu/%=build/races/%)" REQUIRE_CUDA=1 kernels/emu/faults.sh build/races/races.test kernels/emu/races.txt "emulated device: a race"
+	@EMU_COMPILE="$(RACES_KERNEL)" EMU_SHARED="$(CXX) -shared" EMU_OBJECTS="$(RACES_OBJECTS)" REQUIRE_CUDA=1 kernels/emu/faults.sh build/races/races.test kernels/emu/races.txt "emulated device: a race"

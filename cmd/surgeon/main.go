@@ -134,7 +134,7 @@ func (s *session) command() []string { return append([]string{os.Args[0]}, s.arg
 
 // spelledOut is the command with what a YAML file says in place of the file: what was asked for can be told from it alone.
 func (s *session) spelledOut() []string {
-	var before, after []string // the last of several files counts, so the place of the first is as good as any
+	var words, after []string // the last of several files counts, so the place of the first is as good as any
 	rest, found := s.command(), false
 	for len(rest) > 0 && rest[0] != "--" {
 		w := rest[0]
@@ -147,14 +147,12 @@ func (s *session) spelledOut() []string {
 		case found:
 			after = append(after, w)
 		default:
-			before = append(before, w)
+			words = append(words, w)
 		}
 	}
-	after = append(after, rest...)
 	if !found {
-		return append(before, after...)
+		return s.command()
 	}
-	options := before
 	for _, name := range slices.Sorted(maps.Keys(s.config)) {
 		if name == "model" || slices.Contains(s.typed, name) { // the model is no flag
 			continue
@@ -164,10 +162,10 @@ func (s *session) spelledOut() []string {
 			values = []any{s.config[name]}
 		}
 		for _, v := range values {
-			options = append(options, fmt.Sprintf("--%s=%v", name, v))
+			words = append(words, fmt.Sprintf("--%s=%v", name, v))
 		}
 	}
-	return append(options, after...)
+	return append(append(words, after...), rest...)
 }
 
 // atEnd has f called when the program ends, the last one first.

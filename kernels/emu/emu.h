@@ -3,16 +3,16 @@
 //
 // Every thread of a block is a fiber. A warp runs alone until all of its threads wait for the block (__syncthreads), or for a gate
 // (warpgroup.h); in it the threads one after the other until each waits for the warp (shuffles, tensor-core products); then
-// the next warp. Both orders are shuffled by a seed (SURGEON_EMU_SEED, default 1). So warps are as far out of step as barriers allow: where one
-// is missing, a thread reads what nobody has written yet, or overwrites what others have still to read. Blocks run one after
-// the other, in an order drawn likewise, those of a cluster together. Shared memory is new for every block, full of NaN, and of exactly the size that was asked for. Asynchronous copies
-// and products of warpgroups take effect at once for one half of the threads, and not before they are waited for for the other; copies
-// of tiles (warpgroup.h) arrive late and in any order.
+// the next warp. Both orders are shuffled by a seed (SURGEON_EMU_SEED, default 1). So warps are as far out of step as barriers
+// allow: where one is missing, a thread reads what nobody has written yet, or overwrites what others have still to read. Blocks run
+// one after the other, in an order drawn likewise, those of a cluster together. Shared memory is new for every block, full of NaN,
+// and of exactly the size that was asked for. Asynchronous copies and products of warpgroups take effect at once for one half of the
+// threads, and not before they are waited for for the other; copies of tiles (warpgroup.h) arrive late and in any order.
 //
 // SURGEON_EMU_FAIL_AT=n makes the n-th launch and all after it fail, as on a GPU that is lost.
 //
-// What this proves is index arithmetic, barriers that results depend on, and results; not speed. Races that did no harm in the order that was
-// run, and those between blocks, are for races.cpp.
+// What this proves is index arithmetic, barriers that results depend on, and results; not speed. Races that did no harm in the order
+// that was run, and those between blocks, are for races.cpp.
 #ifndef SURGEON_EMU_H
 #define SURGEON_EMU_H
 

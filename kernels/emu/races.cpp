@@ -4,15 +4,15 @@
 // that comes with it knows nothing of blocks and warps; these are the functions for the emulated device. Two accesses to a byte, at least
 // one of which writes, race unless
 //
-//   - one thread makes both, or
+//   - one thread makes both, none of them an asynchronous copy on its way, or
 //   - both are atomic, or
 //   - they belong to different launches, or
 //   - they belong to one block, and a __syncthreads stands between them, or
 //   - they belong to one warp, and a __syncwarp does. A shuffle or a product on tensor cores orders no memory: it does not count.
 //
 // Blocks of a launch are in no order, those of a cluster neither. An asynchronous copy writes from when it is let go until its thread has
-// waited for it, and reads as long; until then nobody may touch the place, that thread included. For every byte the last write is kept, and
-// of the reads and of the atomics since the last barrier which warps made them.
+// waited for it; until then nobody may touch the place, that thread included. What it copies must not be written by others as long. For
+// every byte the last write is kept, and of the reads and of the atomics since the last barrier which warps made them.
 //
 // Values are not looked at, so it does not matter whether the order in which the emulated threads ran did any harm. Not seen: what passes
 // gates of shared memory (warpgroup.h; copies of tiles and products of warpgroups are the scheduler's, which makes them early and late),
@@ -167,7 +167,7 @@ void look(const Region &r, size_t at, Past &past, uint32_t from, Kind kind, uint
 			race(r, at, kind, where, w.thread, w.block, names[w.kind], w.where);
 	}
 	const Many &s = past.reads;
-	if (kind != adding && past.atomics.block != 0)
+	if (kind != adding)
 		follow(r, at, past.atomics, adding, from, kind, where);
 	if (kind == reading) {
 		if (s.block != now->block || s.barriers != now->barriers || s.fences != now->fences || s.thread != now->thread)
