@@ -18,6 +18,9 @@ import (
 // A100. The same at every run, or products might be cut up in another way, and have other bits.
 const workspaceBytes = 32 << 20
 
+// factorsBytes is where products find α and β, if not on the host; after the workspace.
+const factorsBytes = 8
+
 // library is cuBLAS, cuBLASLt and cuSOLVER, on this device's stream.
 type library struct {
 	handle    unsafe.Pointer
@@ -26,13 +29,13 @@ type library struct {
 }
 
 func (d *Device) startLibrary() error {
-	w, ok := d.take(workspaceBytes)
+	w, ok := d.take(workspaceBytes + factorsBytes)
 	if !ok {
 		return d.err
 	}
 	d.library.workspace = w
 	d.run("cuBLAS and cuSOLVER", func() C.int {
-		return C.surgeon_library_open(d.queue(), address(w.at), workspaceBytes, &d.library.handle)
+		return C.surgeon_library_open(d.queue(), address(w.at), workspaceBytes, (*C.float)(address(w.at+workspaceBytes)), &d.library.handle)
 	})
 	if d.err == nil {
 		var blas, solver C.int

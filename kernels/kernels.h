@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 14
+#define SURGEON_INTERFACE 15
 
 #ifdef __cplusplus
 extern "C" {
@@ -126,8 +126,9 @@ int64_t surgeon_attention_scratch(int type, surgeon_heads h);
 int surgeon_attention_backward(int type, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse, const void *dout,
                                void *dq, void *dk, void *dv, void *scratch, void *stream);
 
-/* library.cpp: cuBLAS, cuBLASLt and cuSOLVER, on one stream. The workspace is device memory that stays theirs until close. */
-int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library);
+/* library.cpp: cuBLAS, cuBLASLt and cuSOLVER, on one stream. The workspace, and factors, two numbers for α and β, are device memory that stays
+ * theirs until close. */
+int surgeon_library_open(void *stream, void *workspace, int64_t bytes, float *factors, void **library);
 int surgeon_library_close(void *library);
 void surgeon_library_versions(void *library, int *blas, int *solver); /* 130100 is 13.1.0 */
 /* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size; cType is type, or float32 where type is bfloat16. */

@@ -7,8 +7,8 @@
 //	a = l·lᵀ, lower          A = Uᵀ·U, upper, U = lᵀ
 //
 // Precision: float32 by float32 arithmetic alone, which COMPUTE_32F_PEDANTIC keeps so whatever the environment asks for;
-// bfloat16 with sums in float32 from end to end, also where a sum is split among blocks; float64 on tensor cores, which round
-// like any other unit. Bits are the same at every run on one kind of GPU: one stream, a workspace of our own, no algorithm
+// bfloat16 with sums in float32 from end to end, also where a sum is split among blocks, and β·c in them (Factors in library.h); float64 on
+// tensor cores, which round like any other unit. Bits are the same at every run on one kind of GPU: one stream, a workspace of our own, no algorithm
 // that uses atomics.
 //
 // Products with a bias are in linear.cpp, by cuBLASLt.
@@ -19,6 +19,7 @@
 
 #include <cublas_v2.h>
 #include <cusolverDn.h>
+#include <math.h>
 
 #include <vector>
 
@@ -30,6 +31,8 @@ struct Library {
 	cusolverDnHandle_t solver = nullptr;
 	cusolverDnParams_t parameters = nullptr;
 	std::vector<char> host; // cuSOLVER's workspace on this side, not used after its calls return
+	float *factors;         // α and 1, on the device
+	float alpha = NAN;      // the α that was written there last
 };
 
 cudaDataType dataType(int type) { return type == SURGEON_F64 ? CUDA_R_64F : type == SURGEON_F32 ? CUDA_R_32F : CUDA_R_16BF; }
@@ -60,8 +63,24 @@ int open(Library *l, void *stream, void *workspace, int64_t bytes) {
 
 Linear *linearOf(void *library) { return ((Library *)library)->linear; }
 
-extern "C" int surgeon_library_open(void *stream, void *workspace, int64_t bytes, void **library) {
+int factorsOf(void *library, double alpha, double beta, Factors *f, void *stream) {
+	Library *l = (Library *)library;
+	f->host[0] = (float)alpha;
+	f->host[1] = (float)beta;
+	f->onDevice = beta == 1;
+	f->alpha = f->onDevice ? l->factors : f->host;
+	f->beta = f->alpha + 1;
+	if (!f->onDevice || l->alpha == f->host[0])
+		return 0;
+	if (int code = surgeon_factors(f->host[0], 1, l->factors, stream))
+		return code;
+	l->alpha = f->host[0];
+	return 0;
+}
+
+extern "C" int surgeon_library_open(void *stream, void *workspace, int64_t bytes, float *factors, void **library) {
 	Library *l = new Library;
+	l->factors = factors;
 	if (int code = open(l, stream, workspace, bytes)) {
 		surgeon_library_close(l);
 		return code;
@@ -103,9 +122,25 @@ extern "C" int surgeon_gemm(void *library, int transA, int transB, int type, int
 	const int64_t lda = transA ? m : k, ldb = transB ? k : n;
 	if (type == SURGEON_F64)
 		return product(library, transA, transB, m, n, k, alpha, (const double *)a, lda, (const double *)b, ldb, beta, (double *)c, n);
+	cublasHandle_t blas = ((Library *)library)->blas;
+	auto product = [&](const float *alpha, const float *beta) {
+		return blasCode(cublasGemmEx_64(blas, operation(transB), operation(transA), n, m, k, alpha, b, dataType(type), ldb, a, dataType(type), lda, beta, c, dataType(cType), n,
+		                                type == SURGEON_F32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+	};
 	const float alpha32 = (float)alpha, beta32 = (float)beta;
-	return blasCode(cublasGemmEx_64(((Library *)library)->blas, operation(transB), operation(transA), n, m, k, &alpha32, b, dataType(type), ldb, a, dataType(type), lda,
-	                                &beta32, c, dataType(cType), n, type == SURGEON_F32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+	if (cType != SURGEON_BF16)
+		return product(&alpha32, &beta32);
+	Factors f;
+	if (int code = factorsOf(library, alpha, beta, &f, stream))
+		return code;
+	if (!f.onDevice)
+		return product(f.alpha, f.beta);
+	if (int code = blasCode(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_DEVICE)))
+		return code;
+	int code = product(f.alpha, f.beta);
+	if (int c = blasCode(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_HOST)))
+		return c;
+	return code;
 }
 
 int product(void *library, bool transA, bool transB, int64_t m, int64_t n, int64_t k, double alpha, const double *a, int64_t lda, const double *b, int64_t ldb,

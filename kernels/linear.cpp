@@ -26,7 +26,7 @@
 
 namespace {
 
-typedef std::array<int64_t, 3> Shape; // m, n, k
+typedef std::array<int64_t, 4> Shape; // m, n, k, and whether α and β lie on the device
 
 const uint32_t alignment = 16; // of all addresses, in bytes
 
@@ -132,14 +132,18 @@ extern "C" int surgeon_linear(void *library, int type, int64_t m, int64_t n, int
 	Layouts at;
 	if (int code = layOut(m, n, k, &at))
 		return code;
-	const Shape shape = {m, n, k};
+	Factors f;
+	if (int code = factorsOf(library, 1, beta, &f, stream))
+		return code;
+	if (int code = set(&l->operation, CUBLASLT_MATMUL_DESC_POINTER_MODE, (int32_t)(f.onDevice ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST)))
+		return code;
+	const Shape shape = {m, n, k, f.onDevice};
 	if (l->algorithms.count(shape) == 0)
 		if (int code = choose(l, &at, shape))
 			return code;
 	if (int code = set(&l->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, b))
 		return code;
-	const float one = 1, beta32 = (float)beta;
-	return blasCode(cublasLtMatmul(l->handle, &l->operation, &one, w, &at.w, x, &at.x, &beta32, y, &at.y, y, &at.y, &l->algorithms[shape], l->workspace, l->bytes,
+	return blasCode(cublasLtMatmul(l->handle, &l->operation, f.alpha, w, &at.w, x, &at.x, f.beta, y, &at.y, y, &at.y, &l->algorithms[shape], l->workspace, l->bytes,
 	                               (cudaStream_t)stream));
 }
 

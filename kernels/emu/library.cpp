@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <numeric>
 
-struct cublasContext {};
+struct cublasContext {
+	bool onDevice = false; // α and β
+};
 struct cusolverDnContext {};
 struct cusolverDnParams {};
 
@@ -62,7 +64,13 @@ cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t, void *workspace, size_t byt
 	return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t transA, cublasOperation_t transB, int64_t m, int64_t n, int64_t k, const void *alpha, const void *a,
+cublasStatus_t cublasSetPointerMode_v2(cublasHandle_t handle, cublasPointerMode_t mode) {
+	handle->onDevice = mode == CUBLAS_POINTER_MODE_DEVICE;
+	return CUBLAS_STATUS_SUCCESS;
+}
+
+// As the library does, products into bfloat16 are rounded before c is added where the host says that β is 1 (../library.h).
+cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t transA, cublasOperation_t transB, int64_t m, int64_t n, int64_t k, const void *alpha, const void *a,
                                cudaDataType aType, int64_t lda, const void *b, cudaDataType bType, int64_t ldb, const void *beta, void *c, cudaDataType cType, int64_t ldc,
                                cublasComputeType_t compute, cublasGemmAlgo_t) {
 	bool tA = transA != CUBLAS_OP_N, tB = transB != CUBLAS_OP_N;
@@ -70,13 +78,17 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t transA, cublasO
 	look("a", a, tA ? k : m, tA ? m : k, lda, size(aType));
 	look("b", b, tB ? n : k, tB ? k : n, ldb, size(bType));
 	look("c", c, m, n, ldc, size(cType));
+	if (handle->onDevice) {
+		look("α", alpha, 1, 1, 1, size(cType == CUDA_R_16BF ? CUDA_R_32F : cType));
+		look("β", beta, 1, 1, 1, size(cType == CUDA_R_16BF ? CUDA_R_32F : cType));
+	}
 	float alpha32 = *(const float *)alpha, beta32 = *(const float *)beta;
 	if (aType == CUDA_R_64F && bType == CUDA_R_64F && cType == CUDA_R_64F && compute == CUBLAS_COMPUTE_64F)
 		gemm(tA, tB, m, n, k, *(const double *)alpha, (const double *)a, lda, (const double *)b, ldb, *(const double *)beta, (double *)c, ldc);
 	else if (aType == CUDA_R_32F && bType == CUDA_R_32F && cType == CUDA_R_32F && compute == CUBLAS_COMPUTE_32F_PEDANTIC)
 		gemm(tA, tB, m, n, k, alpha32, (const float *)a, lda, (const float *)b, ldb, beta32, (float *)c, ldc);
 	else if (aType == CUDA_R_16BF && bType == CUDA_R_16BF && cType == CUDA_R_16BF && compute == CUBLAS_COMPUTE_32F)
-		gemm(tA, tB, m, n, k, alpha32, (const Bits *)a, lda, (const Bits *)b, ldb, beta32, (Bits *)c, ldc);
+		gemm(tA, tB, m, n, k, alpha32, (const Bits *)a, lda, (const Bits *)b, ldb, beta32, (Bits *)c, ldc, !handle->onDevice && beta32 == 1);
 	else if (aType == CUDA_R_16BF && bType == CUDA_R_16BF && cType == CUDA_R_32F && compute == CUBLAS_COMPUTE_32F)
 		gemm(tA, tB, m, n, k, alpha32, (const Bits *)a, lda, (const Bits *)b, ldb, beta32, (float *)c, ldc);
 	else

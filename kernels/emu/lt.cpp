@@ -1,6 +1,6 @@
 // cuBLASLt of the emulated device: the functions that ../linear.cpp calls. What the library would refuse is refused, and more than that:
-// attributes that nobody has set have the defaults of cublasLt.h; an algorithm is for the one shape, epilogue and alignment that it was found
-// for, and wants all of the workspace that was promised; there is none for rows or addresses that are no multiples of 16 bytes, nor where
+// attributes that nobody has set have the defaults of cublasLt.h; an algorithm is for the one shape, epilogue, pointer mode and alignment that it was
+// found for, and wants all of the workspace that was promised; there is none for rows or addresses that are no multiples of 16 bytes, nor where
 // parts of sums might be rounded to bfloat16.
 //
 // With SURGEON_EMU_LT set to 0 there is none for anything.
@@ -18,6 +18,7 @@ struct Operation { // in a cublasLtMatmulDescOpaque_t
 	int32_t transA, transB;
 	uint32_t epilogue;
 	const void *bias;
+	int32_t pointers;
 };
 
 struct Layout { // in a cublasLtMatrixLayoutOpaque_t
@@ -35,6 +36,7 @@ struct Algorithm { // in a cublasLtMatmulAlgo_t
 	int64_t m, n, k;
 	uint64_t workspace;
 	uint32_t epilogue;
+	int32_t pointers;
 	uint32_t alignment[4];
 };
 const uint64_t known = 0x616c676f;
@@ -84,7 +86,7 @@ cublasStatus_t cublasLtMatrixLayoutInit_internal(cublasLtMatrixLayout_t layout, 
 cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t operation, size_t size, cublasComputeType_t compute, cudaDataType_t scale) {
 	if (size != sizeof *operation)
 		return CUBLAS_STATUS_ALLOC_FAILED;
-	*(Operation *)operation = {compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr};
+	*(Operation *)operation = {compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, CUBLASLT_POINTER_MODE_HOST};
 	return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -95,6 +97,7 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation, cu
 	case CUBLASLT_MATMUL_DESC_TRANSB: return get(&o->transB, value, bytes);
 	case CUBLASLT_MATMUL_DESC_EPILOGUE: return get(&o->epilogue, value, bytes);
 	case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return get(&o->bias, value, bytes);
+	case CUBLASLT_MATMUL_DESC_POINTER_MODE: return get(&o->pointers, value, bytes);
 	default: return CUBLAS_STATUS_NOT_SUPPORTED;
 	}
 }
@@ -137,7 +140,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 	for (const Layout *l : {&a, &b, &c, &d})
 		if (l->ld % 8 != 0)
 			return CUBLAS_STATUS_NOT_SUPPORTED;
-	Algorithm algorithm = {known, d.rows, d.cols, o.transA == CUBLAS_OP_T ? a.rows : a.cols, p.workspace, o.epilogue, {}};
+	Algorithm algorithm = {known, d.rows, d.cols, o.transA == CUBLAS_OP_T ? a.rows : a.cols, p.workspace, o.epilogue, o.pointers, {}};
 	for (int i = 0; i < 4; i++) {
 		if (p.alignment[i] < 16)
 			return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -162,7 +165,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
 		return CUBLAS_STATUS_INVALID_VALUE;
 	Algorithm algorithm;
 	memcpy(&algorithm, algo, sizeof algorithm);
-	if (algorithm.known != known || algorithm.m != d.rows || algorithm.n != d.cols || algorithm.k != k || algorithm.epilogue != o.epilogue ||
+	if (algorithm.known != known || algorithm.m != d.rows || algorithm.n != d.cols || algorithm.k != k || algorithm.epilogue != o.epilogue || algorithm.pointers != o.pointers ||
 	    bytes < algorithm.workspace)
 		return CUBLAS_STATUS_INVALID_VALUE;
 	const void *operands[] = {aMatrix, bMatrix, cMatrix, dMatrix};
@@ -176,9 +179,15 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
 	look("d", dMatrix, d.rows, d.cols, d.ld, 2);
 	look("the bias", o.bias, d.rows, 1, d.rows, 2);
 	look("the workspace", workspace, algorithm.workspace, 1, algorithm.workspace, 1);
+	const bool onDevice = o.pointers == CUBLASLT_POINTER_MODE_DEVICE;
+	if (onDevice) {
+		look("α", alpha, 1, 1, 1, sizeof(float));
+		look("β", beta, 1, 1, 1, sizeof(float));
+	}
 	for (uint64_t i = 0; i < algorithm.workspace; i += 4096)
 		((unsigned char *)workspace)[i] = 0xff; // it may be written
-	gemm(tA, tB, d.rows, d.cols, k, *(const float *)alpha, (const Bits *)aMatrix, a.ld, (const Bits *)bMatrix, b.ld, *(const float *)beta, (Bits *)dMatrix, d.ld,
-	     (const Bits *)o.bias);
+	const float alpha32 = *(const float *)alpha, beta32 = *(const float *)beta;
+	gemm(tA, tB, d.rows, d.cols, k, alpha32, (const Bits *)aMatrix, a.ld, (const Bits *)bMatrix, b.ld, beta32, (Bits *)dMatrix, d.ld,
+	     !onDevice && beta32 == 1, (const Bits *)o.bias); // library.h
 	return CUBLAS_STATUS_SUCCESS;
 }

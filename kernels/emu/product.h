@@ -84,15 +84,22 @@ template <class A> fast void rowTimes(int64_t k, int64_t n, const A *a, const A 
 }
 
 // gemm is c ← α·op(a)·op(b) + β·c by columns, that is cᵀ ← α·op(b)ᵀ·op(a)ᵀ + β·cᵀ by rows; where there is a bias, its element i is added to
-// all of row i of c, before anything is rounded.
+// all of row i of c, before anything is rounded. With roundsFirst the product and the bias are rounded before β·c is added.
 template <class A, class T, class C>
 fast void gemm(bool transA, bool transB, int64_t m, int64_t n, int64_t k, A alpha, const T *a, int64_t lda, const T *b, int64_t ldb, A beta, C *c, int64_t ldc,
-                const C *bias = nullptr) {
+                bool roundsFirst = false, const C *bias = nullptr) {
 	std::vector<A> left = packed<A>(b, !transB, n, k, ldb), right = packed<A>(a, !transA, k, m, lda), sum(m);
 	for (int64_t j = 0; j < n; j++) {
 		rowTimes(k, m, left.data() + j * k, right.data(), sum.data());
-		for (int64_t i = 0; i < m; i++)
-			store(&c[j * ldc + i], alpha * sum[i] + (beta == 0 ? 0 : beta * number(c[j * ldc + i])) + (bias ? number(bias[i]) : 0));
+		for (int64_t i = 0; i < m; i++) {
+			A product = alpha * sum[i] + (bias ? number(bias[i]) : 0);
+			if (roundsFirst) {
+				C rounded;
+				store(&rounded, product);
+				product = number(rounded);
+			}
+			store(&c[j * ldc + i], product + (beta == 0 ? 0 : beta * number(c[j * ldc + i])));
+		}
 	}
 }
 
