@@ -142,7 +142,7 @@ func TestShot(t *testing.T) {
 			if !(r.Removed > 0.04 && r.Removed < 0.0625) || !(r.Predicted > 0) {
 				t.Errorf("%v of the weights are gone, predicted increase %v", r.Removed, r.Predicted)
 			}
-			if share := float64(r.PeakBytes) / float64(r.PlannedBytes); share < 0.98 || share > 1.02 {
+			if share := float64(r.PeakBytes) / float64(r.PlannedBytes); share < 0.95 || share > 1 { // the CPU inverts in place, another device may not
 				t.Errorf("planned %d bytes, the peak was %d: %v", r.PlannedBytes, r.PeakBytes, r.Plan)
 			}
 			if r.CurvatureBytes > r.PeakBytes || r.CurvatureBytes == 0 || !(r.SecondsPerSequence > 0 && r.SecondsPerSequenceAfterFirst > 0) {

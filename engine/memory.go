@@ -173,13 +173,13 @@ func layerScratch(r, c int, o Options) int64 {
 	if o.Curvature == curvature.KronSum || o.Damping == jointDamping {
 		return sumScratch(r, c, o)
 	}
-	weights, square := o.page.Tensor(r, c, device.F64), o.page.Tensor(max(r, c), max(r, c), device.F64)
-	inverses := weights + 2*(o.page.Tensor(r, r, device.F64)+o.page.Tensor(c, c, device.F64)) // both factors on their way to the diagonal of their inverse
+	weights, squares := o.page.Tensor(r, c, device.F64), o.page.Tensor(r, r, device.F64)+o.page.Tensor(c, c, device.F64)
+	most := max(weights+2*squares, // both factors on their way to the diagonal of their inverse; thresholds and updates of rows and columns take less
+		3*weights+squares+o.page.Tensor(2*prune.PredictionRows(r), c, device.F64)) // the prediction
 	if o.Structure == prune.RowCol {
-		return max(inverses, 6*weights+square) // costs, update
+		return most
 	}
-	return max(inverses, // costs; thresholds take less
-		14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32), 7*weights+square) // conjugate gradients, some in float32, and the prediction
+	return max(most, 14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32)) // conjugate gradients, some in float32
 }
 
 // sumScratch is layerScratch for sums of products and for joint damping: bases of both sides and what leads to them for the
@@ -203,7 +203,7 @@ func sumScratch(r, c int, o Options) int64 {
 			update += 5*o.page.Tensor(r, c, device.F32) + products*halves + halves
 		}
 	}
-	return max(5*weights+2*squares+3*square, update, 7*weights+square) // costs, update, prediction
+	return max(5*weights+2*squares+3*square, update) // costs, update; the prediction takes less
 }
 
 // costMatrices says whether the costs of single weights are made of more than a number for each row and column.

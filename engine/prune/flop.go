@@ -8,13 +8,16 @@ func CostFLOP(rows, cols int) float64 {
 }
 
 // ApplyFLOP is the arithmetic of Apply with Joint, for a layer of which nothing is dead: per side a factorisation of what
-// stays and a solve for what goes, the two steps, and two products for the predicted increase.
+// stays and a solve for what goes, the two steps, and the products for the predicted increase.
 func ApplyFLOP(rows, cols int, kept Kept) float64 {
 	r, c := float64(rows), float64(cols)
 	keptRows, keptCols := kept.Count()
 	s, t := float64(keptRows), float64(keptCols)
 	q, u := r-s, c-t
 	flop := 2*r*r*c + 2*r*c*c
+	if n := q + u; 2*n <= min(r, c) { // as fewGo says
+		flop = 2*n*(r*r+c*c) + 2*n*n*(r+c)
+	}
 	if q > 0 {
 		flop += s*s*s/3 + 2*s*s*q + 2*s*q*c
 	}

@@ -46,9 +46,7 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 	p := newPartition(alive, alive)
 	places := placesOf(p, l.W.Cols, gone)
 	w := gather(d, l.W, p.rows, p.cols)
-	defer d.Free(w)
 	v := d.Alloc(w.Rows, w.Cols, device.F64)
-	defer d.Free(v)
 	d.Copy(w, v)
 	var result Result
 	var err error
@@ -60,12 +58,15 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 		result, err = refitElements(d, l, alive, places, damp, grouping, w, v)
 	}
 	if err != nil {
+		d.Free(w, v)
 		return Result{}, err
 	}
 	places.set(d, v, 0)
-
-	err = result.step(d, l, p, w, v)
-	return result, err
+	if err := result.step(d, l, p, w, v); err != nil {
+		d.Free(result.W)
+		return Result{}, err
+	}
+	return result, nil
 }
 
 // removal lists the weights that go, over alive rows and columns: of row i those at[start[i]:start[i+1]], as positions

@@ -1,11 +1,6 @@
 package prune
 
-import (
-	"fmt"
-	"math"
-
-	"surgeon/engine/device"
-)
+import "surgeon/engine/device"
 
 // Update is the way the weights that stay are changed.
 type Update uint8
@@ -79,14 +74,12 @@ func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x *rea
 	w := gather(d, l.W, p.rows, p.cols)
 	v := d.Alloc(len(p.rows), len(p.cols), device.F64)
 	d.Zero(v)
-	defer d.Free(w, v)
 	if len(p.s) > 0 && len(p.t) > 0 {
 		stays := gather(d, w, p.s, p.t)
 		switch {
 		case how == None:
 		case l.factored(damp):
 			x.refit(d, p, how, w, stays)
-			x.free(d) // before the prediction, which needs room
 			r.Raised = x.raised
 		default:
 			r.Raised, r.Iterations, err = refitSum(d, l, alive, p, how, damp, tolerance, w, stays)
@@ -94,24 +87,34 @@ func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x *rea
 		d.Scatter(stays, p.s, p.t, v)
 		d.Free(stays)
 		if err != nil {
+			d.Free(w, v)
+			return err
+		}
+		if how == Joint && l.factored(damp) && p.fewGo() {
+			r.whole(d, l, p, v)
+			d.Free(v)
+			r.Predicted, err = x.increase(d, l, p, w)
 			return err
 		}
 	}
+	x.free(d) // before the prediction, which needs room
 	return r.step(d, l, p, w, v)
 }
 
-// step makes W of v, which is w after the step over alive rows and columns, and predicts what the step costs. v is lost.
+// whole makes W of v, which is over alive rows and columns, with zeros in the place of the others.
+func (r *Result) whole(d device.Device, l Layer, p partition, v device.Tensor) {
+	r.W = d.Alloc(l.W.Rows, l.W.Cols, device.F64)
+	d.Zero(r.W)
+	d.Scatter(v, p.rows, p.cols, r.W)
+}
+
+// step makes W of v, which is w after the step over alive rows and columns, and predicts what the step costs. w and v are freed.
 func (r *Result) step(d device.Device, l Layer, p partition, w, v device.Tensor) (err error) {
-	full := d.Alloc(l.W.Rows, l.W.Cols, device.F64)
-	d.Zero(full)
-	d.Scatter(v, p.rows, p.cols, full)
+	r.whole(d, l, p, v)
 	d.Axpy(-1, w, v) // now D
-	if r.Predicted, err = increase(d, l, p, v); err != nil {
-		d.Free(full)
-		return err
-	}
-	r.W = full
-	return nil
+	d.Free(w)
+	r.Predicted, err = increase(d, l, p, v)
+	return err
 }
 
 // partition splits the alive rows and columns of a layer into kept and removed ones.
@@ -206,57 +209,33 @@ func reachesOf(d device.Device, layers []Layer, alive []Kept, parts []partition,
 
 // refit changes stays = W_ST into V.
 func (x *reach) refit(d device.Device, p partition, how Update, w, stays device.Tensor) {
-	rowStep, colStep := !x.rows.IsZero(), !x.cols.IsZero()
-	if rowStep { // V ← W_ST + X_L W_QT
+	if !x.rows.IsZero() { // V ← W_ST + X_L W_QT
 		part := gather(d, w, p.q, p.t)
 		d.Gemm(false, false, 1, x.rows, part, 1, stays)
 		d.Free(part)
 	}
-	if colStep { // V ← V + Y_SU X_R; Y is W after the row step for Joint, before it for Sum
+	if !x.cols.IsZero() { // V ← V + Y_SU X_R; Y is W after the row step for Joint, before it for Sum
 		part := gather(d, w, p.s, p.u)
-		if how == Joint && rowStep {
-			corner := gather(d, w, p.q, p.u)
-			d.Gemm(false, false, 1, x.rows, corner, 1, part)
-			d.Free(corner)
+		if how == Joint {
+			x.rowStep(d, p, w, part)
 		}
 		d.Gemm(false, false, 1, part, x.cols, 1, stays)
 		d.Free(part)
 	}
 }
 
+// rowStep changes part = W_SU into Y = W_SU + X_L W_QU.
+func (x *reach) rowStep(d device.Device, p partition, w, part device.Tensor) {
+	if x.rows.IsZero() {
+		return
+	}
+	corner := gather(d, w, p.q, p.u)
+	d.Gemm(false, false, 1, x.rows, corner, 1, part)
+	d.Free(corner)
+}
+
 func gather(d device.Device, x device.Tensor, rows, cols []int32) device.Tensor {
 	y := d.Alloc(len(rows), len(cols), x.Type)
 	d.Gather(x, rows, cols, y)
 	return y
-}
-
-// increase is ½ Σ_k tr(Dᵀ G_k D A_k) = ½ Σ_k Σ (G_k D) ∘ (D A_k) over alive indices, with undamped factors: 2·R²·C + 2·R·C²
-// FLOP for each product.
-func increase(d device.Device, l Layer, p partition, delta device.Tensor) (float64, error) {
-	if len(p.rows) == 0 || len(p.cols) == 0 {
-		return 0, nil
-	}
-	sums := d.Alloc(1, len(p.rows), device.F64)
-	gd, da := d.Alloc(delta.Rows, delta.Cols, device.F64), d.Alloc(delta.Rows, delta.Cols, device.F64)
-	defer d.Free(sums, gd, da)
-	var total float64
-	for _, term := range l.terms() {
-		square := extract(d, term.G, p.rows)
-		left(d, square, delta, gd)
-		d.Free(square)
-		square = extract(d, term.A, p.cols)
-		right(d, delta, square, da)
-		d.Free(square)
-		d.RowDot(gd, da, sums)
-		for _, x := range device.DownloadSlice[float64](d, sums) {
-			total += x
-		}
-	}
-	if err := d.Sync(); err != nil {
-		return 0, fmt.Errorf("layer %s: %w", l.Name, err)
-	}
-	if math.IsNaN(total) || math.IsInf(total, 0) {
-		return 0, fmt.Errorf("layer %s: the predicted increase of the loss is %v", l.Name, total)
-	}
-	return total / 2, nil
 }
