@@ -40,6 +40,18 @@ func (d *Device) ColDot(x, y, dot device.Tensor) {
 	})
 }
 
+// Energies is e_j ← x_jᵀ·s·x_j of the columns of x, or e_i ← x_i·s·x_iᵀ of its rows.
+func (d *Device) Energies(side device.Side, s, x, e device.Tensor) {
+	device.CheckEnergies(side, s, x, e)
+	as, ax, ae := d.at(s), d.at(x), d.at(e)
+	right := flag(side == device.Right)
+	scratch, free := d.scratch(int64(C.surgeon_energies_scratch(right, C.int64_t(x.Rows), C.int64_t(x.Cols))))
+	defer free()
+	d.run("Energies", func() C.int {
+		return C.surgeon_energies(d.library.handle, right, C.int64_t(x.Rows), C.int64_t(x.Cols), (*C.double)(as), (*C.double)(ax), (*C.double)(ae), scratch, d.queue())
+	})
+}
+
 // ScaleRoot is y_i ← √max(sign·w_i, 0)·x_i.
 func (d *Device) ScaleRoot(sign float64, w, x, y device.Tensor) {
 	device.CheckScaleRoot(sign, w, x, y)

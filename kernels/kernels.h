@@ -138,6 +138,10 @@ int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int
  * addresses of 16; else it is surgeon_linear_apart, which is surgeon_bias and surgeon_gemm. */
 int surgeon_linear(void *library, int type, int64_t m, int64_t n, int64_t k, const void *x, const void *w, const void *b, double beta, void *y, void *stream);
 int surgeon_linear_apart(void *library, int type, int64_t m, int64_t n, int64_t k, const void *x, const void *w, const void *b, double beta, void *y, void *stream);
+/* energies.cpp: float64, s symmetric. e_j ← x_jᵀ·s·x_j of the columns of x m×n, s m×m; or, right, e_i ← x_i·s·x_iᵀ of its rows, s n×n. scratch
+ * is surgeon_energies_scratch bytes. */
+int64_t surgeon_energies_scratch(int right, int64_t m, int64_t n);
+int surgeon_energies(void *library, int right, int64_t m, int64_t n, const double *s, const double *x, double *e, void *scratch, void *stream);
 /* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
 int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes);
 int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);

@@ -433,6 +433,23 @@ func (o op) dot(x, y, d Tensor, n int) {
 	o.apart(ad, ax, ay)
 }
 
+// CheckEnergies checks the arguments of Energies.
+func CheckEnergies(side Side, s, x, e Tensor) {
+	o, as, ax, ae := op("Energies"), arg{"s", s}, arg{"x", x}, arg{"e", e}
+	n, m := x.Rows, x.Cols
+	switch side {
+	case Left:
+	case Right:
+		n, m = m, n
+	default:
+		o.fail("side is %d, want Left or Right", side)
+	}
+	o.is(as, n, n, F64)
+	o.is(ax, x.Rows, x.Cols, F64)
+	o.is(ae, 1, m, F64)
+	o.apart(ae, as, ax)
+}
+
 // CheckScaleRoot checks the arguments of ScaleRoot.
 func CheckScaleRoot(sign float64, w, x, y Tensor) {
 	o, aw, ax, ay := op("ScaleRoot"), arg{"w", w}, arg{"x", x}, arg{"y", y}

@@ -137,6 +137,9 @@ type Algebra interface {
 	RowDot(x, y, d Tensor)
 	// ColDot is d_j ← Σ_i x_ij·y_ij, d 1×Cols of type Acc.
 	ColDot(x, y, d Tensor)
+	// Energies is e_j ← Σ_ik x_ij·s_ik·x_kj of the columns of x, or, Right, e_i ← Σ_jk x_ij·s_jk·x_ik of its rows, all F64: s is symmetric, and a
+	// full matrix. At least n²·m FLOP for s of order n and m of them, half of what the product with s takes.
+	Energies(side Side, s, x, e Tensor)
 	// ScaleRoot is y_i ← √max(sign·w_i, 0)·x_i for every row; sign is 1 or −1, w 1×Rows of type Acc, and a NaN of w makes its row
 	// NaN. y may be x. The Gram matrix of y is Σ_i max(sign·w_i, 0)·x_i·x_iᵀ: with both signs, a sum with any weights.
 	ScaleRoot(sign float64, w, x, y Tensor)

@@ -22,9 +22,8 @@ const (
 )
 
 // Costs are the costs of all rows and columns of some layers, in nats per token (method.md section 3; The LLM Surgeon,
-// section 3.2). Numerators take the undamped factor, denominators the damped one. All numerators of the rows come from one
-// product, rowsum((W A) ∘ W): 2·R·C² + 2·R²·C FLOP for both sides of a layer, and 2/3 (R³ + C³) for the denominators, which
-// a device makes side by side for all layers. What stays is to be told apart with alive; dead structures cost 0. The returned
+// section 3.2). Numerators take the undamped factor, denominators the damped one: R·C² + R²·C FLOP for the numerators of both sides of a
+// layer, and 2/3 (R³ + C³) for the denominators, which a device makes side by side for all layers. What stays is to be told apart with alive; dead structures cost 0. The returned
 // Raised lists dampings that had to be raised.
 func Costs(d device.Device, layers []Layer, alive []Kept, kind Cost, damp Damping) ([]LayerCosts, []Raised, error) {
 	all := make([]LayerCosts, len(layers))
@@ -106,16 +105,19 @@ func obdCosts(d device.Device, l Layer, alive Kept, out LayerCosts) {
 // freed.
 func (p product) energies(d device.Device, w device.Tensor) (rows, cols device.Tensor) {
 	rows, cols = d.Alloc(1, w.Rows, device.F64), d.Alloc(1, w.Cols, device.F64)
-	y := d.Alloc(w.Rows, w.Cols, device.F64)
-	defer d.Free(w, y)
-	square := p.a.square(d, p.a.index)
-	right(d, w, square, y)
-	d.RowDot(y, w, rows)
-	d.Free(square)
-	square = p.g.square(d, p.g.index)
-	left(d, square, w, y)
-	d.ColDot(y, w, cols)
-	d.Free(square)
+	defer d.Free(w)
+	if square := p.a.square(d, p.a.index); square.IsZero() {
+		d.RowDot(w, w, rows)
+	} else {
+		d.Energies(device.Right, square, w, rows)
+		d.Free(square)
+	}
+	if square := p.g.square(d, p.g.index); square.IsZero() {
+		d.ColDot(w, w, cols)
+	} else {
+		d.Energies(device.Left, square, w, cols)
+		d.Free(square)
+	}
 	return rows, cols
 }
 

@@ -1,10 +1,10 @@
 package prune
 
-// CostFLOP is the arithmetic of Costs for a layer of which nothing is dead: two products for the numerators, a
+// CostFLOP is the arithmetic of Costs for a layer of which nothing is dead: half of two products for the numerators, a
 // factorisation and the diagonal of an inverse per side for the denominators.
 func CostFLOP(rows, cols int) float64 {
 	r, c := float64(rows), float64(cols)
-	return 2*r*r*c + 2*r*c*c + 2*(r*r*r+c*c*c)/3
+	return r*r*c + r*c*c + 2*(r*r*r+c*c*c)/3
 }
 
 // ApplyFLOP is the arithmetic of Apply with Joint, for a layer of which nothing is dead: per side a factorisation of what

@@ -85,6 +85,7 @@ func algebra() []Op {
 		}},
 		dot("RowDot", func(s Shape) int { return s.M }, func(i, j int) int { return i }, device.Device.RowDot),
 		dot("ColDot", func(s Shape) int { return s.N }, func(i, j int) int { return j }, device.Device.ColDot),
+		energies(device.Left), energies(device.Right),
 		scaleRoot(1, false), scaleRoot(-1, true), squared(false), squared(true),
 		Op{Name: "MaxAbs", Shapes: bands, Exact: true, Case: func(s Shape, _ *rand.Rand) Case {
 			return Case{
@@ -295,6 +296,46 @@ func dot(name string, size func(Shape) int, index func(i, j int) int, call func(
 				for i := range s.M {
 					for j := range s.N {
 						x[2][index(i, j)] += x[0][i*s.N+j] * x[1][i*s.N+j]
+					}
+				}
+				return nil
+			},
+		}
+	}}
+}
+
+// energies: x M×N. Sizes are at the edges of the blocks that s may be cut into, and several of them.
+func energies(side device.Side) Op {
+	name := map[device.Side]string{device.Left: "Energies left", device.Right: "Energies right"}[side]
+	shapes := []Shape{{M: 1, N: 1}, {M: 5, N: 3}, {M: 16, N: 17}, {M: 33, N: 15}, {M: 48, N: 50}, {M: 130, N: 129}, {M: 7, N: 300}, {M: 300, N: 7}, {M: 0, N: 4}, {M: 4, N: 0}}
+	return Op{Name: name, Types: []device.Type{device.F64}, Shapes: shapes, Exact: true, Spreads: true, Case: func(s Shape, _ *rand.Rand) Case {
+		n, m := s.M, s.N
+		if side == device.Right {
+			n, m = m, n
+		}
+		return Case{
+			Operands: []Operand{triangle("s", n, In), in("x", s.M, s.N), out("e", 1, m)},
+			FLOPs:    float64(n) * float64(n) * float64(m), Terms: n * n,
+			Call: func(d device.Device, x []device.Tensor) []float64 {
+				square := d.Alloc(n, n, device.F64)
+				defer d.Free(square)
+				d.Extract(device.Sym{N: n, Packed: x[0]}, nil, nil, square)
+				d.Energies(side, square, x[1], x[2])
+				return nil
+			},
+			Loops: func(x [][]float64) []float64 {
+				at := func(i, j int) float64 {
+					if side == device.Right {
+						i, j = j, i
+					}
+					return x[1][i*s.N+j]
+				}
+				for j := range m {
+					x[2][j] = 0
+					for i := range n {
+						for k := range n {
+							x[2][j] += at(i, j) * x[0][max(i, k)*(max(i, k)+1)/2+min(i, k)] * at(k, j)
+						}
 					}
 				}
 				return nil

@@ -119,7 +119,9 @@ var timed = []struct {
 	{op: "Square", in: acc, shapes: rms},
 	{op: "Sample", in: acc, shapes: []Shape{{M: 341, N: 49152}, {M: 2048, N: 32000}}},
 
-	{op: "Gemm NN beta=0", in: float64s, shapes: []Shape{{M: 576, N: 1536, K: 1536}, {M: 4096, N: 11008, K: 11008}}}, // W·A
+	{op: "Gemm NN beta=0", in: float64s, shapes: []Shape{{M: 576, N: 1536, K: 1536}, {M: 4096, N: 11008, K: 11008}}},
+	{op: "Energies left", in: float64s, shapes: []Shape{{M: 1536, N: 576}, {M: 4096, N: 4096}, {M: 11008, N: 4096}}},
+	{op: "Energies right", in: float64s, shapes: []Shape{{M: 576, N: 1536}, {M: 4096, N: 4096}, {M: 4096, N: 11008}}},
 	{op: "Extract some=false", in: acc, shapes: factors},
 	{op: "Extract some=true into float64", in: acc, shapes: factors},
 	{op: "AddDiagonal", in: float64s, shapes: factors},
