@@ -1,7 +1,7 @@
 // Quadratic forms of the rows or columns of a matrix by products of cuBLAS, float64.
 //
-// With H the blocks of s below those on its diagonal twice, and those on the diagonal, xᵀ·s·x is xᵀ·H·x, and so half of the product with s is
-// enough: n²·m·(1 + block/n) FLOP for s of order n and m rows or columns, against 2·n²·m. y = H·x, or x·H, is m·n numbers of scratch memory,
+// With H the blocks of s on one side of those on its diagonal twice, and those on the diagonal, xᵀ·s·x is xᵀ·H·x, and so half of the product with
+// s is enough: n²·m·(1 + block/n) FLOP for s of order n and m rows or columns, against 2·n²·m. y = H·x, or x·H, is m·n numbers of scratch memory,
 // written and read once.
 #include "kernels.h"
 
@@ -26,12 +26,12 @@ extern "C" int surgeon_energies(void *library, int right, int64_t m, int64_t n, 
 	const int64_t order = right ? n : m;
 	for (int64_t i = 0; m > 0 && n > 0 && i < order; i += most) {
 		const int64_t block = order - i < most ? order - i : most, after = i + block, left = order - after;
-		const double *square = s + i * order + i, *below = s + after * order + i;
+		const double *square = s + i * order + i, *rest = s + (right ? after * order + i : i * order + after);
 		int code = right ? product(library, false, false, m, block, block, 1, x + i, n, square, order, 0, y + i, n)
 		                 : product(library, false, false, block, n, block, 1, square, order, x + i * n, n, 0, y + i * n, n);
 		if (code == 0 && left > 0)
-			code = right ? product(library, false, false, m, block, left, 2, x + after, n, below, order, 1, y + i, n)
-			             : product(library, true, false, block, n, left, 2, below, order, x + after * n, n, 1, y + i * n, n);
+			code = right ? product(library, false, false, m, block, left, 2, x + after, n, rest, order, 1, y + i, n)
+			             : product(library, false, false, block, n, left, 2, rest, order, x + after * n, n, 1, y + i * n, n);
 		if (code != 0)
 			return code;
 	}
