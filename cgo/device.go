@@ -33,10 +33,11 @@ type Device struct {
 	watched   block // the smallest tag that WatchFinite remembers
 	library   library
 
-	longestList int    // that the arenas hold
-	jacobiOrder int    // the largest order of matrices that Eigh gives to its own kernels
-	manyOrder   int    // the largest order of matrices that are factored, inverted and solved with side by side
-	timer       *timer // nil without SURGEON_CUDA_SYNC
+	longestList   int    // that the arenas hold
+	jacobiOrder   int    // the largest order of matrices that Eigh gives to its own kernels
+	factorOrder   int    // the largest order of matrices that are factored side by side
+	triangleOrder int    // of triangles that are inverted and solved with so
+	timer         *timer // nil without SURGEON_CUDA_SYNC
 
 	scratchAtOnce int64 // see there
 }

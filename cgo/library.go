@@ -94,9 +94,12 @@ func (d *Device) LinearApart(x, w, b device.Tensor, beta float64, y device.Tenso
 	})
 }
 
-// defaultManyOrder is the largest order for the kernels of cholesky.cu and triangles.cu, which work on all matrices of a call side by
-// side. One that is larger keeps cuSOLVER and cuBLAS busy by itself. Reasoned, not measured.
-const defaultManyOrder = C.SURGEON_CHOLESKY_MANY
+// The largest orders for the kernels of cholesky.cu and triangles.cu, which work on all matrices of a call side by side. One that is larger
+// keeps cuSOLVER and cuBLAS busy by itself. Reasoned, not measured.
+const (
+	defaultFactorOrder   = C.SURGEON_CHOLESKY_MANY
+	defaultTriangleOrder = C.SURGEON_TRIANGLES_MANY
+)
 
 // scratchAtOnce is what the matrices of a call have of scratch memory together, in bytes; where they want more they are worked on in
 // several parts, unless one alone wants it.
@@ -144,7 +147,7 @@ func (d *Device) Cholesky(as ...device.Tensor) []bool {
 	var many, large []C.surgeon_matrix
 	for i, a := range as {
 		m := C.surgeon_matrix{n: C.int64_t(a.Rows), a: (*C.double)(d.at(a)), info: (*C.int)(unsafe.Add(infos, 4*i))}
-		if a.Rows <= d.manyOrder {
+		if a.Rows <= d.factorOrder {
 			many = append(many, m)
 		} else {
 			large = append(large, m)
@@ -200,7 +203,7 @@ func (d *Device) ints(op string, at unsafe.Pointer, n int) []int32 {
 	return x
 }
 
-// triangles gives f those of list of an order up to manyOrder.
+// triangles gives f those of list of an order up to triangleOrder.
 func (d *Device) triangles(list []C.surgeon_triangle, f func(part []C.surgeon_triangle, orders *C.int64_t)) {
 	sideBySide(d, list, func(t C.surgeon_triangle) C.int64_t { return t.n }, func(t C.surgeon_triangle) C.int64_t { return C.surgeon_triangles_scratch(t.n, t.m) },
 		func(t *C.surgeon_triangle, scratch unsafe.Pointer) {
@@ -238,7 +241,7 @@ func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 		switch {
 		case others == 1 && (singles >= systemsEnough || b.Type == device.F32):
 			single = append(single, C.surgeon_system{n: n, l: lt, b: bt})
-		case ls[i].Rows <= d.manyOrder:
+		case ls[i].Rows <= d.triangleOrder:
 			many = append(many, C.surgeon_triangle{n: n, m: others, l: (*C.double)(lt), b: (*C.double)(bt)})
 		default:
 			scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_solve_scratch(n, others)))
@@ -276,7 +279,7 @@ func (d *Device) CholeskyInverseDiag(ls, diags []device.Tensor) {
 	var many []C.surgeon_triangle
 	for i, l := range ls {
 		lt, to, n := (*C.double)(d.at(l)), (*C.double)(d.at(diags[i])), C.int64_t(l.Rows)
-		if l.Rows <= d.manyOrder {
+		if l.Rows <= d.triangleOrder {
 			many = append(many, C.surgeon_triangle{n: n, l: lt, b: to})
 			continue
 		}

@@ -66,7 +66,7 @@ func normal(n int) []float64 {
 func TestTriangles(t *testing.T) {
 	d, ref := gpu(t, Options{}), cpu.Open()
 	defer ref.Close()
-	d.manyOrder = 0 // all are large
+	d.triangleOrder = 0 // all are large
 	orders, steep := []int{512, 1024, 1100, 1409}, 1101
 	if isEmulated() {
 		orders, steep = []int{16, 32, 35, 45}, 37
@@ -90,7 +90,7 @@ func TestManyTriangles(t *testing.T) {
 	d.scratchAtOnce = 32 << 20
 	if isEmulated() { // two that are large, and a list in three parts
 		orders, sides = []int{130, 0, 65, 201, 1, 140, 259, 64, 9, 271}, []int{15, 1, 70, 37, 1, 0, 3, 1, 65, 3}
-		steep, d.manyOrder, d.scratchAtOnce = 201, 260, 900<<10
+		steep, d.triangleOrder, d.scratchAtOnce = 201, 260, 900<<10
 	}
 	var ls [][]float64
 	for _, n := range orders {
@@ -224,7 +224,7 @@ func TestLinearApart(t *testing.T) {
 func TestLargeAmongMany(t *testing.T) {
 	devicetest.Run(t, func(t *testing.T) device.Device {
 		d := gpu(t, Options{})
-		d.manyOrder = 64 // 2048 would take too long to emulate
+		d.factorOrder, d.triangleOrder = 64, 64 // 2048 would take too long to emulate
 		return d
 	}, devicetest.Options{Only: regexp.MustCompile("^Cholesky(| of many|, not definite|Inverse.* of many|Solve .* of many, several right sides)$")})
 }

@@ -166,9 +166,9 @@ int surgeon_invert_blocks(int64_t n, const double *l, int64_t width, double *inv
 /* scale.cu: x ← β·x, n elements; β = 0 does not read x. */
 int surgeon_scale(int type, int64_t n, double beta, void *x, void *stream);
 
-/* cholesky.cu and triangles.cu: float64, many matrices of an order up to SURGEON_CHOLESKY_MANY side by side. The lists are on the device, with
+/* cholesky.cu and triangles.cu: float64, many matrices of an order up to these side by side. The lists are on the device, with
  * the largest orders first; orders is the same orders on the host. */
-enum { SURGEON_CHOLESKY_MANY = 2048 };
+enum { SURGEON_CHOLESKY_MANY = 2048, SURGEON_TRIANGLES_MANY = 2048 };
 
 /* cholesky.cu: a = l·lᵀ */
 typedef struct {

@@ -127,7 +127,7 @@ var timed = []struct {
 	{op: "AddDiagonal", in: float64s, shapes: factors},
 	{op: "Cholesky of one", in: float64s, shapes: factors},
 	{op: "Cholesky of many", in: float64s, shapes: []Shape{{M: 200}, {M: 1000}}}, // groups of elements
-	{op: "Cholesky of a block", in: float64s, shapes: smol},
+	{op: "Cholesky of a block", in: float64s, shapes: append(smol, Shape{M: 4096, N: 4096, K: 11008})},
 	{op: "CholeskyInverseDiag of a block", in: float64s, shapes: smol},
 	{op: "CholeskySolve left of a block", in: float64s, shapes: smol},
 	{op: "CholeskySolve right of a block", in: float64s, shapes: smol},
