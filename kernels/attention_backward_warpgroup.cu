@@ -135,7 +135,8 @@ template <int D> __global__ void __launch_bounds__(threads, 1) keyGradients(Call
 	copyPanels(t.k, x.k + keysAt, strideK, keys);
 	copyPanels(t.v, x.v + keysAt, strideK, keys);
 	fetch(0, at.head * h.group, first);
-	for (int head = at.head * h.group, i0 = first, buffer = 0; head < endHead;) {
+	int head = at.head * h.group, i0 = first, buffer = 0;
+	do { // there is a first step, and the compiler should know it: else what comes before has a way around the products
 		copyWait<0>();
 		fenceCopies();
 		__syncthreads(); // this step is there; products of the step before the last one are done
@@ -188,7 +189,7 @@ template <int D> __global__ void __launch_bounds__(threads, 1) keyGradients(Call
 		}
 		leftFactor<8>(leftDs, ds);
 		beginSums(dk, leftDs, t.q[now]);
-	}
+	} while (head < endHead);
 	waitWarpgroup<0>(dk, dv, left, leftDs);
 	__syncthreads(); // all tiles were read
 
