@@ -1,30 +1,33 @@
 // The backward pass of attention (attention_backward.cu) by the tensor cores of warpgroups, wgmma: the way of an H100, for bfloat16
-// and heads 64 or 128 wide. What is made, and in which order a walk goes, is as in attention_backward_tensor.cu. A block has two
-// warpgroups, with 64 keys or query rows each, 16 to a warp; what they walk over, 64 rows at a time, is there for both.
+// and heads 64 or 128 wide. What is made, rounded and walked over is as in attention_backward_tensor.cu. A block has two
+// warpgroups with 64 keys or query rows each, 16 to a warp; of what they walk over, 64 rows at a time are there for both.
 //
-// keyGradients, for every step of a warpgroup; what stands in a line runs beside each other:
+// Products run beside the threads that began them. For a step of a warpgroup, from top to bottom, keyGradients has
 //
-//	tensor cores                       threads
-//	sᵀ = k·qᵀ                          (dk of the step before is still added to)
-//	dpᵀ = v·doutᵀ                      pᵀ = 2^(sᵀ − lse)
-//	dv += pᵀ·dout                      dsᵀ = pᵀ∘(dpᵀ − D)
-//	dk += dsᵀ·q                        the barrier of the next step
+//	tensor cores          threads meanwhile
+//	dk += …               the barrier of the step; dk and dv are still those of the step before
+//	sᵀ = k·qᵀ
+//	dpᵀ = v·doutᵀ         pᵀ = 2^(sᵀ − lse), rounded
+//	dv += pᵀ·dout         dsᵀ = pᵀ∘(dpᵀ − D), rounded
+//	dk += dsᵀ·q           the barrier of the next step
 //
-// queryGradients:
+// and queryGradients
 //
-//	s = q·kᵀ                           (dq of the step before is still added to)
-//	dp = dout·vᵀ                       p = 2^(s − lse)
-//	                                   ds = p∘(dp − D)
-//	dq += ds·k                         the barrier of the next step
+//	dq += …               the barrier of the step
+//	s = q·kᵀ
+//	dp = dout·vᵀ          p = 2^(s − lse)
+//	                      ds = p∘(dp − D), rounded
+//	dq += ds·k            the barrier of the next step
 //
-// p and ds are left factors in the registers in which they were made, as are q and dout of queryGradients all the time. In
-// keyGradients there is no room for k and v: dk and dv are 2·d/2 of a thread's 255 registers, sᵀ and dpᵀ 64, and 32 the rounded ones.
+// Rounded p and ds are left factors in the registers in which they were made, as are q and dout of queryGradients all the time. In
+// keyGradients there is no room for k and v: dk and dv are d of the 255 registers of a thread, sᵀ and dpᵀ 64, pᵀ and dsᵀ as left
+// factors 32.
 //
-// Three buffers go round. While a step is worked on the next one is copied, and products of the step before may still read theirs:
-// they are waited for in this step, before a barrier that comes before that buffer is filled again.
+// There are three buffers, as products of the step before still read theirs: the next step is copied into the third. Every
+// warpgroup waits for those products within this step, and so before the barrier behind which their buffer is filled again.
 //
-// For a block's step, 64·64·d·8 FLOP for each warpgroup, 1024 cycles of the tensor cores for the two at d = 64 and 2048 at 128,
-// keyGradients reads 6·64·d elements of shared memory for each warpgroup, ... 
+// The scores of keyGradients, 64×64 by 16, read 4 KiB of shared memory in the 32 cycles that they take at best, all that it gives; the
+// other products half as much a cycle. That is 96 bytes a cycle on average, and 16 come in. In queryGradients it is 64, and 21 come in.
 #include "attention_tensor.cuh"
 #include "warpgroup.cuh"
 
