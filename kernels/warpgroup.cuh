@@ -8,9 +8,9 @@
 
 #include <cuda.h>
 
-// A matrix of bfloat16 in shared memory as warpgroup products take it, the "swizzle of 128 bytes, MN-major" of the PTX ISA
-// (Asynchronous Warpgroup Level Matrix Shared Memory Layout): panels of 64 columns, each a row of 128 bytes for every k,
-// beginning at a multiple of 1024 bytes; 16 bytes number c of row k lie in place c ^ k%8. Copies of tiles put them there.
+// A matrix of bfloat16 in shared memory as warpgroup products take it, the "swizzle of 128 bytes" of the PTX ISA (Asynchronous
+// Warpgroup Level Matrix Shared Memory Layout): panels of 64 columns, each a row of 128 bytes for every row of the matrix,
+// beginning at a multiple of 1024 bytes; 16 bytes number c of row r lie in place c ^ r%8. Copies of tiles put them there.
 const int panelCols = 64;
 
 // panelsOf describes x, rows × cols with cols a multiple of 8 and x of 16 bytes, as copyTile takes it: in panels of panelRows
@@ -23,7 +23,8 @@ inline int panelsOf(CUtensorMap &map, const bf16 *x, int64_t rows, int64_t cols,
 	                                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-// How k lies in such a matrix: along its columns, or down its rows. They are the numbers that products take.
+// How k, which a product sums over, lies in such a matrix: along its columns or down its rows, K-major or MN-major in the PTX ISA,
+// by the numbers that products take.
 enum Lies { kAlong = 0, kDown = 1 };
 
 #ifndef __CUDACC__
