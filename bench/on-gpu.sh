@@ -11,7 +11,7 @@
 #   racecheck   the same: shared memory that is read and written without a barrier. It is slow, most of all with the kernels of NVIDIA's
 #               libraries: operations are left out that have none of ours with shared memory which others do not have too
 #   bench       operations and shots at real shapes, into bench/results (cuda.sh)
-#   older       Gram matrices by the kernels of an A100, to be set beside those of bench on an H100
+#   older       Gram matrices and attention's backward pass by the kernels of an A100, to be set beside those of bench on an H100
 #   real        the real model against the run of the CPU; needs SURGEON_SMOLLM2 and SURGEON_WIKITEXT
 set -u
 out=$1
@@ -47,7 +47,7 @@ for s in "$@"; do
   memcheck) step memcheck sanitizer memcheck ;;
   racecheck) step racecheck sanitizer racecheck -test.skip "$libraries" ;;
   bench) step bench bench/cuda.sh bin/surgeon-cuda ;;
-  older) step older env SURGEON_CUDA_CAPABILITY=80 bin/surgeon-cuda bench ops --device cuda:0 --filter '^Gram' --go ;;
+  older) step older env SURGEON_CUDA_CAPABILITY=80 bin/surgeon-cuda bench ops --device cuda:0 --filter '^(Gram|AttentionBackward)' --go ;;
   real) step real "$tests" -test.v -test.timeout 9m -test.run SmolLM2 ;;
   *) echo "on-gpu.sh: no step is called $s" && exit 2 ;;
   esac

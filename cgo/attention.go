@@ -24,7 +24,7 @@ func (d *Device) Attention(h device.Heads, q, k, v, out, lse device.Tensor) {
 	})
 }
 
-// AttentionBackward is kernels/attention_backward.cu, or attention_backward_tensor.cu.
+// AttentionBackward is kernels/attention_backward.cu, attention_backward_tensor.cu or attention_backward_warpgroup.cu.
 func (d *Device) AttentionBackward(h device.Heads, q, k, v, out, lse, dout, dq, dk, dv device.Tensor) {
 	device.CheckAttentionBackward(h, q, k, v, out, lse, dout, dq, dk, dv)
 	aq, ak, av, aout, alse, adout := d.at(q), d.at(k), d.at(v), d.at(out), d.at(lse), d.at(dout)
@@ -33,6 +33,6 @@ func (d *Device) AttentionBackward(h device.Heads, q, k, v, out, lse, dout, dq, 
 	scratch, free := d.scratch(int64(C.surgeon_attention_scratch(C.int(q.Type), shape)))
 	defer free()
 	d.run("AttentionBackward", func() C.int {
-		return C.surgeon_attention_backward(C.int(q.Type), shape, aq, ak, av, aout, alse, adout, adq, adk, adv, scratch, d.queue())
+		return C.surgeon_attention_backward(C.int(q.Type), C.int(d.capability), shape, aq, ak, av, aout, alse, adout, adq, adk, adv, scratch, d.queue())
 	})
 }

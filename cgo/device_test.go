@@ -138,7 +138,7 @@ func TestKernelsOfAnA100(t *testing.T) {
 	if bits := gpu(t, Options{}).Bits(); !strings.Contains(bits, "kernels for 8.0") {
 		t.Errorf("%q does not tell that another GPU's kernels run", bits)
 	}
-	devicetest.Run(t, onGPU, devicetest.Options{Types: []device.Type{device.BF16}, Only: regexp.MustCompile("^(Gram ones=0 beta=0|Gram ones=1 beta=1|Gram of many beta=0.5|Attention)$")})
+	devicetest.Run(t, onGPU, devicetest.Options{Types: []device.Type{device.BF16}, Only: regexp.MustCompile("^(Gram ones=0 beta=0|Gram ones=1 beta=1|Gram of many beta=0.5|Attention|AttentionBackward)$")})
 }
 
 // What would be caught: a word that is taken for some capability, or a kernel that the GPU has no code for.

@@ -66,6 +66,8 @@ template <class A> struct Statistics {
 // The versions for tensor cores. They are for BF16, where tensorFits: then they take the call over.
 bool tensorFits(int type, const Attend &h, const void *const *matrices, int n);
 int attentionTensor(Attend h, const void *q, const void *k, const void *v, void *out, float *lse, void *stream);
+bool warpgroupFits(int capability, const Attend &h); // where tensorFits too: on GPUs of compute capability 9.0, heads 64 or 128 wide
+int attentionBackwardWarpgroup(Attend h, const void *q, const void *k, const void *v, const void *dout, Statistics<float> s, void *dq, void *dk, void *dv, void *stream);
 int attentionBackwardTensor(Attend h, const void *q, const void *k, const void *v, const void *dout, Statistics<float> s, void *dq, void *dk, void *dv, void *stream);
 
 // attend is the shape as the kernels want it, or false where a size is beyond them.

@@ -10,8 +10,8 @@
 // Before both, dots makes D, and lse in base 2, both in an order that suits them, padded to whole tiles: 2·(bytes of out)
 // read, 8 bytes written per row and head.
 //
-// Here are the versions for any type and width, made of attention_plain.cuh. attention_backward_tensor.cu has those for bfloat16
-// and usual widths.
+// Here are the versions for any type and width, made of attention_plain.cuh. For bfloat16 and usual widths there are those of
+// attention_backward_tensor.cu, and on an H100 for heads 64 or 128 wide those of attention_backward_warpgroup.cu.
 #include "attention_plain.cuh"
 
 namespace {
@@ -253,7 +253,7 @@ queryGradients(Attend h, Acc<T> scale2, bool pieces, const T *q, const T *k, con
 }
 
 template <class T>
-int backward(const Attend &h, bool tensor, const T *q, const T *k, const T *v, const T *out, const Acc<T> *lse, const T *dout, T *dq, T *dk, T *dv, Acc<T> *scratch, void *stream) {
+int backward(int capability, const Attend &h, bool tensor, const T *q, const T *k, const T *v, const T *out, const Acc<T> *lse, const T *dout, T *dq, T *dk, T *dv, Acc<T> *scratch, void *stream) {
 	typedef Acc<T> A;
 	int64_t rows = h.pairs() * paddedLength(h);
 	Statistics<A> of{scratch, scratch + rows};
@@ -262,7 +262,7 @@ int backward(const Attend &h, bool tensor, const T *q, const T *k, const T *v, c
 		return e;
 	if constexpr (sizeof(T) == 2)
 		if (tensor)
-			return attentionBackwardTensor(h, q, k, v, dout, of, dq, dk, dv, stream);
+			return (warpgroupFits(capability, h) ? attentionBackwardWarpgroup : attentionBackwardTensor)(h, q, k, v, dout, of, dq, dk, dv, stream);
 	const A scale2 = (A)(h.scale * log2e);
 	const bool pieces = inPieces<T>(h, {q, k, v, dout, dq, dk, dv});
 	e = byPlan<T, 1>(h.dim, [&](auto plan) {
@@ -288,8 +288,8 @@ extern "C" int64_t surgeon_attention_scratch(int type, surgeon_heads heads) {
 	return 2 * h.pairs() * paddedLength(h) * (type == SURGEON_F64 ? 8 : 4);
 }
 
-extern "C" int surgeon_attention_backward(int type, surgeon_heads heads, const void *q, const void *k, const void *v, const void *out, const void *lse, const void *dout,
-                                          void *dq, void *dk, void *dv, void *scratch, void *stream) {
+extern "C" int surgeon_attention_backward(int type, int capability, surgeon_heads heads, const void *q, const void *k, const void *v, const void *out, const void *lse,
+                                          const void *dout, void *dq, void *dk, void *dv, void *scratch, void *stream) {
 	Attend h;
 	if (!attend(type, heads, &h))
 		return (int)cudaErrorInvalidValue;
@@ -297,7 +297,7 @@ extern "C" int surgeon_attention_backward(int type, surgeon_heads heads, const v
 	bool tensor = tensorFits(type, h, matrices, 7);
 	return dispatch(type, [&](auto e) {
 		typedef decltype(e) T;
-		return backward<T>(h, tensor, (const T *)q, (const T *)k, (const T *)v, (const T *)out, (const Acc<T> *)lse, (const T *)dout, (T *)dq, (T *)dk, (T *)dv,
+		return backward<T>(capability, h, tensor, (const T *)q, (const T *)k, (const T *)v, (const T *)out, (const Acc<T> *)lse, (const T *)dout, (T *)dq, (T *)dk, (T *)dv,
 		                   (Acc<T> *)scratch, stream);
 	});
 }

@@ -1,4 +1,5 @@
-// The backward pass of attention (attention_backward.cu) on tensor cores: bfloat16, heads 64, 80, 96 or 128 wide.
+// The backward pass of attention (attention_backward.cu) on tensor cores: bfloat16, heads 64, 80, 96 or 128 wide. An H100 has a
+// faster way for 64 and 128 (attention_backward_warpgroup.cu).
 //
 // keyGradients: a block has 16 keys of a key/value head to each of its warps, and walks over the query rows that see them, 64
 // at a time, of all query heads of the group. A warp makes the scores transposed, keys × query rows:

@@ -72,7 +72,7 @@ __device__ __forceinline__ void produce(const Piece<TensorCut> &p, const CUtenso
 	}
 }
 
-__device__ __forceinline__ void consume(const Piece<TensorCut> &p, WarpgroupTile &memory, int group, float (&sum)[128]) {
+__device__ __forceinline__ void consume(const Piece<TensorCut> &p, WarpgroupTile &memory, int group, float (&sum)[tileCols / 8][4]) {
 	int steps = (int)ceilDiv(p.tokens(), depth), lane = threadIdx.x % 32;
 	int rows = p.onDiagonal() ? rowPanels + (p.i0 - p.j0) / panelCols + group : group; // the panel of this group's rows
 	Walk now, before;
@@ -81,12 +81,12 @@ __device__ __forceinline__ void consume(const Piece<TensorCut> &p, WarpgroupTile
 		fenceWarpgroup();
 #pragma unroll
 		for (int k = 0; k < depth; k += 16)
-			multiplyWarpgroup(sum, matrixAt(&memory.panel[now.stage][rows][k * panelCols], panelLength),
-			                  matrixAt(&memory.panel[now.stage][rowPanels][k * panelCols], panelLength));
+			multiplyWarpgroup<kDown, kDown>(sum, matrixAt(&memory.panel[now.stage][rows][k * panelCols], panelLength),
+			                                matrixAt(&memory.panel[now.stage][rowPanels][k * panelCols], panelLength), true);
 		commitWarpgroup();
 		now.next();
 		if (step > 0) { // while this step is multiplied, the one before it is done
-			waitWarpgroup<1>(sum);
+			waitWarpgroup<1>();
 			if (lane < cluster) // one lane for each block
 				openGateIn(memory.free[before.stage], lane);
 			before.next();
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(threads, 1) gram(const __grid_constant__ Gram<
 	clusterArriveGates();
 	clusterWait(); // the gates are set, in both blocks
 
-	float sum[128] = {};
+	float sum[tileCols / 8][4] = {};
 	if (group < consumers)
 		consume(p, memory, group, sum);
 	else if (lane == 0)
@@ -125,8 +125,8 @@ __global__ void __launch_bounds__(threads, 1) gram(const __grid_constant__ Gram<
 #pragma unroll
 		for (int j = 0; j < tileCols / 8; j++) {
 			float *out = &memory.out[(group * panelCols + warp * 16 + lane / 4) * outStride + 8 * j + 2 * (lane % 4)];
-			*(float2 *)out = make_float2(sum[4 * j], sum[4 * j + 1]);
-			*(float2 *)(out + 8 * outStride) = make_float2(sum[4 * j + 2], sum[4 * j + 3]);
+			*(float2 *)out = make_float2(sum[j][0], sum[j][1]);
+			*(float2 *)(out + 8 * outStride) = make_float2(sum[j][2], sum[j][3]);
 		}
 	__syncthreads();
 	writeTile(g, p, memory.out, threads / 32);

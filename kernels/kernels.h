@@ -115,7 +115,7 @@ int surgeon_cross_entropy(int type, int64_t rows, int64_t vocabulary, void *logi
 int surgeon_sample(int type, int64_t rows, int64_t vocabulary, const void *logits, const double *uniform, int32_t *ids, void *stream);
 
 /* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
- * scratch is surgeon_attention_scratch bytes, which the backward pass works with. */
+ * scratch is surgeon_attention_scratch bytes, which the backward pass works with. capability as for surgeon_gram. */
 typedef struct {
 	int64_t sequences, length, window; /* window 0: all earlier tokens */
 	int query, key_value, dim;
@@ -123,8 +123,8 @@ typedef struct {
 } surgeon_heads;
 int surgeon_attention(int type, surgeon_heads h, const void *q, const void *k, const void *v, void *out, void *lse, void *stream);
 int64_t surgeon_attention_scratch(int type, surgeon_heads h);
-int surgeon_attention_backward(int type, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse, const void *dout,
-                               void *dq, void *dk, void *dv, void *scratch, void *stream);
+int surgeon_attention_backward(int type, int capability, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse,
+                               const void *dout, void *dq, void *dk, void *dv, void *scratch, void *stream);
 
 /* library.cpp: cuBLAS, cuBLASLt and cuSOLVER, on one stream. The workspace, and factors, two numbers for α and β, are device memory that stays
  * theirs until close. */

@@ -26,7 +26,7 @@ NVCC       = $(CUDA_HOME)/bin/nvcc
 ARCHS      = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
 NVCCFLAGS  = -O3 -std=c++17 -lineinfo $(ARCHS) --threads 0 -Xcompiler -fPIC,-Wall -Xptxas -warn-spills -Werror all-warnings
 # What only compute capability 9.0 has, its own instructions: no GPU after it has them.
-build/cuda/gram_warpgroup.o: ARCHS = -gencode arch=compute_90a,code=sm_90a
+build/cuda/gram_warpgroup.o build/cuda/attention_backward_warpgroup.o: ARCHS = -gencode arch=compute_90a,code=sm_90a
 HOSTFLAGS  = -O2 -std=c++17 -fPIC -Wall -Werror -I$(CUDA_HOME)/include
 
 .DELETE_ON_ERROR:

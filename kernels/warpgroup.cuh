@@ -8,9 +8,9 @@
 
 #include <cuda.h>
 
-// A matrix of bfloat16 in shared memory as warpgroup products take it, the "swizzle of 128 bytes, MN-major" of the PTX ISA
-// (Asynchronous Warpgroup Level Matrix Shared Memory Layout): panels of 64 columns, each a row of 128 bytes for every k,
-// beginning at a multiple of 1024 bytes; 16 bytes number c of row k lie in place c ^ k%8. Copies of tiles put them there.
+// A matrix of bfloat16 in shared memory as warpgroup products take it, the "swizzle of 128 bytes" of the PTX ISA (Asynchronous
+// Warpgroup Level Matrix Shared Memory Layout): panels of 64 columns, each a row of 128 bytes for every row of the matrix,
+// beginning at a multiple of 1024 bytes; 16 bytes number c of row r lie in place c ^ r%8. Copies of tiles put them there.
 const int panelCols = 64;
 
 // panelsOf describes x, rows × cols with cols a multiple of 8 and x of 16 bytes, as copyTile takes it: in panels of panelRows
@@ -23,69 +23,102 @@ inline int panelsOf(CUtensorMap &map, const bf16 *x, int64_t rows, int64_t cols,
 	                                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
+// How k, which a product sums over, lies in such a matrix: along its columns or down its rows, K-major or MN-major in the PTX ISA,
+// by the numbers that products take.
+enum Lies { kAlong = 0, kDown = 1 };
+
 #ifndef __CUDACC__
 #include "emu/warpgroup.h"
 #else
 
 // matrixAt describes such a matrix, whose next panel of 64 columns is `panel` elements on. Bits 0…13 are the address, 16…29
-// the way to the next panel, 32…45 that from 8 rows to the next, all in 16 bytes; 62…63 the swizzle.
+// the way to the next panel, 32…45 that from 8 rows to the next, all in 16 bytes; 62…63 the swizzle. The way to the next panel
+// is not looked at where k are the columns: 16 of them are in one.
 __device__ __forceinline__ uint64_t matrixAt(const bf16 *first, int panel) {
 	uint64_t at = (uint32_t)__cvta_generic_to_shared(first);
 	return (at & 0x3ffff) >> 4 | (uint64_t)(panel * 2 >> 4) << 16 | (uint64_t)(8 * 128 >> 4) << 32 | 1ull << 62;
 }
 
-// multiplyWarpgroup begins d ← aᵀ·b + d, 64×256 += 64×16 · 16×256: a is 16 rows of one panel, b of four. Warp w of the group has
-// rows 16w…16w+15; with g = lane/4, t = lane%4 a thread holds
+// The operands of a product by the number of its columns: their names in assembler, and the sums among them.
+#define SURGEON_NAMES_64 \
+	"%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
+	"%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define SURGEON_NAMES_128 SURGEON_NAMES_64 "," \
+	"%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+	"%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define SURGEON_NAMES_256 SURGEON_NAMES_128 "," \
+	"%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79," \
+	"%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
+	"%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
+	"%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define SURGEON_SUMS_8(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define SURGEON_SUMS_32(j) SURGEON_SUMS_8(j), SURGEON_SUMS_8(j + 1), SURGEON_SUMS_8(j + 2), SURGEON_SUMS_8(j + 3)
+#define SURGEON_SUMS_64 SURGEON_SUMS_32(0), SURGEON_SUMS_32(4)
+#define SURGEON_SUMS_128 SURGEON_SUMS_64, SURGEON_SUMS_32(8), SURGEON_SUMS_32(12)
+#define SURGEON_SUMS_256 SURGEON_SUMS_128, SURGEON_SUMS_32(16), SURGEON_SUMS_32(20), SURGEON_SUMS_32(24), SURGEON_SUMS_32(28)
+
+// A product of so many columns: onto is the name of the number that says whether d is added to, factors are the names of a and b
+// and what is said of them, then come these and what else is named.
+#define SURGEON_MULTIPLY(columns, onto, factors, ...) \
+	asm volatile("{\n" \
+	             ".reg .pred onto;\n" \
+	             "setp.ne.s32 onto," onto ",0;\n" \
+	             "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" SURGEON_NAMES_##columns "}," factors ";\n" \
+	             "}" \
+	             : SURGEON_SUMS_##columns : __VA_ARGS__)
+
+// multiplyWarpgroup begins d ← a·b + d, 64×8N += 64×16 · 16×8N, or without d if !onto. a and b are matrices in shared memory whose
+// rows are k (kDown: aᵀ and b are what is described; of b, 8N/64 panels), or their columns (kAlong: a and bᵀ are). Warp w of the
+// group has rows 16w…16w+15 of d; with g = lane/4, t = lane%4 a thread holds
 //
-//	d[4j] (g, 8j+2t)  d[4j+1] (g, 8j+2t+1)  d[4j+2] (g+8, 8j+2t)  d[4j+3] (g+8, 8j+2t+1)
+//	d[j][0] (g, 8j+2t)  d[j][1] (g, 8j+2t+1)  d[j][2] (g+8, 8j+2t)  d[j][3] (g+8, 8j+2t+1)
 //
 // All threads of the group call it with the same a and b. d is not there, and a and b are not free, before
 // waitWarpgroup. Before the first product, and after d was touched otherwise, there has to be a fenceWarpgroup.
-__device__ __forceinline__ void multiplyWarpgroup(float (&d)[128], uint64_t a, uint64_t b) {
-	asm volatile("{\n"
-	             ".reg .pred add;\n"
-	             "setp.eq.u32 add,0,0;\n"
-	             "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-	             "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-	             "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-	             "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-	             "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-	             "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
-	             "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-	             "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
-	             "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127},"
-	             "%128,%129,add,1,1,1,1;\n" // d + …, the signs of a and b, both with k as rows
-	             "}"
-	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-	               "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-	               "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-	               "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-	               "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-	               "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-	               "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-	               "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-	               "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-	               "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-	               "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-	               "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),
-	               "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
-	               "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
-	               "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
-	               "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-	             : "l"(a), "l"(b));
+template <Lies ofA, Lies ofB, int N> __device__ __forceinline__ void multiplyWarpgroup(float (&d)[N][4], uint64_t a, uint64_t b, bool onto) {
+	static_assert(N == 8 || N == 32, "there is no such product yet");
+	if constexpr (N == 8)
+		SURGEON_MULTIPLY(64, "%34", "%32,%33,onto,1,1,%35,%36", "l"(a), "l"(b), "r"((int)onto), "n"((int)ofA), "n"((int)ofB)); // 1: the signs of a and b
+	else
+		SURGEON_MULTIPLY(256, "%130", "%128,%129,onto,1,1,%131,%132", "l"(a), "l"(b), "r"((int)onto), "n"((int)ofA), "n"((int)ofB));
+}
+
+// multiplyWarpgroup with a in registers, held by each warp for its 16 rows as mma takes it (tensor.cuh). They are not free either.
+template <Lies ofB, int N> __device__ __forceinline__ void multiplyWarpgroup(float (&d)[N][4], const uint32_t (&a)[4], uint64_t b, bool onto) {
+	static_assert(N == 8 || N == 16, "there is no such product yet");
+	if constexpr (N == 8)
+		SURGEON_MULTIPLY(64, "%37", "{%32,%33,%34,%35},%36,onto,1,1,%38", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)onto), "n"((int)ofB));
+	else
+		SURGEON_MULTIPLY(128, "%69", "{%64,%65,%66,%67},%68,onto,1,1,%70", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)onto), "n"((int)ofB));
 }
 
 __device__ __forceinline__ void fenceWarpgroup() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-// commitWarpgroup closes a group of products. waitWarpgroup<n> waits until all but the last n groups are done; d is what they
-// add to.
+// fenceCopies shows to products of warpgroups what the thread's copies (copyAsync) have written that it has waited for. They are
+// there for all after a barrier that follows.
+__device__ __forceinline__ void fenceCopies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// commitWarpgroup closes a group of products. waitWarpgroup<n> waits until all but the last n groups are done. Its arguments are
+// what these groups add to, and their factors in registers: the compiler does not know that those change here, and these are in
+// use until then.
 __device__ __forceinline__ void commitWarpgroup() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int n> __device__ __forceinline__ void waitWarpgroup(float (&d)[128]) {
-	asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
-	if (n == 0)
+template <int N> __device__ __forceinline__ void settle(float (&d)[N][4]) {
 #pragma unroll
-		for (int i = 0; i < 128; i++)
-			asm volatile("" : "+f"(d[i])::"memory"); // the compiler does not know that they change here
+	for (int j = 0; j < N; j++)
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			asm volatile("" : "+f"(d[j][e])::"memory");
+}
+template <int N> __device__ __forceinline__ void settle(uint32_t (&a)[N][4]) {
+#pragma unroll
+	for (int j = 0; j < N; j++)
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			asm volatile("" : "+r"(a[j][e])::"memory");
+}
+template <int n, class... D> __device__ __forceinline__ void waitWarpgroup(D &...d) {
+	asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
+	(settle(d), ...);
 }
 
 // Gate is a barrier that some threads pass and others open: a phase is over when it has been opened as often as it was set

@@ -36,7 +36,10 @@ struct Copy {
 
 struct Product {
 	float *d;
-	uint64_t a, b;
+	int columns;
+	Factor a, b;
+	bool onto;
+	const uint32_t *rows[4]; // the registers of a for the running thread's rows
 };
 
 // Groups are things of which some belong together: what is not in a committed group is in the open one.
@@ -73,7 +76,8 @@ struct Thread {
 	dim3 index;
 	Groups<Copy> copies;
 	Groups<Product> products;
-	bool fenced; // since the last group of products
+	bool fenced;  // since the last group of products
+	bool arrived; // are copies that were waited for, since the last fenceCopies
 	Gate *gate;  // that is waited for
 	uint32_t parity;
 	Moment moment;
@@ -100,6 +104,7 @@ struct Tile {
 struct Block {
 	dim3 index;
 	int alive, waiting;
+	int unshown;        // threads that have waited for copies and not shown them to products
 	int any, anyBefore; // what threads bring to a barrier, and brought to the last one: blockBarrierOr
 	char *sharedMemory;
 	uint32_t number; // counted by races.cpp
@@ -300,6 +305,7 @@ void runCluster(dim3 block) {
 		b.alive = B.count;
 		b.waiting = 0;
 		b.any = 0;
+		b.unshown = 0;
 	}
 	for (size_t w = 0; w < B.warps.size(); w++) {
 		B.warps[w].alive = B.total - 32 * (int)w < 32 ? B.total - 32 * (int)w : 32;
@@ -313,6 +319,7 @@ void runCluster(dim3 block) {
 		x.copies.clear();
 		x.products.clear();
 		x.fenced = false;
+		x.arrived = false;
 		x.clusterPhase = 0;
 		x.exchanges = 0;
 		x.block = i / B.count;
@@ -449,11 +456,22 @@ void copyCommit() { B.threads[B.self].copies.commit(); }
 
 void copyWait(int groupsLeft) {
 	const void *at = __builtin_return_address(0);
-	B.threads[B.self].copies.wait(groupsLeft, [at](const Copy &copy) {
+	Thread &x = B.threads[B.self];
+	x.copies.wait(groupsLeft, [&x, at](const Copy &copy) {
 		if (lane() % 2 != 0)
 			copy.arrive();
 		raceCopied(copy.to, copy.valid ? copy.from : nullptr, copy.bytes, at);
+		if (!x.arrived)
+			running().unshown++;
+		x.arrived = true;
 	});
+}
+
+void fenceCopies() {
+	Thread &x = B.threads[B.self];
+	if (x.arrived)
+		running().unshown--;
+	x.arrived = false;
 }
 
 void setGate(Gate &gate, int times) { gate = Gate{0, 0, (uint16_t)times, (uint16_t)times}; }
@@ -509,42 +527,74 @@ void passGate(Gate &gate, int parity) {
 
 void fenceWarpgroup() { B.threads[B.self].fenced = true; }
 
-// pair is row k, columns c and c+1 of a matrix described by matrixAt, c even.
-static uint32_t pair(const char *memory, uint64_t matrix, int k, int c) {
-	uint64_t address = (matrix & 0x3fff) << 4, panel = (matrix >> 16 & 0x3fff) << 4, eightRows = (matrix >> 32 & 0x3fff) << 4;
-	uint64_t at = address + c / 64 * panel + k / 8 * eightRows + k % 8 * 128 + c % 64 * 2;
-	at ^= (at >> 7 & 7) << 4;
-	uint32_t bits;
-	memcpy(&bits, memory + at, 4);
-	return bits;
+// Matrix is one as matrixAt describes it, decoded. Element (k, c) is column c of b, or row c of a.
+struct Matrix {
+	const char *memory;
+	uint64_t address, panel, eightRows;
+	bool down;
+
+	explicit Matrix(const Factor &of)
+	    : memory((const char *)sharedMemory()), address((of.matrix & 0x3fff) << 4), panel((of.matrix >> 16 & 0x3fff) << 4), eightRows((of.matrix >> 32 & 0x3fff) << 4), down(of.down) {}
+
+	float at(int k, int c) const {
+		uint64_t at = down ? address + c / 64 * panel + k / 8 * eightRows + k % 8 * 128 + c % 64 * 2 : address + c / 8 * eightRows + c % 8 * 128 + k * 2;
+		at ^= (at >> 7 & 7) << 4;
+		uint16_t bits;
+		memcpy(&bits, memory + at, 2);
+		return half(bits, 0);
+	}
+};
+
+// look dies where a product would take something else than was meant, or nothing: the swizzle is not that of 128 bytes, which is the only one
+// used; 8 rows of 128 bytes do not begin at a multiple of 1024, and nothing is said of it (bits 49…51); 16 k go beyond the panel.
+static void look(const Factor &of) {
+	uint64_t first = (of.matrix & 0x3fff) << 4;
+	if (of.matrix >> 62 != 1 || (of.matrix >> 49 & 7) != 0)
+		die("a product of a warpgroup of a matrix that is not swizzled by 128 bytes");
+	if ((first & 0x380) != 0 || (of.down ? first % 128 != 0 : first % 128 % 32 != 0))
+		die("a product of a warpgroup of a matrix that begins within 8 rows, or beside 16 k");
+	if (fromLane(of.matrix, 0) != of.matrix)
+		die("threads of a warpgroup multiply different matrices");
 }
 
 // multiply is what the running thread gets of a product.
-static void multiply(float *d, uint64_t a, uint64_t b) {
-	const char *memory = (const char *)sharedMemory();
-	int g = lane() / 4, t = lane() % 4, row = B.self % B.count / 32 % 4 * 16 + g;
+static void multiply(const Product &p) {
+	const Matrix b(p.b), a(p.a);
+	const int g = lane() / 4, t = lane() % 4, row = B.self % B.count / 32 % 4 * 16 + g;
+	if (!p.onto)
+		memset(p.d, 0, p.columns / 2 * sizeof(float));
 	for (int k = 0; k < 16; k++) {
-		float upper = half(pair(memory, a, k, row / 2 * 2), row % 2), lower = half(pair(memory, a, k, row / 2 * 2 + 8), row % 2);
-		for (int j = 0; j < 32; j++) {
-			uint32_t x = pair(memory, b, k, 8 * j + 2 * t);
+		float upper, lower;
+		if (p.a.registers != nullptr) { // as in tensor.h
+			const uint32_t *of = p.rows[k % 8 / 2] + 2 * (k >= 8);
+			upper = half(of[0], k & 1), lower = half(of[1], k & 1);
+		} else
+			upper = a.at(k, row), lower = a.at(k, row + 8);
+		for (int j = 0; j < p.columns / 8; j++)
 			for (int c = 0; c < 2; c++) {
-				d[4 * j + c] += upper * half(x, c);
-				d[4 * j + 2 + c] += lower * half(x, c);
+				const float x = b.at(k, 8 * j + 2 * t + c);
+				p.d[4 * j + c] += upper * x;
+				p.d[4 * j + 2 + c] += lower * x;
 			}
-		}
 	}
 }
 
-void multiplyLater(float *d, uint64_t a, uint64_t b) {
+void multiplyLater(float *d, int columns, const Factor &a, const Factor &b, bool onto) {
 	Thread &x = B.threads[B.self];
-	if (fromLane(a, 0) != a || fromLane(b, 0) != b)
-		die("threads of a warpgroup multiply different matrices");
+	Product p{d, columns, a, b, onto, {}};
+	if (a.registers == nullptr)
+		look(a);
+	else
+		for (int i = 0; i < 4; i++)
+			p.rows[i] = fromLane(a.registers, lane() / 4 * 4 + i);
+	look(b);
 	if (!x.fenced)
 		die("a product of a warpgroup without a fence before it");
+	if (running().unshown > 0)
+		die("a product of a warpgroup when copies were waited for that were not shown to it");
 	if (lane() % 2 == 0)
-		multiply(d, a, b);
-	else
-		x.products.all.push_back(Product{d, a, b});
+		multiply(p);
+	x.products.all.push_back(p);
 }
 
 void commitWarpgroup() {
@@ -554,7 +604,12 @@ void commitWarpgroup() {
 }
 
 void waitWarpgroup(int groupsLeft) {
-	B.threads[B.self].products.wait(groupsLeft, [](const Product &p) { multiply(p.d, p.a, p.b); });
+	warpBarrier(); // factors in registers are those of threads that have come here
+	B.threads[B.self].products.wait(groupsLeft, [](const Product &p) {
+		if (lane() % 2 != 0)
+			multiply(p);
+	});
+	warpBarrier();
 }
 
 } // namespace emu

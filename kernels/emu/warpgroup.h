@@ -19,6 +19,12 @@ struct TileMap {
 };
 
 namespace emu {
+// Factor is a matrix described by matrixAt, or this thread's part of one in registers.
+struct Factor {
+	uint64_t matrix;
+	bool down;
+	const uint32_t *registers = nullptr;
+};
 void setGate(Gate &gate, int times);
 void openGate(Gate &gate, int bytes);
 void openGateIn(Gate &gate, int block);
@@ -28,7 +34,8 @@ int blockInCluster();
 void clusterArrive();
 void clusterWait();
 void fenceWarpgroup();
-void multiplyLater(float *d, uint64_t a, uint64_t b);
+void multiplyLater(float *d, int columns, const Factor &a, const Factor &b, bool onto);
+void fenceCopies();
 void commitWarpgroup();
 void waitWarpgroup(int groupsLeft);
 } // namespace emu
@@ -46,11 +53,17 @@ inline uint64_t matrixAt(const bf16 *first, int panel) {
 }
 
 // Products of half of the threads are made at once, of the others when they are waited for: what is not there yet, and what is
-// overwritten too early, both show.
-inline void multiplyWarpgroup(float (&d)[128], uint64_t a, uint64_t b) { emu::multiplyLater(d, a, b); }
+// overwritten too early, in shared memory or registers, both show.
+template <Lies ofA, Lies ofB, int N> void multiplyWarpgroup(float (&d)[N][4], uint64_t a, uint64_t b, bool onto) {
+	emu::multiplyLater(d[0], 8 * N, emu::Factor{a, ofA == kDown}, emu::Factor{b, ofB == kDown}, onto);
+}
+template <Lies ofB, int N> void multiplyWarpgroup(float (&d)[N][4], const uint32_t (&a)[4], uint64_t b, bool onto) {
+	emu::multiplyLater(d[0], 8 * N, emu::Factor{0, false, a}, emu::Factor{b, ofB == kDown}, onto);
+}
 inline void fenceWarpgroup() { emu::fenceWarpgroup(); }
+inline void fenceCopies() { emu::fenceCopies(); }
 inline void commitWarpgroup() { emu::commitWarpgroup(); }
-template <int n> void waitWarpgroup(float (&)[128]) { emu::waitWarpgroup(n); }
+template <int n, class... D> void waitWarpgroup(D &...) { emu::waitWarpgroup(n); }
 
 inline void clusterArriveGates() { emu::clusterArrive(); }
 inline void clusterArrive() { emu::clusterArrive(); }

@@ -32,6 +32,7 @@ var wideHeads = []Shape{
 	{M: 1, Heads: device.Heads{Length: 161, Query: 2, KeyValue: 1, Dim: 96, Scale: 0.1, Window: 40}},
 	{M: 1, Heads: device.Heads{Length: 128, Query: 2, KeyValue: 1, Dim: 128, Scale: 0.088}},
 	{M: 1, Heads: device.Heads{Length: 257, Query: 1, KeyValue: 1, Dim: 128, Scale: 0.088, Window: 100}},
+	{M: 2, Heads: device.Heads{Length: 200, Query: 2, KeyValue: 1, Dim: 128, Scale: 0.088, Window: 20}},
 	{M: 1, Heads: device.Heads{Length: 127, Query: 2, KeyValue: 1, Dim: 136, Scale: 0.08, Window: 64}},
 	{M: 1, Heads: device.Heads{Length: 70, Query: 1, KeyValue: 1, Dim: 200, Scale: 0.07}},
 }
