@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 15
+#define SURGEON_INTERFACE 16
 
 #ifdef __cplusplus
 extern "C" {
