@@ -19,9 +19,10 @@
 //	                      ds = p∘(dp − D), rounded
 //	dq += ds·k            the barrier of the next step
 //
-// Rounded p and ds are left factors in the registers in which they were made, as are q and dout of queryGradients all the time. In
-// keyGradients there is no room for k and v: dk and dv are d of the 255 registers of a thread, sᵀ and dpᵀ 64, pᵀ and dsᵀ as left
-// factors 32.
+// Rounded p and ds are left factors in the registers in which they were made, as are q and dout of queryGradients all the time, if
+// heads are 128 wide. In keyGradients there is no room for k and v: dk and dv are d of the 255 registers of a thread, sᵀ and dpᵀ 64, pᵀ
+// and dsᵀ as left factors 32. For heads 64 wide ptxas 13.0 puts ds into the registers of dout, which the next step needs: as many of
+// them, in as many products (seen in its code, and as wrong dq on an H100). So there q and dout stay in shared memory.
 //
 // There are three buffers, as products of the step before still read theirs: the next step is copied into the third. Every
 // warpgroup waits for those products within this step, and so before the barrier behind which their buffer is filled again.
@@ -202,7 +203,10 @@ template <int D> __global__ void __launch_bounds__(threads, 1) keyGradients(Call
 	store<D>(x.dv + to, strideK, keys - warp * 16, dv, 1, own);
 }
 
+template <int D> constexpr bool inRegisters = D == 128; // q and dout of queryGradients
+
 template <int D> struct QueryTiles {
+	Panels<D, blockRows> q, dout;
 	Panels<D, tileRows> k[buffers], v[buffers];
 };
 
@@ -221,13 +225,9 @@ template <int D> __global__ void __launch_bounds__(threads, 1) queryGradients(Ca
 		copyCommit();
 	};
 
-	// q and dout come by way of the other buffers.
 	int j0 = h.firstKey(i0) / tileRows * tileRows, buffer = 0;
-#pragma unroll
-	for (int g = 0; g < groups; g++) {
-		copyPanels(t.k[1 + g], x.q + rowsAt + g * groupRows * strideQ, strideQ, rows - g * groupRows);
-		copyPanels(t.v[1 + g], x.dout + rowsAt + g * groupRows * strideQ, strideQ, rows - g * groupRows);
-	}
+	copyPanels(t.q, x.q + rowsAt, strideQ, rows);
+	copyPanels(t.dout, x.dout + rowsAt, strideQ, rows);
 	copyCommit();
 	fetch(0, j0);
 	float lse[2] = {INFINITY, INFINITY}, dot[2] = {};
@@ -236,14 +236,16 @@ template <int D> __global__ void __launch_bounds__(threads, 1) queryGradients(Ca
 		lse[0] = x.of.lse[stat], lse[1] = x.of.lse[stat + 8];
 		dot[0] = x.of.dot[stat], dot[1] = x.of.dot[stat + 8];
 	}
-	copyWait<1>();
-	__syncthreads();
 	uint32_t q[D / 16][4], dout[D / 16][4], left[4][4] = {};
+	if constexpr (inRegisters<D>) {
+		copyWait<1>();
+		__syncthreads(); // q and dout are there
 #pragma unroll
-	for (int n = 0; n < D / 16; n++) {
-		const int r = warp % 4 * 16 + lane % 16, c = 2 * n + lane / 16;
-		loadMatrix4(q[n], t.k[1 + group].piece(r, c));
-		loadMatrix4(dout[n], t.v[1 + group].piece(r, c));
+		for (int n = 0; n < D / 16; n++) {
+			const int r = warp * 16 + lane % 16, c = 2 * n + lane / 16;
+			loadMatrix4(q[n], t.q.piece(r, c));
+			loadMatrix4(dout[n], t.dout.piece(r, c));
+		}
 	}
 
 	float dq[D / 8][4] = {};
@@ -262,8 +264,13 @@ template <int D> __global__ void __launch_bounds__(threads, 1) queryGradients(Ca
 			continue;
 		}
 		float p[8][4], ds[8][4]; // s and dp first
-		beginScores(p, q, t.k[now]);
-		beginScores(ds, dout, t.v[now]);
+		if constexpr (inRegisters<D>) {
+			beginScores(p, q, t.k[now]);
+			beginScores(ds, dout, t.v[now]);
+		} else {
+			beginScores(p, t.q, group * groupRows, t.k[now]);
+			beginScores(ds, t.dout, group * groupRows, t.v[now]);
+		}
 		waitWarpgroup<1>(p, left);
 #pragma unroll
 		for (int n = 0; n < 8; n++)
