@@ -36,6 +36,7 @@ type Device struct {
 	longestList   int    // that the arenas hold
 	jacobiOrder   int    // the largest order of matrices that Eigh gives to its own kernels
 	factorOrder   int    // the largest order of matrices that are factored side by side
+	factorBlock   int    // how many columns of a larger one are factored at one time
 	triangleOrder int    // of triangles that are inverted and solved with so
 	timer         *timer // nil without SURGEON_CUDA_SYNC
 

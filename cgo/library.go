@@ -94,12 +94,15 @@ func (d *Device) LinearApart(x, w, b device.Tensor, beta float64, y device.Tenso
 	})
 }
 
-// The largest orders for the kernels of cholesky.cu and triangles.cu, which work on all matrices of a call side by side. One that is larger
-// keeps cuSOLVER and cuBLAS busy by itself. Reasoned, not measured.
+// The largest orders for the kernels of cholesky.cu and triangles.cu alone, which work on all matrices of a call side by side. One that is larger
+// keeps cuBLAS busy by itself. Reasoned, not measured.
 const (
 	defaultFactorOrder   = C.SURGEON_CHOLESKY_MANY
 	defaultTriangleOrder = C.SURGEON_TRIANGLES_MANY
 )
+
+// defaultFactorBlock is how many columns of a larger matrix are factored at one time.
+const defaultFactorBlock = 1024
 
 // scratchAtOnce is what the matrices of a call have of scratch memory together, in bytes; where they want more they are worked on in
 // several parts, unless one alone wants it.
@@ -139,46 +142,93 @@ func (d *Device) Cholesky(as ...device.Tensor) []bool {
 	for i := range ok {
 		ok[i] = true
 	}
-	infos, free := d.scratch(int64(4 * len(as)))
+	var blocks []int // of matrix i in infos, block after block
+	all := 0
+	for _, a := range as {
+		n := 1
+		if a.Rows > d.factorOrder {
+			n = (a.Rows + d.factorBlock - 1) / d.factorBlock
+		}
+		blocks = append(blocks, n)
+		all += n
+	}
+	infos, free := d.scratch(int64(4 * all))
 	defer free()
 	if d.err != nil { // infos is no address
 		return ok
 	}
 	var many, large []C.surgeon_matrix
+	at := 0
 	for i, a := range as {
-		m := C.surgeon_matrix{n: C.int64_t(a.Rows), a: (*C.double)(d.at(a)), info: (*C.int)(unsafe.Add(infos, 4*i))}
-		if a.Rows <= d.factorOrder {
+		n := C.int64_t(a.Rows)
+		m := C.surgeon_matrix{n: n, stride: n, a: (*C.double)(d.at(a)), info: (*C.int)(unsafe.Add(infos, 4*at))}
+		at += blocks[i]
+		if blocks[i] == 1 {
 			many = append(many, m)
 		} else {
 			large = append(large, m)
 		}
 	}
+	d.factor(many)
+	d.factorLarge(large)
+	verdicts := d.ints("Cholesky", infos, all)
+	at = 0
+	for i, n := range blocks {
+		ok[i] = !slices.ContainsFunc(verdicts[at:at+n], func(info int32) bool { return info != 0 })
+		at += n
+	}
+	return ok
+}
+
+// factor is the factorisation of matrices side by side.
+func (d *Device) factor(many []C.surgeon_matrix) {
 	sideBySide(d, many, func(m C.surgeon_matrix) C.int64_t { return m.n }, func(m C.surgeon_matrix) C.int64_t { return C.surgeon_cholesky_scratch(m.n) },
 		func(m *C.surgeon_matrix, scratch unsafe.Pointer) { m.scratch = (*C.double)(scratch) },
 		func(part []C.surgeon_matrix, orders *C.int64_t) {
 			list := d.matrices("Cholesky", part)
 			d.run("Cholesky", func() C.int { return C.surgeon_cholesky_many(C.int64_t(len(part)), list, orders, d.queue()) })
 		})
-	for _, m := range large {
-		d.choleskyLarge(m)
-	}
-	if len(large) > 0 {
-		list := d.matrices("Cholesky", large)
-		d.run("Cholesky", func() C.int { return C.surgeon_cholesky_verdict(C.int64_t(len(large)), list, d.queue()) })
-	}
-	for i, info := range d.ints("Cholesky", infos, len(as)) {
-		ok[i] = info == 0
-	}
-	return ok
 }
 
-// choleskyLarge is a factorisation by cuSOLVER.
-func (d *Device) choleskyLarge(m C.surgeon_matrix) {
-	var bytes C.int64_t
-	d.run("Cholesky", func() C.int { return C.surgeon_cholesky_workspace(d.library.handle, m.n, m.a, &bytes) })
-	work, free := d.scratch(int64(bytes))
+// factorLarge goes through large matrices block by block of their diagonals, cholesky_large.cpp: those of all of them side by side, what is
+// below one after the other. The info of each block follows that of the one before.
+func (d *Device) factorLarge(large []C.surgeon_matrix) {
+	width, below := C.int64_t(d.factorBlock), C.int64_t(0)
+	for _, m := range large {
+		below = max(below, m.n-width)
+	}
+	scratch, free := d.scratch(int64(8 * width * below))
 	defer free()
-	d.run("Cholesky", func() C.int { return C.surgeon_cholesky_large(d.library.handle, m.n, m.a, work, bytes, m.info) })
+	for block := C.int64_t(0); len(large) > 0; block++ {
+		p := block * width
+		var diagonal []C.surgeon_matrix
+		var inverses []C.surgeon_triangle
+		more := large[:0]
+		for _, m := range large {
+			square := C.surgeon_matrix{n: min(width, m.n-p), stride: m.n, a: (*C.double)(unsafe.Add(unsafe.Pointer(m.a), 8*p*(m.n+1))), info: (*C.int)(unsafe.Add(unsafe.Pointer(m.info), 4*block))}
+			diagonal = append(diagonal, square)
+			if m.n > p+width {
+				more = append(more, m)
+				inverses = append(inverses, C.surgeon_triangle{n: width, stride: m.n, l: square.a})
+			}
+		}
+		large = more
+		d.factor(diagonal)
+		next := large
+		sideBySide(d, inverses, func(t C.surgeon_triangle) C.int64_t { return t.n }, func(t C.surgeon_triangle) C.int64_t { return width * width },
+			func(t *C.surgeon_triangle, scratch unsafe.Pointer) { t.inverse = (*C.double)(scratch) },
+			func(part []C.surgeon_triangle, orders *C.int64_t) {
+				list := (*C.surgeon_triangle)(d.list("Cholesky", words(part)))
+				d.run("Cholesky", func() C.int { return C.surgeon_triangles_invert(C.int64_t(len(part)), list, orders, d.queue()) })
+				for i, t := range part {
+					m := next[i]
+					d.run("Cholesky", func() C.int {
+						return C.surgeon_cholesky_below(d.library.handle, m.n, p, width, m.a, t.inverse, (*C.double)(scratch), d.queue())
+					})
+				}
+				next = next[len(part):]
+			})
+	}
 }
 
 // matrices brings a list of matrices to the device, as list does for indices.
@@ -242,7 +292,7 @@ func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 		case others == 1 && (singles >= systemsEnough || b.Type == device.F32):
 			single = append(single, C.surgeon_system{n: n, l: lt, b: bt})
 		case ls[i].Rows <= d.triangleOrder:
-			many = append(many, C.surgeon_triangle{n: n, m: others, l: (*C.double)(lt), b: (*C.double)(bt)})
+			many = append(many, C.surgeon_triangle{n: n, m: others, stride: n, l: (*C.double)(lt), b: (*C.double)(bt)})
 		default:
 			scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_solve_scratch(n, others)))
 			d.run("CholeskySolve", func() C.int {
@@ -280,7 +330,7 @@ func (d *Device) CholeskyInverseDiag(ls, diags []device.Tensor) {
 	for i, l := range ls {
 		lt, to, n := (*C.double)(d.at(l)), (*C.double)(d.at(diags[i])), C.int64_t(l.Rows)
 		if l.Rows <= d.triangleOrder {
-			many = append(many, C.surgeon_triangle{n: n, l: lt, b: to})
+			many = append(many, C.surgeon_triangle{n: n, stride: n, l: lt, b: to})
 			continue
 		}
 		scratch, free := d.scratch(8 * int64(C.surgeon_cholesky_inverse_scratch(n)))

@@ -219,12 +219,87 @@ func TestLinearApart(t *testing.T) {
 	devicetest.Run(t, func(t *testing.T) device.Device { return apart{gpu(t, Options{})} }, devicetest.Options{Only: regexp.MustCompile("^Linear ")})
 }
 
-// What would be caught: a list of large and small matrices whose results are mixed up; what cuSOLVER and triangle.cpp do with lists,
-// with NaN and with matrices that are not definite.
+// What would be caught: blocks of a large matrix that are left out, taken twice or from another matrix; a last block that is taken for a
+// whole one; what goes wrong in a later block and is not told of, or is told of another matrix; digits lost to inverses of blocks.
+func TestLargeFactors(t *testing.T) {
+	d, ref := gpu(t, Options{}), cpu.Open()
+	defer ref.Close()
+	orders := []int{2300, 100, 3100, 2200, 2200, 2049}
+	if isEmulated() {
+		orders = []int{600, 70, 530, 513, 513, 257}
+		d.factorOrder, d.factorBlock = 64, 256
+	}
+	const steep, indefinite, nan = 2, 3, 4
+	var want [][]float64
+	var on []device.Tensor
+	for i, n := range orders {
+		a := wellMatrix(ref, n)
+		if i == steep {
+			a = steepMatrix(ref, n)
+		}
+		switch last := n*n - 1; i {
+		case indefinite:
+			a[last] = -1
+		case nan:
+			a[last-1] = math.NaN()
+		}
+		full := append([]float64(nil), a...)
+		for r := range n {
+			for c := r + 1; c < n; c++ {
+				a[r*n+c] = math.NaN() // is not read
+			}
+		}
+		want, on = append(want, full), append(on, device.NewFrom(d, a, n, n, device.F64))
+	}
+	ok := d.Cholesky(on...)
+	for i, n := range orders {
+		if ok[i] != (i != indefinite && i != nan) {
+			t.Errorf("order %d, matrix %d: %v", n, i, ok[i])
+		}
+		if !ok[i] {
+			continue
+		}
+		l := device.DownloadSlice[float64](d, on[i])
+		for r := range n {
+			for c := r + 1; c < n; c++ {
+				if !math.IsNaN(l[r*n+c]) {
+					t.Fatalf("order %d: what is above the diagonal was written", n)
+				}
+				l[r*n+c] = 0
+			}
+		}
+		left, product := device.NewFrom(ref, l, n, n, device.F64), device.NewFrom(ref, want[i], n, n, device.F64)
+		ref.Gemm(false, true, -1, left, left, 1, product)
+		var sum, size float64
+		for k, v := range device.DownloadSlice[float64](ref, product) {
+			sum, size = sum+v*v, size+want[i][k]*want[i][k]
+		}
+		ref.Free(left, product)
+		residual := math.Sqrt(sum / size)
+		t.Logf("order %d: a − l·lᵀ is %.2g of a", n, residual)
+		if !(residual < 1e-13) {
+			t.Errorf("order %d: a − l·lᵀ is %.2g of a", n, residual)
+		}
+	}
+	d.Free(on...)
+}
+
+// wellMatrix is of a low condition.
+func wellMatrix(ref device.Device, n int) []float64 {
+	a := device.AllocSym(ref, n, device.F64)
+	ref.Gram(1/float64(n), []device.Tensor{device.NewFrom(ref, normal(n*64), 64, n, device.F64)}, 0, []device.Sym{a})
+	full := ref.Alloc(n, n, device.F64)
+	ref.Extract(a, nil, nil, full)
+	ref.AddDiagonal(1, full)
+	return device.DownloadSlice[float64](ref, full)
+}
+
+// What would be caught: a list of large and small matrices whose results are mixed up; what is done with lists of large ones, with NaN and
+// with matrices that are not definite.
 func TestLargeAmongMany(t *testing.T) {
 	devicetest.Run(t, func(t *testing.T) device.Device {
 		d := gpu(t, Options{})
-		d.factorOrder, d.triangleOrder = 64, 64 // 2048 would take too long to emulate
+		d.factorOrder, d.factorBlock, d.triangleOrder = 64, 64, 64 // 2048 would take too long to emulate
 		return d
 	}, devicetest.Options{Only: regexp.MustCompile("^Cholesky(| of many|, not definite|Inverse.* of many|Solve .* of many, several right sides)$")})
 }

@@ -153,7 +153,7 @@ func open(ordinal int, o Options) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{ordinal: ordinal, name: info.Name, device: dev, capability: capability, timer: newTimer(), longestList: arenaBytes / 8, jacobiOrder: defaultJacobiOrder,
-		factorOrder: defaultFactorOrder, triangleOrder: defaultTriangleOrder, scratchAtOnce: scratchAtOnce}
+		factorOrder: defaultFactorOrder, factorBlock: defaultFactorBlock, triangleOrder: defaultTriangleOrder, scratchAtOnce: scratchAtOnce}
 	if err := d.start(o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)

@@ -1,4 +1,4 @@
-// Cholesky factors of many matrices side by side, and what stands around cuSOLVER and cuBLAS for large ones.
+// Cholesky factors of many matrices side by side, and what stands around cuBLAS for large ones (cholesky_large.cpp).
 //
 //	a = l·lᵀ:   l_jj = √(a_jj − Σ_k<j l_jk²),   l_ij = (a_ij − Σ_k<j l_ik·l_jk) / l_jj        lower triangle, in place, float64
 //
@@ -77,8 +77,8 @@ struct Work {
 	surgeon_matrix m;
 	int64_t p, tiles;
 
-	__device__ double *at(int64_t i, int64_t j) const { return m.a + i * tileSide * m.n + j * tileSide; }
-	__device__ Part part(int64_t i, int64_t j) const { return Part{at(i, j), m.n, m.n - i * tileSide, m.n - j * tileSide}; }
+	__device__ double *at(int64_t i, int64_t j) const { return m.a + i * tileSide * m.stride + j * tileSide; }
+	__device__ Part part(int64_t i, int64_t j) const { return Part{at(i, j), m.stride, m.n - i * tileSide, m.n - j * tileSide}; }
 	// kept is where the block on the diagonal of step q waits for its place: two take turns, for one is read while the other is written.
 	__device__ double *kept(int64_t q) const { return m.scratch + q % 2 * tileSide * tileSide; }
 	// isThere says whether the matrix has the place (r, c) of tile (i, j) on or below its diagonal.
@@ -88,7 +88,7 @@ struct Work {
 // left is tile (i, j) after panel p−1, with the sign turned.
 __device__ __forceinline__ void left(Tile &tile, Stages &stages, const Work &w, int64_t i, int64_t j) {
 	const double *a = w.at(i, j);
-	forTile(tile, [&](int r, int c, double &v) { v = w.isThere(i, j, r, c) ? -a[r * w.m.n + c] : 0; });
+	forTile(tile, [&](int r, int c, double &v) { v = w.isThere(i, j, r, c) ? -a[r * w.m.stride + c] : 0; });
 	if (w.p > 0)
 		addProduct<false, true>(tile, stages, w.part(i, w.p - 1), w.part(j, w.p - 1), tileSide);
 }
@@ -96,7 +96,7 @@ __device__ __forceinline__ void left(Tile &tile, Stages &stages, const Work &w, 
 // panel factors the block on the diagonal and solves the rows of tile i against it, if there is one.
 __device__ __forceinline__ void panel(Panel &s, const Work &w, int64_t i, bool isFirst) {
 	const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	const int64_t n = w.m.n, p = w.p;
+	const int64_t n = w.m.n, stride = w.m.stride, p = w.p;
 	const bool below = i < w.tiles;
 	if (threadIdx.x == 0)
 		s.failed = 0;
@@ -125,7 +125,7 @@ __device__ __forceinline__ void panel(Panel &s, const Work &w, int64_t i, bool i
 	if (below)
 		for (int r = warp; r < tileSide && i * tileSide + r < n; r += tileThreads / 32)
 			for (int c = lane; c < tileSide; c += 32)
-				w.at(i, p)[r * n + c] = s.rows[r][c];
+				w.at(i, p)[r * stride + c] = s.rows[r][c];
 	if (!isFirst)
 		return;
 	for (int r = warp; r < tileSide; r += tileThreads / 32)
@@ -133,7 +133,7 @@ __device__ __forceinline__ void panel(Panel &s, const Work &w, int64_t i, bool i
 			if (below)
 				w.kept(p)[r * tileSide + c] = s.block[r][c];
 			else if (w.isThere(p, p, r, c))
-				w.at(p, p)[r * n + c] = s.block[r][c];
+				w.at(p, p)[r * stride + c] = s.block[r][c];
 	if (threadIdx.x == 0 && (p == 0 || s.failed))
 		*w.m.info = s.failed;
 }
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(tileThreads, 2) step(const surgeon_matrix *mat
 	if (at == 0) {
 		for (int r = threadIdx.x / 32; r < tileSide; r += tileThreads / 32)
 			for (int c = threadIdx.x % 32; c <= r; c += 32)
-				w.at(p - 1, p - 1)[r * w.m.n + c] = w.kept(p - 1)[r * tileSide + c];
+				w.at(p - 1, p - 1)[r * w.m.stride + c] = w.kept(p - 1)[r * tileSide + c];
 		return;
 	}
 	at--;
@@ -172,30 +172,18 @@ __global__ void __launch_bounds__(tileThreads, 2) step(const surgeon_matrix *mat
 	double *a = w.at(i, j);
 	forTile(tile, [&](int r, int c, double v) {
 		if (w.isThere(i, j, r, c))
-			a[r * w.m.n + c] = -v;
+			a[r * w.m.stride + c] = -v;
 	});
-}
-
-struct Partials {
-	double of[32];
-};
-
-// verdict: block b looks at matrix b.
-__global__ void verdict(const surgeon_matrix *matrices) {
-	const surgeon_matrix m = matrices[blockIdx.x];
-	double bad = 0;
-	for (int64_t i = threadIdx.x; i < m.n; i += blockDim.x) {
-		double v = m.a[i * m.n + i];
-		bad += v - v == 0 ? 0 : 1;
-	}
-	bad = blockSum(bad, shared<Partials>().of);
-	if (threadIdx.x == 0)
-		*m.info = *m.info != 0 || bad > 0;
 }
 
 __global__ void identity(int64_t m, int64_t w, double *x) {
 	for (int64_t i = first(); i < m * w; i += stride())
 		x[i] = i / w == i % w ? 1 : 0;
+}
+
+__global__ void copyRows(int64_t m, int64_t w, const double *x, int64_t apart, double *y) {
+	for (int64_t i = first(); i < m * w; i += stride())
+		y[i] = x[i / w * apart + i % w];
 }
 
 // Column sums of squares: a block of 32×8 threads adds up 256 rows of 32 columns, the next kernel the blocks' sums. Both in a
@@ -248,8 +236,8 @@ extern "C" int surgeon_cholesky_many(int64_t count, const surgeon_matrix *matric
 	return code;
 }
 
-extern "C" int surgeon_cholesky_verdict(int64_t count, const surgeon_matrix *matrices, void *stream) {
-	return launch(verdict, dim3((unsigned)count), elementThreads, sizeof(Partials), stream, matrices);
+extern "C" int surgeon_copy_rows(int64_t m, int64_t w, const double *x, int64_t stride, double *y, void *stream) {
+	return launch(copyRows, elementGrid(m * w), elementThreads, 0, stream, m, w, x, stride, y);
 }
 
 extern "C" int surgeon_identity(int64_t m, int64_t w, double *x, void *stream) {

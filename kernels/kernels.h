@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* Raised with every change of this file. Package cgo refuses a library with another number. */
-#define SURGEON_INTERFACE 16
+#define SURGEON_INTERFACE 17
 
 #ifdef __cplusplus
 extern "C" {
@@ -142,9 +142,10 @@ int surgeon_linear_apart(void *library, int type, int64_t m, int64_t n, int64_t 
  * is surgeon_energies_scratch bytes. */
 int64_t surgeon_energies_scratch(int right, int64_t m, int64_t n);
 int surgeon_energies(void *library, int right, int64_t m, int64_t n, const double *s, const double *x, double *e, void *scratch, void *stream);
-/* a = l·lᵀ by cuSOLVER, float64, order n. info is an int on the device, 0 where a was positive definite. */
-int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes);
-int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info);
+/* cholesky_large.cpp: float64, a of order n whose first p columns are done, and of the next ones, `block` of them, what is on the
+ * diagonal: l below it, given that block's inverse with zeros above the diagonal, and what it does taken off the rest. scratch has room for
+ * the rows below times the block's columns. */
+int surgeon_cholesky_below(void *library, int64_t n, int64_t p, int64_t block, double *a, const double *inverse, double *scratch, void *stream);
 /* triangle.cpp: float64, one large triangle, by products of cuBLAS. b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n. scratch has
  * room for so many numbers. */
 int64_t surgeon_cholesky_solve_scratch(int64_t n, int64_t m);
@@ -172,7 +173,7 @@ enum { SURGEON_CHOLESKY_MANY = 2048, SURGEON_TRIANGLES_MANY = 2048 };
 
 /* cholesky.cu: a = l·lᵀ */
 typedef struct {
-	int64_t n; /* order */
+	int64_t n, stride; /* order, and the elements from a row to the next */
 	double *a;
 	int *info;       /* 0 where the factorisation went well */
 	double *scratch; /* surgeon_cholesky_scratch(n) numbers */
@@ -180,8 +181,8 @@ typedef struct {
 
 int64_t surgeon_cholesky_scratch(int64_t n);
 int surgeon_cholesky_many(int64_t count, const surgeon_matrix *matrices, const int64_t *orders, void *stream);
-/* info ← 1 where it is not 0 or the diagonal of a is not finite. */
-int surgeon_cholesky_verdict(int64_t count, const surgeon_matrix *matrices, void *stream);
+/* y ← x, x m×w with rows that are so many elements apart. */
+int surgeon_copy_rows(int64_t m, int64_t w, const double *x, int64_t stride, double *y, void *stream);
 /* x ← the first w columns of the identity, x m×w. */
 int surgeon_identity(int64_t m, int64_t w, double *x, void *stream);
 /* d_j ← Σ_i x_ij², x m×w; partials has room for surgeon_squares_partials(m, w) numbers. */
@@ -191,7 +192,7 @@ int surgeon_squares(int64_t m, int64_t w, const double *x, double *partials, dou
 /* triangles.cu: d_j ← [(l·lᵀ)⁻¹]_jj into b; or b ← (l·lᵀ)⁻¹·b for b n×m, or, right, b ← b·(l·lᵀ)⁻¹ for b m×n, none of more right sides
  * than others. */
 typedef struct {
-	int64_t n, m; /* order, right sides */
+	int64_t n, m, stride; /* order, right sides, and the elements from a row of l to the next */
 	const double *l;
 	double *b;
 	double *inverse; /* n·n numbers of scratch, */
@@ -199,6 +200,7 @@ typedef struct {
 } surgeon_triangle;
 
 int64_t surgeon_triangles_scratch(int64_t n, int64_t m); /* numbers */
+int surgeon_triangles_invert(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream); /* zeros above the diagonal */
 int surgeon_triangles_inverse_diagonal(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream);
 int surgeon_triangles_solve(int right, int64_t count, const surgeon_triangle *triangles, const int64_t *orders, int64_t others, void *stream);
 

@@ -53,8 +53,8 @@ build/cuda/libcuda.o: kernels/driver/libcuda.c $(HEADERS)
 build/cuda/libcuda.a: build/cuda/trampolines.o build/cuda/driver.o build/cuda/libcuda.o
 	rm -f $@ && $(AR) rcs $@ $^
 
-# What cgo needs to compile and link with either.
-CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations -I$(CURDIR)/kernels/driver -I$(CUDA_HOME)/include"
+# What cgo needs to compile and link with either. Go looks for changes in a package's own directory, and kernels.h is beside it: its checksum tells.
+CGO_CUDA = CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations -I$(CURDIR)/kernels/driver -I$(CUDA_HOME)/include -DSURGEON_KERNELS=$(firstword $(shell cksum kernels/kernels.h))"
 # The libraries are looked for in the toolkit of this checkout, from bin and from build/cuda, then where CUDA is usually. lazy:
 # NVML's functions are bound when they are called, after it was found; some compilers bind everything at the start. Symbols
 # of the archives stay inside the program: its stand-ins for the driver are not for the driver's own libraries.
@@ -127,7 +127,7 @@ test-emu: emu-there build/emu/libsurgeon_kernels.a build/emu/libcuda.a build/emu
 	CGO_ENABLED=0 $(RUN_EMU) SURGEON_EMU_PROGRAM=$(CURDIR)/build/emu/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramOnAnEmulatedGPU ./cmd/surgeon
 
 # The tests of the CUDA device as one program, to be carried to a machine with a GPU and without Go.
-build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
+build/cuda/cuda.test: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a $(shell find cgo engine -name '*.go')
 	@rm -f $@
 	$(LINK_CUDA) $(GO) test -tags cuda -ldflags "-s -w" -c -o $@ ./cgo
 

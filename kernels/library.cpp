@@ -1,10 +1,9 @@
-// Products by cuBLAS, large factorisations by cuSOLVER.
+// Products by cuBLAS, large eigendecompositions by cuSOLVER.
 //
 // Both libraries store by columns. A row-major matrix is, read by columns, its transpose: no data is moved, but every call
 // here is about transposes. With A the a of this program as a library sees it (A = aᵀ, and so on):
 //
 //	c = op(a)·op(b)          C = op(B)·op(A)
-//	a = l·lᵀ, lower          A = Uᵀ·U, upper, U = lᵀ
 //
 // Precision: float32 by float32 arithmetic alone, which COMPUTE_32F_PEDANTIC keeps so whatever the environment asks for;
 // bfloat16 with sums in float32 from end to end, also where a sum is split among blocks, and β·c in them (Factors in library.h); float64 on
@@ -155,20 +154,6 @@ static int sized(Library *l, size_t device, size_t host, int64_t *bytes) {
 		l->host.resize(host);
 	*bytes = (int64_t)device;
 	return 0;
-}
-
-extern "C" int surgeon_cholesky_workspace(void *library, int64_t n, const double *a, int64_t *bytes) {
-	Library *l = (Library *)library;
-	size_t device = 0, host = 0;
-	if (int code = solverCode(cusolverDnXpotrf_bufferSize(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, &device, &host)))
-		return code;
-	return sized(l, device, host, bytes);
-}
-
-extern "C" int surgeon_cholesky_large(void *library, int64_t n, double *a, void *workspace, int64_t bytes, int *info) {
-	Library *l = (Library *)library;
-	return solverCode(cusolverDnXpotrf(l->solver, l->parameters, CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a, n, CUDA_R_64F, workspace, (size_t)bytes, l->host.data(),
-	                                   l->host.size(), info));
 }
 
 // A given V may have lost digits: one step of Newton and Schulz, V ← V·(3·I − VᵀV)/2, squares what it lacks to be orthogonal.

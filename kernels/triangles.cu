@@ -35,7 +35,7 @@ struct Triangle {
 	surgeon_triangle t;
 
 	__device__ int64_t tiles() const { return ceilDiv(t.n, tileSide); }
-	__device__ Part l(int64_t i, int64_t j) const { return part(t.l, t.n, t.n, i, j); }
+	__device__ Part l(int64_t i, int64_t j) const { return Part{t.l + i * tileSide * t.stride + j * tileSide, t.stride, t.n - i * tileSide, t.n - j * tileSide}; }
 	__device__ Part x(int64_t i, int64_t j) const { return part(t.inverse, t.n, t.n, i, j); }
 	// upTo is how many numbers of a row are in tiles from first to last.
 	__device__ int64_t upTo(int64_t first, int64_t last) const { return (last + 1) * tileSide < t.n ? (last + 1 - first) * tileSide : t.n - first * tileSide; }
@@ -57,11 +57,11 @@ __global__ void __launch_bounds__(tileThreads) invertBlocks(const surgeon_triang
 	const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	const int height = (int)m.upTo(p, p);
 	const double *l = m.l(p, p).at;
-	double *x = m.t.inverse + (l - m.t.l);
+	double *x = m.t.inverse + p * tileSide * (n + 1);
 	for (int r = warp; r < tileSide; r += tileThreads / 32)
 		for (int c = lane; c < tileSide; c += 32) {
 			double same = r == c ? 1 : 0;
-			s.block[r][c] = r < height && c <= r ? l[r * n + c] : same; // behind its end the matrix goes on as the identity
+			s.block[r][c] = r < height && c <= r ? l[r * m.t.stride + c] : same; // behind its end the matrix goes on as the identity
 			s.rows[r][c] = same;
 		}
 	__syncthreads(); // the panel is there
@@ -109,6 +109,14 @@ template <bool isFirst> __global__ void __launch_bounds__(tileThreads) join(cons
 				x[r * n + c] = -v;
 		});
 	}
+}
+
+// clear: block (i, r) puts zeros above the diagonal in row r of inverse i.
+__global__ void clear(const surgeon_triangle *triangles) {
+	const surgeon_triangle m = triangles[blockIdx.x];
+	const int64_t row = blockIdx.y;
+	for (int64_t j = row + 1 + threadIdx.x; row < m.n && j < m.n; j += blockDim.x)
+		m.inverse[row * m.n + j] = 0;
 }
 
 // squares: block (i, j) adds up 32 columns of inverse i, a row for each warp, then what the warps have. Both in
@@ -197,6 +205,12 @@ template <bool right> int solve(int64_t count, const surgeon_triangle *triangles
 } // namespace
 
 extern "C" int64_t surgeon_triangles_scratch(int64_t n, int64_t m) { return n * (n + m); }
+
+extern "C" int surgeon_triangles_invert(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream) {
+	if (int code = invert(count, triangles, orders, stream))
+		return code;
+	return launch(clear, dim3((unsigned)count, count > 0 ? (unsigned)orders[0] : 0), elementThreads, 0, stream, triangles);
+}
 
 extern "C" int surgeon_triangles_inverse_diagonal(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream) {
 	if (int code = invert(count, triangles, orders, stream))
