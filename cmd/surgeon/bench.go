@@ -23,9 +23,9 @@ type benchForm struct {
 }
 
 type benchOpsCommand struct {
-	Filter  string  `help:"Only calls whose name, operation/shape/type, matches." placeholder:"REGEX" group:"general"`
-	Type    string  `help:"Arithmetic of the model: float32, float64, bfloat16 or bf16; auto = bfloat16 on a GPU, float32 on the CPU. Costs and updates are in float64 whatever it is." enum:"auto,float32,float64,bfloat16,bf16" default:"auto" placeholder:"TYPE" group:"device"`
-	Seconds float64 `help:"Begin no further call after so many seconds; 0 = never." default:"600" placeholder:"SECONDS" group:"general"`
+	Filter    string  `help:"Only calls whose name, operation/shape/type, matches." placeholder:"REGEX" group:"general"`
+	Precision string  `help:"Arithmetic of the model: float32, float64, bfloat16; auto = bfloat16 on a GPU, float32 on the CPU. Costs and updates are in float64 whatever it is." enum:"auto,float32,float64,bfloat16" default:"auto" placeholder:"TYPE" group:"device"`
+	Seconds   float64 `help:"Begin no further call after so many seconds; 0 = never." default:"600" placeholder:"SECONDS" group:"general"`
 
 	benchForm `embed:""`
 	common    `embed:""`
@@ -45,7 +45,7 @@ func (c *benchOpsCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	o := bench.OpsOptions{Type: typeNamed(c.Type, dev), Filter: filter, Seconds: c.Seconds}
+	o := bench.OpsOptions{Type: typeNamed(c.Precision, dev), Filter: filter, Seconds: c.Seconds}
 	selected := o.Select()
 	if len(selected) == 0 {
 		return refuse("--filter %q matches no call; names are like %s", c.Filter, (bench.OpsOptions{Type: o.Type}).Select()[0].Name())
@@ -181,7 +181,7 @@ func typeNamed(name string, dev device.Device) device.Type {
 		return device.F64
 	case "float32":
 		return device.F32
-	case "bfloat16", "bf16":
+	case "bfloat16":
 		return device.BF16
 	}
 	if dev.Memory().Host {

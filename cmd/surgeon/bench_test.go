@@ -46,7 +46,7 @@ func TestBenchOps(t *testing.T) {
 		t.Errorf("there is more than was asked for:\n%s", stdout)
 	}
 
-	code, stdout, stderr = invoke("bench", "ops", "--device", "cpu", "--filter", "^Embed beta=0/512|^Axpy/4096", "--json", "--type", "bf16")
+	code, stdout, stderr = invoke("bench", "ops", "--device", "cpu", "--filter", "^Embed beta=0/512|^Axpy/4096", "--json", "--precision", "bfloat16")
 	var got struct {
 		Device, Precision string
 		Copy              float64 `json:"copy_bytes_per_s"`
@@ -99,7 +99,7 @@ func TestBenchRefusals(t *testing.T) {
 		want string
 	}{
 		{"bench", `surgeon: expected one of "ops", "shot"; see surgeon bench --help`},
-		{"bench ops --type int8", `surgeon: --type must be one of "auto","float32","float64","bfloat16","bf16" but got "int8"; see surgeon bench ops --help`},
+		{"bench ops --precision int8", `surgeon: --precision must be one of "auto","float32","float64","bfloat16" but got "int8"; see surgeon bench ops --help`},
 		{"bench ops --json --go", "surgeon: --json and --go can't be used together; see surgeon bench ops --help"},
 		{"bench ops --filter (", "surgeon: --filter: error parsing regexp: missing closing ): `(`"},
 		{"bench ops --device cpu --filter nothing", `surgeon: --filter "nothing" matches no call; names are like Gemm NT beta=0/512×576×576/float32`},
