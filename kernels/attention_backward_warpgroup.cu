@@ -28,7 +28,8 @@
 // warpgroup waits for those products within this step, and so before the barrier behind which their buffer is filled again.
 //
 // The scores of keyGradients, 64×64 by 16, read 4 KiB of shared memory in the 32 cycles that they take at best, all that it gives; the
-// other products half as much a cycle. That is 96 bytes a cycle on average, and 16 come in. In queryGradients it is 64, and 21 come in.
+// other products half as much a cycle. That is 96 bytes a cycle on average, and 16 come in. In queryGradients it is 64, and 21 come in, if
+// heads are 128 wide.
 #include "attention_tensor.cuh"
 #include "warpgroup.cuh"
 
