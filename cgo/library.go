@@ -18,24 +18,27 @@ import (
 // A100. The same at every run, or products might be cut up in another way, and have other bits.
 const workspaceBytes = 32 << 20
 
-// factorsBytes is where products find α and β, if not on the host; after the workspace.
-const factorsBytes = 8
-
 // library is cuBLAS, cuBLASLt and cuSOLVER, on this device's stream.
 type library struct {
 	handle    unsafe.Pointer
 	workspace block
+	factors   block // α and β of a product, where they are not on the host
 	versions  string
 }
 
 func (d *Device) startLibrary() error {
-	w, ok := d.take(workspaceBytes + factorsBytes)
+	w, ok := d.take(workspaceBytes)
 	if !ok {
 		return d.err
 	}
 	d.library.workspace = w
+	f, ok := d.take(2 * 4)
+	if !ok {
+		return d.err
+	}
+	d.library.factors = f
 	d.run("cuBLAS and cuSOLVER", func() C.int {
-		return C.surgeon_library_open(d.queue(), address(w.at), workspaceBytes, (*C.float)(address(w.at+workspaceBytes)), &d.library.handle)
+		return C.surgeon_library_open(d.queue(), address(w.at), workspaceBytes, (*C.float)(address(f.at)), &d.library.handle)
 	})
 	if d.err == nil {
 		var blas, solver C.int
@@ -49,8 +52,10 @@ func (d *Device) closeLibrary() {
 	if d.library.handle != nil {
 		d.run("cuBLAS and cuSOLVER", func() C.int { return C.surgeon_library_close(d.library.handle) })
 	}
-	if d.library.workspace.size > 0 {
-		d.give(d.library.workspace)
+	for _, b := range []block{d.library.workspace, d.library.factors} {
+		if b.size > 0 {
+			d.give(b)
+		}
 	}
 	d.library = library{}
 }

@@ -15,8 +15,8 @@ func increase(d device.Device, l Layer, p partition, delta device.Tensor) (float
 		return 0, nil
 	}
 	rows := PredictionRows(delta.Rows)
-	both := d.Alloc(2*rows, delta.Cols, device.F64)
-	defer d.Free(both)
+	both, sums := d.Alloc(2*rows, delta.Cols, device.F64), d.Alloc(delta.Rows, 1, device.F64)
+	defer d.Free(both, sums)
 	var total float64
 	for _, term := range l.terms() {
 		g, a := extract(d, term.G, p.rows), extract(d, term.A, p.cols)
@@ -29,15 +29,18 @@ func increase(d device.Device, l Layer, p partition, delta device.Tensor) (float
 				d.Gemm(false, false, 1, g.Slice(from, to), delta, 0, x)
 			}
 			right(d, part, a, y)
-			total += dot(d, x, y)
+			d.RowDot(x, y, sums.Slice(from, to).Reshape(1, to-from))
 		}
 		d.Free(g, a)
+		for _, s := range device.DownloadSlice[float64](d, sums) {
+			total += s
+		}
 	}
 	return checked(d, l, total/2)
 }
 
-// PredictionRows is how many of so many rows: few, for the memory, and enough for a product to be worth its reading of a factor.
-func PredictionRows(rows int) int { return (rows + 31) / 32 }
+// PredictionRows is how many of so many rows: few, for the memory, and enough for a product to keep a device busy.
+func PredictionRows(rows int) int { return (rows + 7) / 8 }
 
 // increase is the same for a joint step, whose D has no more rank than rows and columns go:
 //
