@@ -28,9 +28,8 @@
 // one that does it. None may write it while others read it, so the first puts it into scratch memory, and the next launch brings it
 // to its place.
 //
-// Reasoned, not measured: a panel takes some 20 µs, 7 of them for 64 dependent square roots, so order 1536 takes half a millisecond, alone or
-// beside as many others as there are multiprocessors for. The rest of a block of a transformer of width 576, 4 GFLOP, is a quarter
-// of a millisecond's work and goes on beside the panels.
+// A panel takes some 30 µs, of 64 dependent square roots: order 1536, 24 of them, takes 0.75 ms on an H100, and 0.94 ms together with the 13
+// other matrices of a block of a transformer of width 576 (surgeon bench ops --filter '^Cholesky of', commit 4c936ec).
 //
 // What is above the diagonal is neither read nor written. A matrix with a pivot that is not a positive finite number is told of and
 // goes on to no good end; a NaN or an infinity in row i comes into pivot i.

@@ -134,8 +134,8 @@ void surgeon_library_versions(void *library, int *blas, int *solver); /* 130100 
 /* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size; cType is type, or float32 where type is bfloat16. */
 int surgeon_gemm(void *library, int transA, int transB, int type, int cType, int64_t m, int64_t n, int64_t k, double alpha, const void *a, const void *b,
                  double beta, void *c, void *stream);
-/* linear.cpp: y ← x·wᵀ + b + β·y, x m×k, w n×k, b 1×n, y m×n. In bfloat16 by cuBLASLt where n and k are multiples of 8, and all
- * addresses of 16; else it is surgeon_linear_apart, which is surgeon_bias and surgeon_gemm. */
+/* linear.cpp: y ← x·wᵀ + b + β·y, x m×k, w n×k, b 1×n, y m×n. In bfloat16 by cuBLASLt where n and k are multiples of 8, all
+ * addresses of 16, and the product is not large; else it is surgeon_linear_apart, which is surgeon_bias and surgeon_gemm. */
 int surgeon_linear(void *library, int type, int64_t m, int64_t n, int64_t k, const void *x, const void *w, const void *b, double beta, void *y, void *stream);
 int surgeon_linear_apart(void *library, int type, int64_t m, int64_t n, int64_t k, const void *x, const void *w, const void *b, double beta, void *y, void *stream);
 /* energies.cpp: float64, s symmetric. e_j ← x_jᵀ·s·x_j of the columns of x m×n, s m×m; or, right, e_i ← x_i·s·x_iᵀ of its rows, s n×n. scratch

@@ -17,9 +17,9 @@ Linear *linearOf(void *library); /* library.cpp */
 
 /* Factors are α and β of a product into bfloat16 as the libraries take them: where they lie, on the device or not.
  *
- * Where the host says that β is 1, cuBLAS and cuBLASLt round the product to bfloat16 before they add c, and the sum again: of integers whose sums
- * bfloat16 does not hold, 182,810 of 1,572,864 came out one step off (2048×768×3072, an H100 and cuBLAS of CUDA 13.0). Where α and β lie on the
- * device it is rounded once, as for any other β, and takes as long. */
+ * Where the host says that β is 1, cuBLAS and cuBLASLt of CUDA 13.0 round the product to bfloat16 before they add c, and the sum again. So on an
+ * H100 integers whose sums bfloat16 does not hold came out one step off, many of them (TestParity/Linear_beta=1/bfloat16_8×24×2000, commit 9609928).
+ * Where α and β lie on the device it is rounded once, as for any other β. */
 struct Factors {
 	float host[2];
 	bool onDevice;
