@@ -27,6 +27,7 @@ step() { # step NAME COMMAND…
   start=$(date +%s)
   {
     echo "\$ $*"
+    bin/surgeon-cuda --version
     nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit --format=csv,noheader
   } >"$out/$name.txt"
   if "$@" >>"$out/$name.txt" 2>&1; then echo "passed $name ($(($(date +%s) - start)) s)"; else
