@@ -114,7 +114,7 @@ int surgeon_cross_entropy(int type, int64_t rows, int64_t vocabulary, void *logi
 /* sample.cu: ids drawn from the softmax of each row by uniform, a number 0 ≤ u < 1 for each. */
 int surgeon_sample(int type, int64_t rows, int64_t vocabulary, const void *logits, const double *uniform, int32_t *ids, void *stream);
 
-/* attention.cu, attention_backward.cu: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
+/* attention.cu, attention_backward.cu and the others of that name: causal grouped attention, engine/device.Heads. lse may be NULL in the forward pass.
  * scratch is surgeon_attention_scratch bytes, which the backward pass works with. capability as for surgeon_gram. */
 typedef struct {
 	int64_t sequences, length, window; /* window 0: all earlier tokens */
@@ -126,9 +126,9 @@ int64_t surgeon_attention_scratch(int type, surgeon_heads h);
 int surgeon_attention_backward(int type, int capability, surgeon_heads h, const void *q, const void *k, const void *v, const void *out, const void *lse,
                                const void *dout, void *dq, void *dk, void *dv, void *scratch, void *stream);
 
-/* library.cpp: cuBLAS, cuBLASLt and cuSOLVER, on one stream. The workspace, and factors, two numbers for α and β, are device memory that stays
+/* library.cpp: cuBLAS, cuBLASLt and cuSOLVER, on one stream. The workspace, and scalars, two numbers for α and β, are device memory that stays
  * theirs until close. */
-int surgeon_library_open(void *stream, void *workspace, int64_t bytes, float *factors, void **library);
+int surgeon_library_open(void *stream, void *workspace, int64_t bytes, float *scalars, void **library);
 int surgeon_library_close(void *library);
 void surgeon_library_versions(void *library, int *blas, int *solver); /* 130100 is 13.1.0 */
 /* c ← α·op(a)·op(b) + β·c, c m×n, k the inner size; cType is type, or float32 where type is bfloat16. */
@@ -200,7 +200,8 @@ typedef struct {
 } surgeon_triangle;
 
 int64_t surgeon_triangles_scratch(int64_t n, int64_t m); /* numbers */
-int surgeon_triangles_invert(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream); /* zeros above the diagonal */
+/* l⁻¹ into inverse, with zeros above the diagonal; m, b and between are not looked at. */
+int surgeon_triangles_invert(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream);
 int surgeon_triangles_inverse_diagonal(int64_t count, const surgeon_triangle *triangles, const int64_t *orders, void *stream);
 int surgeon_triangles_solve(int right, int64_t count, const surgeon_triangle *triangles, const int64_t *orders, int64_t others, void *stream);
 

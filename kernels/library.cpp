@@ -6,7 +6,7 @@
 //	c = op(a)·op(b)          C = op(B)·op(A)
 //
 // Precision: float32 by float32 arithmetic alone, which COMPUTE_32F_PEDANTIC keeps so whatever the environment asks for;
-// bfloat16 with sums in float32 from end to end, also where a sum is split among blocks, and β·c in them (Factors in library.h); float64 on
+// bfloat16 with sums in float32 from end to end, also where a sum is split among blocks, and β·c in them (Scalars in library.h); float64 on
 // tensor cores, which round like any other unit. Bits are the same at every run on one kind of GPU: one stream, a workspace of our own, no algorithm
 // that uses atomics.
 //
@@ -30,7 +30,7 @@ struct Library {
 	cusolverDnHandle_t solver = nullptr;
 	cusolverDnParams_t parameters = nullptr;
 	std::vector<char> host; // cuSOLVER's workspace on this side, not used after its calls return
-	float *factors;         // α and 1, on the device
+	float *scalars;         // α and 1, on the device
 	float alpha = NAN;      // the α that was written there last
 };
 
@@ -62,24 +62,24 @@ int open(Library *l, void *stream, void *workspace, int64_t bytes) {
 
 Linear *linearOf(void *library) { return ((Library *)library)->linear; }
 
-int factorsOf(void *library, double alpha, double beta, Factors *f, void *stream) {
+int scalarsOf(void *library, double alpha, double beta, Scalars *s, void *stream) {
 	Library *l = (Library *)library;
-	f->host[0] = (float)alpha;
-	f->host[1] = (float)beta;
-	f->onDevice = beta == 1;
-	f->alpha = f->onDevice ? l->factors : f->host;
-	f->beta = f->alpha + 1;
-	if (!f->onDevice || l->alpha == f->host[0])
+	s->host[0] = (float)alpha;
+	s->host[1] = (float)beta;
+	s->onDevice = beta == 1;
+	s->alpha = s->onDevice ? l->scalars : s->host;
+	s->beta = s->alpha + 1;
+	if (!s->onDevice || l->alpha == s->host[0])
 		return 0;
-	if (int code = surgeon_factors(f->host[0], 1, l->factors, stream))
+	if (int code = surgeon_scalars(s->host[0], 1, l->scalars, stream))
 		return code;
-	l->alpha = f->host[0];
+	l->alpha = s->host[0];
 	return 0;
 }
 
-extern "C" int surgeon_library_open(void *stream, void *workspace, int64_t bytes, float *factors, void **library) {
+extern "C" int surgeon_library_open(void *stream, void *workspace, int64_t bytes, float *scalars, void **library) {
 	Library *l = new Library;
-	l->factors = factors;
+	l->scalars = scalars;
 	if (int code = open(l, stream, workspace, bytes)) {
 		surgeon_library_close(l);
 		return code;
@@ -129,14 +129,14 @@ extern "C" int surgeon_gemm(void *library, int transA, int transB, int type, int
 	const float alpha32 = (float)alpha, beta32 = (float)beta;
 	if (cType != SURGEON_BF16)
 		return product(&alpha32, &beta32);
-	Factors f;
-	if (int code = factorsOf(library, alpha, beta, &f, stream))
+	Scalars s;
+	if (int code = scalarsOf(library, alpha, beta, &s, stream))
 		return code;
-	if (!f.onDevice)
-		return product(f.alpha, f.beta);
+	if (!s.onDevice)
+		return product(s.alpha, s.beta);
 	if (int code = blasCode(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_DEVICE)))
 		return code;
-	int code = product(f.alpha, f.beta);
+	int code = product(s.alpha, s.beta);
 	if (int c = blasCode(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_HOST)))
 		return c;
 	return code;

@@ -15,17 +15,17 @@ int openLinear(void *workspace, int64_t bytes, Linear **linear);
 int closeLinear(Linear *linear);
 Linear *linearOf(void *library); /* library.cpp */
 
-/* Factors are α and β of a product into bfloat16 as the libraries take them: where they lie, on the device or not.
+/* Scalars are α and β of a product into bfloat16 as the libraries take them: where they lie, on the device or not.
  *
  * Where the host says that β is 1, cuBLAS and cuBLASLt of CUDA 13.0 round the product to bfloat16 before they add c, and the sum again. So on an
  * H100 integers whose sums bfloat16 does not hold came out one step off, many of them (TestParity/Linear_beta=1/bfloat16_8×24×2000, commit 9609928).
  * Where α and β lie on the device it is rounded once, as for any other β. */
-struct Factors {
+struct Scalars {
 	float host[2];
 	bool onDevice;
 	const float *alpha, *beta;
 };
-int factorsOf(void *library, double alpha, double beta, Factors *factors, void *stream); /* library.cpp */
-int surgeon_factors(float alpha, float beta, float *factors, void *stream);              /* factors.cu */
+int scalarsOf(void *library, double alpha, double beta, Scalars *scalars, void *stream); /* library.cpp */
+int surgeon_scalars(float alpha, float beta, float *scalars, void *stream);              /* scalars.cu */
 
 #endif

@@ -13,7 +13,8 @@
 //	│D⁻¹ │ t        half        second   x_rj = −Σ_k x_rk·t_jk      k from the beginning of E to r's tile
 //	├────┼────┐
 //	│ x  │E⁻¹ │                 A block of threads for each tile of x, as far as it is there. No more of x than tiles on and
-//	└────┴────┘                 below the diagonal is ever read; above the diagonal of those on it there are zeros.
+//	└────┴────┘                 below the diagonal is ever read here; above the diagonal of those on it there are zeros.
+//	                            For cholesky_large.cpp, which reads all of x, there are zeros everywhere above it.
 //
 // Then
 //

@@ -99,8 +99,8 @@ __device__ __forceinline__ void fenceWarpgroup() { asm volatile("wgmma.fence.syn
 __device__ __forceinline__ void fenceCopies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // commitWarpgroup closes a group of products. waitWarpgroup<n> waits until all but the last n groups are done. Its arguments are
-// what these groups add to, and their factors in registers: the compiler does not know that those change here, and these are in
-// use until then.
+// what these groups add to, and their factors in registers if those change later: the compiler does not know that those change here,
+// and these are in use until then.
 __device__ __forceinline__ void commitWarpgroup() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void settle(float (&d)[N][4]) {
 #pragma unroll

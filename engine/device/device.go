@@ -118,7 +118,7 @@ type Algebra interface {
 	// Diagonal downloads the diagonal of s.
 	Diagonal(s Sym, dst []float64)
 	// Cholesky factors each symmetric positive definite matrix (F64) in place into its lower factor l, a = l·lᵀ. Only the
-	// lower triangle is read and written; the content above the diagonal is undefined afterwards. ok is false for a matrix
+	// lower triangle counts; the content above the diagonal is undefined afterwards. ok is false for a matrix
 	// that is not positive definite or not finite; its content is then undefined. n³/3 FLOP each.
 	Cholesky(a ...Tensor) (ok []bool)
 	// CholeskySolve solves in place for each pair, with the l of Cholesky: Left b ← (l·lᵀ)⁻¹·b, Right b ← b·(l·lᵀ)⁻¹. b has the

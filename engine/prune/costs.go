@@ -22,8 +22,8 @@ const (
 )
 
 // Costs are the costs of all rows and columns of some layers, in nats per token (method.md section 3; The LLM Surgeon,
-// section 3.2). Numerators take the undamped factor, denominators the damped one: R·C² + R²·C FLOP for the numerators of both sides of a
-// layer, and 2/3 (R³ + C³) for the denominators, which a device makes side by side for all layers. What stays is to be told apart with alive; dead structures cost 0. The returned
+// section 3.2). Numerators take the undamped factor, denominators the damped one: R·C² + R²·C FLOP for the numerators of both
+// sides of a layer, and 2/3 (R³ + C³) for the denominators, which a device makes side by side for all layers. What stays is to be told apart with alive; dead structures cost 0. The returned
 // Raised lists dampings that had to be raised.
 func Costs(d device.Device, layers []Layer, alive []Kept, kind Cost, damp Damping) ([]LayerCosts, []Raised, error) {
 	all := make([]LayerCosts, len(layers))

@@ -3,7 +3,8 @@
 //	system.go     one layer on the device: alive rows and columns, damping, Cholesky factors (method.md section 2)
 //	costs.go      the predicted increase of the loss for each row and column           (section 3)
 //	threshold.go  one threshold for the whole model                                     (section 4)
-//	update.go     the weights that stay, and the predicted increase of the whole step   (section 5)
+//	update.go     the weights that stay                                                 (section 5)
+//	increase.go   the predicted increase of the whole step
 //	exact.go      the same costs for sums of products and for joint damping
 //	refit.go      the same update for those, and for any set of single weights, by spectral.go, operator.go and inverse.go
 //	elements.go   the costs of single weights, from which they are made anew at every look

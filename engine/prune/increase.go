@@ -50,7 +50,7 @@ func PredictionRows(rows int) int { return (rows + 7) / 8 }
 // rows S, Q and columns T, U in that order. So ½ Σ_k tr(Dᵀ G_k D A_k) = ½ Σ_k Σ (Pᵀ G_k P) ∘ (M A_k Mᵀ), with n = |Q| + |U| columns of P:
 // 2n·(R² + C²) + 2n²·(R + C) FLOP for each product. x and w are freed as soon as they are in P and M.
 func (x *reach) increase(d device.Device, l Layer, p partition, w device.Tensor) (float64, error) {
-	down, across := x.step(d, p, w)
+	down, across := x.outer(d, p, w)
 	x.free(d)
 	d.Free(w)
 	n := across.Rows
@@ -71,8 +71,11 @@ func (x *reach) increase(d device.Device, l Layer, p partition, w device.Tensor)
 	return checked(d, l, total/2)
 }
 
-// step is P and M. The caller frees them.
-func (x *reach) step(d device.Device, p partition, w device.Tensor) (down, across device.Tensor) {
+// fewGo says whether increase by rank is worth it: up to here it is less work than by D itself, and takes no more memory than the costs did.
+func (p partition) fewGo() bool { return 2*(len(p.q)+len(p.u)) <= min(len(p.rows), len(p.cols)) }
+
+// outer is P and M. The caller frees them.
+func (x *reach) outer(d device.Device, p partition, w device.Tensor) (down, across device.Tensor) {
 	q, u := len(p.q), len(p.u)
 	down, across = d.Alloc(len(p.rows), q+u, device.F64), d.Alloc(q+u, len(p.cols), device.F64)
 	d.Zero(down)
@@ -117,9 +120,6 @@ func counting(first, n int) []int32 {
 	}
 	return x
 }
-
-// fewGo says whether that is worth it: up to here it is less work than by D itself, and takes less memory than the costs did.
-func (p partition) fewGo() bool { return 2*(len(p.q)+len(p.u)) <= min(len(p.rows), len(p.cols)) }
 
 // checked refuses a prediction that is no number, and one of a device that has failed.
 func checked(d device.Device, l Layer, predicted float64) (float64, error) {

@@ -2,7 +2,7 @@ package cpu
 
 import "surgeon/engine/device"
 
-// energyBlock is how many rows or columns of x are multiplied at one time.
+// energyBlock is how many rows or columns of x are multiplied at one time: a panel of gonum's products.
 const energyBlock = 128
 
 // Energies is e_j ← x_jᵀ·s·x_j of the columns of x, or e_i ← x_i·s·x_iᵀ of its rows. With H the blocks of s on one side of those on its

@@ -11,4 +11,4 @@ __global__ void write(float alpha, float beta, float *to) {
 
 } // namespace
 
-int surgeon_factors(float alpha, float beta, float *factors, void *stream) { return launch(write, dim3(1), dim3(1), 0, stream, alpha, beta, factors); }
+int surgeon_scalars(float alpha, float beta, float *scalars, void *stream) { return launch(write, dim3(1), dim3(1), 0, stream, alpha, beta, scalars); }
