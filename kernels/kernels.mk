@@ -26,7 +26,8 @@ NVCC       = $(CUDA_HOME)/bin/nvcc
 ARCHS      = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
 NVCCFLAGS  = -O3 -std=c++17 -lineinfo $(ARCHS) --threads 0 -Xcompiler -fPIC,-Wall -Xptxas -warn-spills -Werror all-warnings
 # What only compute capability 9.0 has, its own instructions: no GPU after it has them.
-build/cuda/gram_warpgroup.o build/cuda/attention_backward_warpgroup.o: ARCHS = -gencode arch=compute_90a,code=sm_90a
+WARPGROUPS = $(patsubst kernels/%.cu,build/cuda/%.o,$(wildcard kernels/*_warpgroup.cu))
+$(WARPGROUPS): ARCHS = -gencode arch=compute_90a,code=sm_90a
 HOSTFLAGS  = -O2 -std=c++17 -fPIC -Wall -Werror -I$(CUDA_HOME)/include
 
 .DELETE_ON_ERROR:
@@ -71,9 +72,10 @@ cuda: build/cuda/libsurgeon_kernels.a build/cuda/libcuda.a
 # What can be known of the program without running it.
 CUOBJDUMP  = $(firstword $(wildcard $(CUDA_HOME)/bin/cuobjdump) $(CURDIR)/build/cuobjdump/nvidia/cu13/bin/cuobjdump)
 $(CURDIR)/build/cuobjdump/nvidia/cu13/bin/cuobjdump:
-	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target build/cuobjdump nvidia-cuda-cuobjdump==13.2.51
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target build/cuobjdump nvidia-cuda-cuobjdump==13.2.51 nvidia-cuda-nvdisasm==13.2.51
 check-cuda: cuda $(CUOBJDUMP)
 	kernels/check-program.sh bin/surgeon-cuda $(CUOBJDUMP)
+	kernels/check-registers.sh $(CUOBJDUMP) $(WARPGROUPS)
 	CGO_ENABLED=0 SURGEON_CUDA_PROGRAM=$(CURDIR)/bin/surgeon-cuda $(GO) test -count 1 -v -run CUDAProgramWithout ./cmd/surgeon
 
 lint-cuda: $(CUDA_HOME)/include/cuda.h
