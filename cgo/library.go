@@ -208,13 +208,13 @@ func (d *Device) factorLarge(large []C.surgeon_matrix) {
 	}
 	scratch, free := d.scratch(int64(8 * width * below))
 	defer free()
-	for block := C.int64_t(0); len(large) > 0; block++ {
-		p := block * width
+	for step := C.int64_t(0); len(large) > 0; step++ {
+		p := step * width
 		var diagonal []C.surgeon_matrix
 		var inverses []C.surgeon_triangle
 		more := large[:0]
 		for _, m := range large {
-			square := C.surgeon_matrix{n: min(width, m.n-p), stride: m.n, a: (*C.double)(unsafe.Add(unsafe.Pointer(m.a), 8*p*(m.n+1))), info: (*C.int)(unsafe.Add(unsafe.Pointer(m.info), 4*block))}
+			square := C.surgeon_matrix{n: min(width, m.n-p), stride: m.n, a: (*C.double)(unsafe.Add(unsafe.Pointer(m.a), 8*p*(m.n+1))), info: (*C.int)(unsafe.Add(unsafe.Pointer(m.info), 4*step))}
 			diagonal = append(diagonal, square)
 			if m.n > p+width {
 				more = append(more, m)

@@ -21,9 +21,11 @@
 //
 // Rounded p and ds are left factors in the registers in which they were made, as are q and dout of queryGradients all the time, if
 // heads are 128 wide. In keyGradients there is no room for k and v: dk and dv are d of the 255 registers of a thread, sᵀ and dpᵀ 64, pᵀ
-// and dsᵀ as left factors 32. For heads 64 wide ptxas 13.0 puts ds into the registers of dout, which the next step needs: as many of
-// them, in as many products (seen in its code, and as wrong dq on an H100). So there q and dout stay in shared memory, and `make check-cuda` looks for
-// the like (check-registers.sh).
+// and dsᵀ as left factors 32.
+//
+// For heads 64 wide ptxas 13.0 puts ds into the registers of dout, which the next step needs: as many of them, in as many products (seen
+// in its code, and as wrong dq on an H100). So there q and dout stay in shared memory. `make check-cuda` looks for the like
+// (check-registers.sh).
 //
 // There are three buffers, as products of the step before still read theirs: the next step is copied into the third. Every
 // warpgroup waits for those products within this step, and so before the barrier behind which their buffer is filled again.

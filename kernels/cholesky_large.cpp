@@ -6,9 +6,9 @@
 //	│ L  │ R  │ R  │           R  ← R − L·Lᵀ       1024 columns at a time, on and below the diagonal
 //	└────┴────┴────┘           and so on with the first block of R
 //
-// What is above the diagonal of a block of R on the diagonal is lost. n³/3 FLOP and up to 640·n² more, all but the D's by large products. cholesky.cu alone reads and writes all of R for each 64 columns; cuSOLVER
-// has one matrix at a time. On an H100 it took 4.90 and 25.1 ms for one matrix of order 4096 and 11008 (commit 9609928), this takes 2.95 and 16.9
-// (4c936ec; surgeon bench ops --filter '^Cholesky of').
+// What is above the diagonal of a block of R on the diagonal is lost. n³/3 FLOP and up to 640·n² more, all but the D's by large products.
+// cholesky.cu alone reads and writes all of R for each 64 columns; cuSOLVER has one matrix at a time. On an H100 it took 4.90 and 25.1 ms for one
+// matrix of order 4096 and 11008 (commit 9609928), this takes 2.95 and 16.9 (4c936ec; surgeon bench ops --filter '^Cholesky of').
 //
 // L comes of products with an inverse, so the error is that of Cholesky's method times the condition of D's at most.
 #include "kernels.h"

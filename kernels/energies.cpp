@@ -10,7 +10,7 @@
 namespace {
 
 // blockOf is the rows of s of a block. Below 2048 half of a product in blocks takes longer than the whole on an H100: 95 µs against 59 for 1536×576
-// (surgeon bench ops --filter '^Energies|^Gemm NN', commits 4c936ec and 8c76f94). Each block's products should be large, and few be whole squares.
+// (surgeon bench ops --filter '^Energies|^Gemm NN', commit 4c936ec). Each block's products should be large, and few be whole squares.
 int64_t blockOf(int64_t order) {
 #ifdef SURGEON_EMU
 	return 16; // so that small matrices have several
