@@ -205,7 +205,7 @@ const measureVocab = 4096
 func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rates, error) {
 	var r rates
 	cfg := in.model.Config
-	n := windowToMeasure(dev, cfg, o)
+	windows, n := windowsToMeasure(dev, cfg, o)
 	small := cfg
 	small.Vocab = min(cfg.Vocab, measureVocab/16)
 	var passes [2]passTimes
@@ -215,17 +215,17 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 		if err != nil {
 			return r, err
 		}
-		passes[i], err = timePasses(ctx, m, n, o)
+		passes[i], err = timePasses(ctx, m, windows, n, o)
 		m.Free()
 		if err != nil {
 			return r, err
 		}
 	}
-	scale, blocks := float64(o.Length)/float64(n), float64(cfg.Blocks-1)
+	scale, each, blocks := float64(o.Length)/float64(n), 1/float64(windows), float64(cfg.Blocks-1)
 	forward, both := timeHead(dev, cfg, n, o)
-	r.curvature = scale * (passes[0].curvature + blocks*max(0, passes[1].curvature-passes[0].curvature) + both)
+	r.curvature = scale * (each*(passes[0].curvature+blocks*max(0, passes[1].curvature-passes[0].curvature)) + both)
 	r.factors = passes[0].factors + blocks*max(0, passes[1].factors-passes[0].factors)
-	r.forward = scale * (passes[0].forward + blocks*max(0, passes[1].forward-passes[0].forward) + forward)
+	r.forward = scale * (each*(passes[0].forward+blocks*max(0, passes[1].forward-passes[0].forward)) + forward)
 	if o.Lora {
 		r.lora = scale * (passes[0].lora + blocks*max(0, passes[1].lora-passes[0].lora) + both)
 	}
@@ -263,27 +263,45 @@ func twice(f func() error) error {
 	return f()
 }
 
-// windowToMeasure is the number of tokens whose passes of kfac, all tries of them, take about a third of the time there is.
-func windowToMeasure(dev device.Device, cfg checkpoint.Config, o Options) int {
-	const side = 384
-	x, y := dev.Alloc(side, side, typeOf(o.Precision)), dev.Alloc(side, side, typeOf(o.Precision))
-	defer dev.Free(x, y)
-	dev.Zero(x)
-	var rate float64
-	for range 2 {
-		start := time.Now()
-		dev.Gemm(false, true, 1, x, x, 0, y)
-		dev.Sync()
-		rate = 2 * float64(side*side*side) / time.Since(start).Seconds()
-	}
+// windowsToMeasure are so many windows of so many tokens, whose passes of kfac, all tries of them, take about a third of the time there is: a
+// part of one where that is much work, and up to a batch of the run where it is little, for one does not keep a GPU busy.
+func windowsToMeasure(dev device.Device, cfg checkpoint.Config, o Options) (windows, tokens int) {
+	rate := productRate(dev, typeOf(o.Precision))
 	_, prunable := counts(cfg)
 	factors := curvature.Bytes(0, linears(cfg), device.F32, curvature.Options{}) / 4 // of kfac: passes that are paired move more, and take about as long
 	perToken := 2 * 3 * float64(6*prunable+2*factors) / float64(cfg.Blocks)          // two tries of one block and of two
-	n := 16
-	for n*2 <= o.Length && float64(n*2)*perToken < rate*measureSeconds/3 {
-		n *= 2
+	short := func(tokens int) bool { return float64(tokens)*perToken < rate*measureSeconds/3 }
+	windows, tokens = 1, 16
+	for tokens*2 <= o.Length && short(tokens*2) {
+		tokens *= 2
 	}
-	return min(n, o.Length)
+	if tokens*2 <= o.Length {
+		return 1, tokens
+	}
+	tokens = min(tokens, o.Length)
+	for windows*2 <= o.Batch && short(windows*2*tokens) {
+		windows *= 2
+	}
+	return windows, tokens
+}
+
+// productRate is the FLOP in a second of a product that takes at least a millisecond, or is large enough.
+func productRate(dev device.Device, t device.Type) float64 {
+	for side := 384; ; side *= 2 {
+		x, y := dev.Alloc(side, side, t), dev.Alloc(side, side, t)
+		dev.Zero(x)
+		var seconds float64
+		for range 2 {
+			start := time.Now()
+			dev.Gemm(false, true, 1, x, x, 0, y)
+			dev.Sync()
+			seconds = time.Since(start).Seconds()
+		}
+		dev.Free(x, y)
+		if seconds >= 1e-3 || side >= 3072 {
+			return 2 * float64(side) * float64(side) * float64(side) / seconds
+		}
+	}
 }
 
 // timeHead is the seconds that the head takes for n tokens, forward only and forward and backward.
@@ -353,18 +371,20 @@ func fewerPasses(o curvature.Options) (fewer curvature.Options, times float64) {
 
 type passTimes struct{ curvature, factors, forward, lora float64 }
 
-// timePasses times each pass.
-func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTimes, error) {
+// timePasses times each pass for so many windows of n tokens as one batch, those of lora for one.
+func timePasses(ctx context.Context, m *model.Model, windows, n int, o Options) (passTimes, error) {
 	rng := rand.New(rand.NewPCG(2, 0))
-	ids := make([]int32, n)
-	for i := range ids {
-		ids[i] = int32(rng.IntN(m.Config.Vocab))
+	batch := make([][]int32, windows)
+	for w := range batch {
+		batch[w] = make([]int32, n)
+		for i := range batch[w] {
+			batch[w][i] = int32(rng.IntN(m.Config.Vocab))
+		}
 	}
-	batch := [][]int32{ids}
 	measured, times := fewerPasses(o.curvature())
-	collect := func(windows [][]int32) (float64, error) {
+	collect := func(all [][]int32) (float64, error) {
 		start := time.Now()
-		f, _, err := curvature.Collect(ctx, m, windows, 1, measured, nil, nil)
+		f, _, err := curvature.Collect(ctx, m, all, windows, measured, nil, nil)
 		if err != nil {
 			return 0, err
 		}
@@ -372,7 +392,7 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 		f.Free()
 		return times * seconds, nil
 	}
-	two := math.Inf(1) // windows
+	two := math.Inf(1) // batches
 	best := passTimes{curvature: math.Inf(1), forward: math.Inf(1), lora: math.Inf(1)}
 	err := twice(func() error {
 		one, err := collect(batch)
@@ -381,7 +401,7 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 		}
 		best.curvature = min(best.curvature, one)
 		if o.curvature().Warm() { // the power method does much that is not for each window
-			both, err := collect([][]int32{ids, ids})
+			both, err := collect(append(slices.Clone(batch), batch...))
 			if err != nil {
 				return err
 			}
@@ -397,7 +417,7 @@ func timePasses(ctx context.Context, m *model.Model, n int, o Options) (passTime
 		}
 		// With a rate of 0 the work is the same and the weights stay: one that is too high would leave infinities to the next passes.
 		start = time.Now()
-		if _, err := lora.Correct(ctx, m, batch, []int{0}, lora.Options{Rank: o.LoraRank, Epochs: 1}, nil); err != nil {
+		if _, err := lora.Correct(ctx, m, batch[:1], []int{0}, lora.Options{Rank: o.LoraRank, Epochs: 1}, nil); err != nil {
 			return err
 		}
 		best.lora = min(best.lora, time.Since(start).Seconds())
