@@ -43,13 +43,18 @@ func triangle(t *testing.T, ref device.Device, n int, steep bool) []float64 {
 	return l
 }
 
-func steepMatrix(ref device.Device, n int) []float64 {
+// gramMatrix is α·xᵀx + λ·I of order n, x of so many rows.
+func gramMatrix(ref device.Device, n, rows int, alpha, lambda float64) []float64 {
 	a := device.AllocSym(ref, n, device.F64)
-	ref.Gram(2/float64(n), []device.Tensor{device.NewFrom(ref, normal(n/2*n), n/2, n, device.F64)}, 0, []device.Sym{a})
+	ref.Gram(alpha, []device.Tensor{device.NewFrom(ref, normal(rows*n), rows, n, device.F64)}, 0, []device.Sym{a})
 	full := ref.Alloc(n, n, device.F64)
 	ref.Extract(a, nil, nil, full)
-	ref.AddDiagonal(1e-6, full)
+	ref.AddDiagonal(lambda, full)
 	return device.DownloadSlice[float64](ref, full)
+}
+
+func steepMatrix(ref device.Device, n int) []float64 {
+	return gramMatrix(ref, n, n/2, 2/float64(n), 1e-6)
 }
 
 func normal(n int) []float64 {
@@ -233,7 +238,7 @@ func TestLargeFactors(t *testing.T) {
 	var want [][]float64
 	var on []device.Tensor
 	for i, n := range orders {
-		a := wellMatrix(ref, n)
+		a := gramMatrix(ref, n, 64, 1/float64(n), 1)
 		if i == steep {
 			a = steepMatrix(ref, n)
 		}
@@ -277,16 +282,6 @@ func TestLargeFactors(t *testing.T) {
 		}
 	}
 	d.Free(on...)
-}
-
-// wellMatrix is of a low condition.
-func wellMatrix(ref device.Device, n int) []float64 {
-	a := device.AllocSym(ref, n, device.F64)
-	ref.Gram(1/float64(n), []device.Tensor{device.NewFrom(ref, normal(n*64), 64, n, device.F64)}, 0, []device.Sym{a})
-	full := ref.Alloc(n, n, device.F64)
-	ref.Extract(a, nil, nil, full)
-	ref.AddDiagonal(1, full)
-	return device.DownloadSlice[float64](ref, full)
 }
 
 // What would be caught: a list of large and small matrices whose results are mixed up; what is done with lists of large ones, with NaN and

@@ -67,8 +67,17 @@ template <class A> struct Statistics {
 bool tensorFits(int type, const Attend &h, const void *const *matrices, int n);
 int attentionTensor(Attend h, const void *q, const void *k, const void *v, void *out, float *lse, void *stream);
 bool warpgroupFits(int capability, const Attend &h); // where tensorFits too: on GPUs of compute capability 9.0, heads 64 or 128 wide
-int attentionBackwardWarpgroup(Attend h, const void *q, const void *k, const void *v, const void *dout, Statistics<float> s, void *dq, void *dk, void *dv, void *stream);
-int attentionBackwardTensor(Attend h, const void *q, const void *k, const void *v, const void *dout, Statistics<float> s, void *dq, void *dk, void *dv, void *stream);
+struct BackwardCall {
+	Attend h;
+	const bf16 *q, *k, *v, *dout;
+	Statistics<float> of;
+	bf16 *dq, *dk, *dv;
+	float scale, scale2;
+};
+int attentionBackwardWarpgroup(const BackwardCall &x, void *stream);
+int attentionBackwardTensor(const BackwardCall &x, void *stream);
+
+const double log2e = 1.4426950408889634; // scale2 of a kernel is scale·log2 e, so that exp is a power of 2
 
 // attend is the shape as the kernels want it, or false where a size is beyond them.
 inline bool attend(int type, const surgeon_heads &x, Attend *h) {

@@ -260,10 +260,10 @@ int backward(int capability, const Attend &h, bool tensor, const T *q, const T *
 	int e = launch(dots<T>, dim3((unsigned)(rows / side)), dotThreads, 0, stream, h, out, lse, dout, of);
 	if (e != 0)
 		return e;
+	const A scale2 = (A)(h.scale * log2e);
 	if constexpr (sizeof(T) == 2)
 		if (tensor)
-			return (warpgroupFits(capability, h) ? attentionBackwardWarpgroup : attentionBackwardTensor)(h, q, k, v, dout, of, dq, dk, dv, stream);
-	const A scale2 = (A)(h.scale * log2e);
+			return (warpgroupFits(capability, h) ? attentionBackwardWarpgroup : attentionBackwardTensor)(BackwardCall{h, q, k, v, dout, of, dq, dk, dv, (float)h.scale, scale2}, stream);
 	const bool pieces = inPieces<T>(h, {q, k, v, dout, dq, dk, dv});
 	e = byPlan<T, 1>(h.dim, [&](auto plan) {
 		typedef decltype(plan) P;

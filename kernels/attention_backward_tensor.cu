@@ -20,14 +20,6 @@
 
 namespace {
 
-struct Call {
-	Attend h;
-	const bf16 *q, *k, *v, *dout;
-	Statistics<float> of;
-	bf16 *dq, *dk, *dv;
-	float scale, scale2; // scale·log2 e
-};
-
 // keyWarps: at d = 128 a block of 8 warps is all that the registers of a multiprocessor hold, and takes 140 KB of shared memory,
 // which an A100 has too; two of 4 warps would not fit there. At smaller widths two of 4 do.
 template <int D> constexpr int keyWarps = D == 128 ? 8 : 4;
@@ -38,7 +30,7 @@ template <int D> struct KeyTiles {
 	float lse[2][tileRows], dot[2][tileRows];
 };
 
-template <int D> __global__ void __launch_bounds__(32 * keyWarps<D>, 8 / keyWarps<D>) keyGradients(Call x) {
+template <int D> __global__ void __launch_bounds__(32 * keyWarps<D>, 8 / keyWarps<D>) keyGradients(BackwardCall x) {
 	const int threads = 32 * keyWarps<D>, keyTile = 16 * keyWarps<D>;
 	auto &t = shared<KeyTiles<D>>();
 	const Attend &h = x.h;
@@ -136,7 +128,7 @@ template <int D> struct QueryTiles {
 	Tile<D, tileRows> k[2], v[2];
 };
 
-template <int D> __global__ void __launch_bounds__(queryThreads, 2) queryGradients(Call x) {
+template <int D> __global__ void __launch_bounds__(queryThreads, 2) queryGradients(BackwardCall x) {
 	auto &t = shared<QueryTiles<D>>();
 	const Attend &h = x.h;
 	int lane = threadIdx.x % 32, warp = warpIndex(), group = lane / 4, quad = lane % 4;
@@ -210,8 +202,8 @@ template <int D> __global__ void __launch_bounds__(queryThreads, 2) queryGradien
 
 } // namespace
 
-int attentionBackwardTensor(Attend h, const void *q, const void *k, const void *v, const void *dout, Statistics<float> of, void *dq, void *dk, void *dv, void *stream) {
-	Call x{h, (const bf16 *)q, (const bf16 *)k, (const bf16 *)v, (const bf16 *)dout, of, (bf16 *)dq, (bf16 *)dk, (bf16 *)dv, (float)h.scale, (float)(h.scale * 1.4426950408889634)};
+int attentionBackwardTensor(const BackwardCall &x, void *stream) {
+	const Attend &h = x.h;
 	return byWidth(h.dim, [&](auto width) {
 		const int D = decltype(width)::value;
 		dim3 grid((unsigned)(h.sequences * h.keyValue * ceilDiv(h.length, 16 * keyWarps<D>)));

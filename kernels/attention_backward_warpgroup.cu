@@ -38,14 +38,6 @@
 
 namespace {
 
-struct Call {
-	Attend h;
-	const bf16 *q, *k, *v, *dout;
-	Statistics<float> of;
-	bf16 *dq, *dk, *dv;
-	float scale, scale2; // scale·log2 e
-};
-
 const int groups = 2, groupRows = 64, blockRows = groups * groupRows, threads = groups * 128, buffers = 3;
 
 // Panels is a tile as products of warpgroups take it (warpgroup.cuh): with the columns of a head as k, and with its rows.
@@ -115,7 +107,7 @@ template <int D> struct KeyTiles {
 	float lse[buffers][tileRows], dot[buffers][tileRows];
 };
 
-template <int D> __global__ void __launch_bounds__(threads, 1) keyGradients(Call x) {
+template <int D> __global__ void __launch_bounds__(threads, 1) keyGradients(BackwardCall x) {
 	auto &t = shared<KeyTiles<D>>();
 	const Attend &h = x.h;
 	const int lane = threadIdx.x % 32, warp = warpIndex(), row = warp / 4 * groupRows, eighth = lane / 4, quad = lane % 4;
@@ -214,7 +206,7 @@ template <int D> struct QueryTiles {
 	Panels<D, tileRows> k[buffers], v[buffers];
 };
 
-template <int D> __global__ void __launch_bounds__(threads, 1) queryGradients(Call x) {
+template <int D> __global__ void __launch_bounds__(threads, 1) queryGradients(BackwardCall x) {
 	auto &t = shared<QueryTiles<D>>();
 	const Attend &h = x.h;
 	const int lane = threadIdx.x % 32, warp = warpIndex(), group = warp / 4, eighth = lane / 4, quad = lane % 4;
@@ -307,8 +299,8 @@ template <int D> __global__ void __launch_bounds__(threads, 1) queryGradients(Ca
 
 bool warpgroupFits(int capability, const Attend &h) { return capability == 90 && (h.dim == 64 || h.dim == 128); }
 
-int attentionBackwardWarpgroup(Attend h, const void *q, const void *k, const void *v, const void *dout, Statistics<float> of, void *dq, void *dk, void *dv, void *stream) {
-	Call x{h, (const bf16 *)q, (const bf16 *)k, (const bf16 *)v, (const bf16 *)dout, of, (bf16 *)dq, (bf16 *)dk, (bf16 *)dv, (float)h.scale, (float)(h.scale * 1.4426950408889634)};
+int attentionBackwardWarpgroup(const BackwardCall &x, void *stream) {
+	const Attend &h = x.h;
 	auto both = [&](auto width) {
 		const int D = decltype(width)::value;
 		const unsigned tiles = (unsigned)ceilDiv(h.length, blockRows);

@@ -43,7 +43,6 @@ namespace {
 
 const int plainThreads = 128;
 const int side = tileRows;
-const double log2e = 1.4426950408889634; // scale2 of a kernel is scale·log2 e, so that exp is a power of 2
 const int deep = 16; // k of a step: 1024 multiply-adds of a thread between two barriers, where R and C are 8
 
 // Piece is what is read or written at once: 16 bytes, or fewer.

@@ -152,7 +152,7 @@ bool tensorFits(int type, const Attend &h, const void *const *matrices, int n) {
 }
 
 int attentionTensor(Attend h, const void *q, const void *k, const void *v, void *out, float *lse, void *stream) {
-	Call x{h, (const bf16 *)q, (const bf16 *)k, (const bf16 *)v, (bf16 *)out, lse, (float)(h.scale * 1.4426950408889634)};
+	Call x{h, (const bf16 *)q, (const bf16 *)k, (const bf16 *)v, (bf16 *)out, lse, (float)(h.scale * log2e)};
 	return byWidth(h.dim, [&](auto width) {
 		const int D = decltype(width)::value;
 		return launch(attention<D>, dim3((unsigned)(h.pairs() * ceilDiv(h.length, queryTile))), threads, sizeof(Tiles<D>), stream, x);

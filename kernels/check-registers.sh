@@ -6,7 +6,7 @@ set -u
 cuobjdump=$1
 shift
 for object; do
-  "$cuobjdump" -sass -arch sm_90a "$object" || echo "no code"
+  "$cuobjdump" -sass -arch sm_90a "$object" || echo "no code of $object"
 done | awk '
 function hex(s,   i, v) { # of "1a0"
   v = 0
@@ -50,6 +50,7 @@ function flush(   i, j, to) {
     }
   lines = 0
 }
+/^no code/ { print; bad++ }
 /Function :/ { flush(); name = $3 }
 /^ +\/\*[0-9a-f]+\*\/ +[@A-Z]/ {
   line = $0; sub(/^ +\/\*/, "", line); address = line; sub(/\*.*/, "", address)

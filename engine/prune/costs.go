@@ -23,8 +23,8 @@ const (
 
 // Costs are the costs of all rows and columns of some layers, in nats per token (method.md section 3; The LLM Surgeon,
 // section 3.2). Numerators take the undamped factor, denominators the damped one: R·C² + R²·C FLOP for the numerators of both
-// sides of a layer, and 2/3 (R³ + C³) for the denominators, which a device makes side by side for all layers. What stays is to be told apart with alive; dead structures cost 0. The returned
-// Raised lists dampings that had to be raised.
+// sides of a layer, and 2/3 (R³ + C³) for the denominators, which a device makes side by side for all layers. What stays is to be
+// told apart with alive; dead structures cost 0. The returned Raised lists dampings that had to be raised.
 func Costs(d device.Device, layers []Layer, alive []Kept, kind Cost, damp Damping) ([]LayerCosts, []Raised, error) {
 	all := make([]LayerCosts, len(layers))
 	var factored []int
@@ -105,20 +105,23 @@ func obdCosts(d device.Device, l Layer, alive Kept, out LayerCosts) {
 // freed.
 func (p product) energies(d device.Device, w device.Tensor) (rows, cols device.Tensor) {
 	rows, cols = d.Alloc(1, w.Rows, device.F64), d.Alloc(1, w.Cols, device.F64)
-	defer d.Free(w)
-	if square := p.a.square(d, p.a.index); square.IsZero() {
-		d.RowDot(w, w, rows)
-	} else {
-		d.Energies(device.Right, square, w, rows)
-		d.Free(square)
-	}
-	if square := p.g.square(d, p.g.index); square.IsZero() {
-		d.ColDot(w, w, cols)
-	} else {
-		d.Energies(device.Left, square, w, cols)
-		d.Free(square)
-	}
+	sideEnergies(d, device.Right, p.a.square(d, p.a.index), w, rows)
+	sideEnergies(d, device.Left, p.g.square(d, p.g.index), w, cols)
+	d.Free(w)
 	return rows, cols
+}
+
+// sideEnergies are those of the rows or columns of w by a factor, where a zero one stands for the identity. The factor is freed.
+func sideEnergies(d device.Device, side device.Side, square, w, to device.Tensor) {
+	switch {
+	case !square.IsZero():
+		d.Energies(side, square, w, to)
+		d.Free(square)
+	case side == device.Right:
+		d.RowDot(w, w, to)
+	default:
+		d.ColDot(w, w, to)
+	}
 }
 
 // inverseDiagonals are the diagonals of the inverses of damped factors, over their alive indices. Layers that read the same input

@@ -15,7 +15,7 @@ func ApplyFLOP(rows, cols int, kept Kept) float64 {
 	s, t := float64(keptRows), float64(keptCols)
 	q, u := r-s, c-t
 	flop := 2*r*r*c + 2*r*c*c
-	if n := q + u; 2*n <= min(r, c) { // as fewGo says
+	if n := q + u; fewGo(rows, cols, int(n)) {
 		flop = 2*n*(r*r+c*c) + 2*n*n*(r+c)
 	}
 	if q > 0 {

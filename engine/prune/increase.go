@@ -71,8 +71,8 @@ func (x *reach) increase(d device.Device, l Layer, p partition, w device.Tensor)
 	return checked(d, l, total/2)
 }
 
-// fewGo says whether increase by rank is worth it: up to here it is less work than by D itself, and takes no more memory than the costs did.
-func (p partition) fewGo() bool { return 2*(len(p.q)+len(p.u)) <= min(len(p.rows), len(p.cols)) }
+// fewGo says whether increase by rank is worth it where so many rows and columns go: up to here it is less work than by D itself, and takes no more memory than the costs did.
+func fewGo(rows, cols, gone int) bool { return 2*gone <= min(rows, cols) }
 
 // outer is P and M. The caller frees them.
 func (x *reach) outer(d device.Device, p partition, w device.Tensor) (down, across device.Tensor) {

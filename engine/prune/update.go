@@ -90,7 +90,7 @@ func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x *rea
 			d.Free(w, v)
 			return err
 		}
-		if how == Joint && l.factored(damp) && p.fewGo() {
+		if how == Joint && l.factored(damp) && fewGo(len(p.rows), len(p.cols), len(p.q)+len(p.u)) {
 			r.whole(d, l, p, v)
 			d.Free(v)
 			r.Predicted, err = x.increase(d, l, p, w)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Plants faults in copies of the kernels, one at a time on each core, and sees that the tests on the emulated device catch each
-# of them. LIST (faults.txt, races.txt) has a line for each: kernel (or a .cpp beside them), name, a sed script that makes the fault, the tests that should fail.
+# of them. LIST (faults.txt, races.txt) has a line for each: kernel (or a .cpp beside them), name, a sed script that makes the fault, the tests
+# that should fail.
 # usage: faults.sh TESTS LIST [WORDS]      TESTS is a test program of package cgo that is linked with libsurgeon_kernels.so; with WORDS it has to
 # say those to have caught a fault
 # Environment: EMU_COMPILE compiles a kernel, EMU_SHARED makes a shared library of EMU_OBJECTS; kernels.mk sets them
