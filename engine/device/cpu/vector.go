@@ -172,35 +172,29 @@ func (d *Device) MaxAbs(x, r, c device.Tensor) {
 	}
 }
 
+// maxAbs reads x once: each worker keeps the largest of the rows it saw for every column.
 func maxAbs[T float](x block[T], r, c []T) {
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	seen := make([][]T, workers())
+	parallel(x.rows, rowGrain(x.cols), func(worker, i0, i1 int) {
+		if seen[worker] == nil {
+			seen[worker] = make([]T, x.cols)
+		}
+		columns := seen[worker]
 		for i := i0; i < i1; i++ {
 			var m T
-			for _, v := range x.row(i) {
-				m = larger(m, v)
+			for j, v := range x.row(i) {
+				a := T(math.Abs(float64(v)))
+				m, columns[j] = max(m, a), max(columns[j], a) // NaN where one of them is
 			}
 			r[i] = m
 		}
 	})
-	parallel(x.cols, columnsPerPiece, func(_, j0, j1 int) {
-		clear(c[j0:j1])
-		for i := range x.rows {
-			for j, v := range x.row(i)[j0:j1] {
-				c[j0+j] = larger(c[j0+j], v)
-			}
+	clear(c)
+	for _, columns := range seen {
+		for j, v := range columns {
+			c[j] = max(c[j], v)
 		}
-	})
-}
-
-// larger is max(m, |v|), NaN where one of them is NaN.
-func larger[T float](m, v T) T {
-	if v < 0 {
-		v = -v
 	}
-	if v > m || v != v {
-		return v
-	}
-	return m
 }
 
 // AddDiagonal is a ← a + λ·I.
