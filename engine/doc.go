@@ -30,7 +30,8 @@
 // weights, and N of every M, take the same stages in weights.go: prune.CostElements, prune.SelectWeights, which never holds
 // all costs, and prune.ApplyElements. correctShot, with --lora, measures the held-out loss and has package lora follow the
 // gradient for a few windows. heldOut looks at windows that took no part, and at those of each text where they have names
-// (texts.go). save hands weights and report to package journal, from where an interrupted run goes on bit for bit.
+// (texts.go). save hands weights and report to package journal, from where an interrupted run goes on bit for bit; what lies in
+// main memory is written beside the next shot, until that changes it (saving.go).
 //
 // After the last shot finish makes the last round of corrections where one is asked for, and run.write rounds to the
 // type of the file, clears what is structurally dead, measures that, and writes. onway.go does the same for a model on the way.

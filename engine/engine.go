@@ -214,6 +214,9 @@ func (t *turn) threshold(costs []prune.LayerCosts, target float64) (prune.Select
 // update removes and re-fits, and returns the predicted increase of the loss in nats per token. Layers are independent once
 // their factors exist. The steps that took go into o.
 func (t *turn) update(ctx context.Context, factors *curvature.Factors, costs []prune.LayerCosts, s prune.Selection, o *Outcome) (float64, []prune.Raised, error) {
+	if err := t.settled(); err != nil {
+		return 0, nil, err
+	}
 	defer t.time("update")()
 	var predicted float64
 	var raised []prune.Raised

@@ -20,6 +20,9 @@ import (
 
 // finish makes the last round of corrections, writes the model, and cleans up.
 func (r *run) finish(ctx context.Context) error {
+	if err := r.saved(); err != nil {
+		return err
+	}
 	r.clock = map[string]float64{}
 	if err := r.correctLast(ctx); err != nil {
 		return fmt.Errorf("last round of lora: %w", err)
@@ -37,6 +40,7 @@ func (r *run) finish(ctx context.Context) error {
 // the last loss is that of the file, not of a more exact model nobody gets.
 func (r *run) write(ctx context.Context) error {
 	source := r.inputs.model
+	r.watcher.Stage("rounding", 0)
 	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: r.changed}
 	err := r.model.Round(func(name string, values []float32) error {
 		if !r.prunes(name) { // the file gets it from the source, and a bfloat16 model holds it rounded already
@@ -75,6 +79,7 @@ func (r *run) write(ctx context.Context) error {
 // propagateDead zeroes what is structurally dead, which changes no output of the model, and fills in the report's layers.
 func (r *run) propagateDead() error {
 	layers := r.model.Linears()
+	r.watcher.Stage("dead propagation", 2*len(layers))
 	specs, kept := make([]checkpoint.Linear, len(layers)), make([]prune.Kept, len(layers))
 	for i, l := range layers {
 		w := r.layer(nil, i)
@@ -84,6 +89,7 @@ func (r *run) propagateDead() error {
 			return err
 		}
 		specs[i], kept[i] = l.Linear, alive[0]
+		r.watcher.Step(i + 1)
 	}
 	prune.PropagateDead(r.inputs.model.Config, specs, kept)
 	removed, total := 0, 0
@@ -103,6 +109,7 @@ func (r *run) propagateDead() error {
 			KeptRows: places(kept[i].Rows), KeptCols: places(kept[i].Cols)})
 		total += l.Rows * l.Inputs()
 		removed += gone
+		r.watcher.Step(len(layers) + i + 1)
 	}
 	r.report.Final.Sparsity = float64(removed) / float64(total)
 	if n := len(r.report.Shots); n > 0 && r.report.Final.Sparsity > r.report.Shots[n-1].Reached {

@@ -77,6 +77,9 @@ func (r *run) writeOnWay(ctx context.Context, shot int) error {
 	if i < 0 {
 		return nil
 	}
+	if err := r.saved(); err != nil {
+		return err
+	}
 	options, whole := r.options, r.report
 	defer func() { r.options, r.report = options, whole }()
 	r.options.Target, r.options.Shots, r.options.Output = options.WriteAt[i], shot, options.OutputAt(options.WriteAt[i])
@@ -94,6 +97,7 @@ func (r *run) writeOnWay(ctx context.Context, shot int) error {
 
 	// What was rounded for the file, and is dead, comes back.
 	r.model.Free()
+	r.watcher.Stage("load", 0)
 	var err error
 	if r.model, err = loadModel(r.dev, r.inputs.model, r.options.Precision); err != nil {
 		return err

@@ -182,7 +182,18 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluat
 	if evaluated > 0 {
 		add("perplexity", (2+onWay)*float64(evaluated)*r.forward)
 	}
-	add("journal and output", (shots+1+onWay)*4*float64(prunable)*r.bytes)
+	each := 4 * float64(prunable) * r.bytes // for a shot, and for the output about as long
+	waiting := shots * each
+	if o.besides() { // while the next shot is measured, but for the last, and those that are written out
+		var measured float64
+		for _, s := range p.Stages {
+			if s.Name == "curvature" || s.Name == "costs" || s.Name == "threshold" {
+				measured += s.Seconds / shots
+			}
+		}
+		waiting -= (shots - 1 - onWay) * min(each, measured)
+	}
+	add("journal and output", waiting+(1+onWay)*each)
 }
 
 // keptAfterShot marks what stays of a layer that loses this share of its rows and of its columns.

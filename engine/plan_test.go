@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"math"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
@@ -119,6 +121,38 @@ func TestFewerPasses(t *testing.T) {
 		}
 		if got := times * float64(fewer.Passes()); got != float64(o.Passes()) || fewer.Passes() > 8 {
 			t.Errorf("%+v: %v times %d passes", o, times, fewer.Passes())
+		}
+	}
+}
+
+// What would be caught: a plan that adds the time in which shots are written beside the next ones, or leaves out what the run
+// waits for them.
+func TestPlanOfSaving(t *testing.T) {
+	dir, _ := tiny(t, "tiny-llama")
+	c, err := checkpoint.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, prunable := counts(c.Config)
+	const each = 8. // seconds that a shot takes to write
+	for _, test := range []struct {
+		precision string
+		kind      curvature.Kind
+		measured  float64 // seconds of each shot's curvature
+		want      float64
+	}{
+		{"float32", curvature.KFAC, 20, 3*each + each},            // on the device: written at once
+		{"bfloat16", curvature.Nearest, 20, 3*each + each},        // as are the matrices that the next measurement starts from
+		{"bfloat16", curvature.KFAC, 20, each + each},             // the last shot, and the output
+		{"bfloat16", curvature.KFAC, 3, each + 2*(each-3) + each}, // a disk that is slower than the device
+	} {
+		o := Options{Shots: 3, Samples: 1, Target: 0.3, Precision: test.precision, Curvature: test.kind}
+		var p PlanReport
+		p.planTime(c.Config, o, rates{curvature: test.measured, bytes: each / (4 * float64(prunable))}, 0)
+		last := p.Stages[len(p.Stages)-1]
+		if last.Name != "journal and output" || math.Abs(last.Seconds-test.want) > 1e-9 {
+			t.Errorf("%+v: %s takes %v s", test, last.Name, last.Seconds)
 		}
 	}
 }

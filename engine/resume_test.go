@@ -33,9 +33,14 @@ func TestResumeAfterEveryShot(t *testing.T) {
 			}
 			o := whole
 			o.Output = filepath.Join(t.TempDir(), "out")
-			for range o.Shots {
+			for shot := range o.Shots {
 				ctx, cancel := context.WithCancel(context.Background())
-				_, err := pruneTiny(t, ctx, o, &silent{onShot: func(report.Shot) { cancel() }})
+				_, err := pruneTiny(t, ctx, o, &silent{onShot: func(s report.Shot) {
+					cancel()
+					if s.Number != shot+1 {
+						t.Errorf("%s in %s: shot %d is made where shot %d is next", name, precision, s.Number, shot+1)
+					}
+				}})
 				if !errors.Is(err, context.Canceled) {
 					t.Fatalf("a cancelled run ended with %v", err)
 				}
@@ -73,7 +78,7 @@ func TestStopInEveryStage(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		stages := 0
 		w := &silent{onStage: func(string) {
-			if stages++; stages == k%7+1 {
+			if stages++; stages == k%9+1 {
 				cancel()
 			}
 		}}
@@ -100,9 +105,10 @@ func TestStopInEveryStage(t *testing.T) {
 func TestKill(t *testing.T) {
 	const variable = "SURGEON_TEST_KILL"
 	if child := os.Getenv(variable); child != "" {
-		fields := strings.SplitN(child, "\n", 4)
+		fields := strings.SplitN(child, "\n", 5)
 		k, _ := strconv.Atoi(fields[0])
 		o := tinyOptions(fields[1], fields[2], fields[3])
+		o.Precision = fields[4]
 		o.hooks = journal.Hooks{Before: func(n int, _, _ string) error {
 			if n == k {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -115,24 +121,29 @@ func TestKill(t *testing.T) {
 		return
 	}
 	dir, text := tiny(t, "tiny-llama")
-	whole := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
 	changes := 0
-	whole.hooks = journal.Hooks{Before: func(n int, _, _ string) error { changes = n; return nil }}
-	if _, err := pruneTiny(t, context.Background(), whole, &silent{}); err != nil {
-		t.Fatal(err)
+	wholes := map[string][]byte{}
+	for _, precision := range []string{"float32", "bfloat16"} { // whose shots are saved at once, and beside the next ones
+		whole := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
+		whole.Precision = precision
+		whole.hooks = journal.Hooks{Before: func(n int, _, _ string) error { changes = n; return nil }}
+		if _, err := pruneTiny(t, context.Background(), whole, &silent{}); err != nil {
+			t.Fatal(err)
+		}
+		wholes[precision] = weightsOf(t, whole.Output)
 	}
 	const seed, tries = 9, 12
 	t.Logf("seed %d, %d of %d changes", seed, tries, changes)
 	r := rand.New(rand.NewPCG(seed, 0))
-	for range tries {
-		output := filepath.Join(t.TempDir(), "out")
+	for i := range tries {
+		output, precision := filepath.Join(t.TempDir(), "out"), []string{"float32", "bfloat16"}[i%2]
 		for kills := 0; ; kills++ {
 			k := 1 + r.IntN(changes)
 			if kills >= 3 {
 				k = changes + 1
 			}
 			cmd := exec.Command(os.Args[0], "-test.run=^TestKill$")
-			cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(k)+"\n"+dir+"\n"+text+"\n"+output)
+			cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(k)+"\n"+dir+"\n"+text+"\n"+output+"\n"+precision)
 			out, err := cmd.CombinedOutput()
 			if err == nil {
 				break
@@ -142,16 +153,23 @@ func TestKill(t *testing.T) {
 				t.Fatalf("killed at change %d, the next start ends with %v\n%s", k, err, out)
 			}
 		}
-		if !bytes.Equal(weightsOf(t, output), weightsOf(t, whole.Output)) {
-			t.Error("after kills the run ends in other bits")
+		if !bytes.Equal(weightsOf(t, output), wholes[precision]) {
+			t.Errorf("after kills the run in %s ends in other bits", precision)
 		}
 	}
 }
 
 // What would be caught: a full disk that loses the last good shot, or is not named.
 func TestDiskFull(t *testing.T) {
+	for _, precision := range []string{"float32", "bfloat16"} {
+		t.Run(precision, func(t *testing.T) { testDiskFull(t, precision) })
+	}
+}
+
+func testDiskFull(t *testing.T, precision string) {
 	dir, text := tiny(t, "tiny-llama")
 	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.Precision = precision
 	third := 0
 	o.hooks = journal.Hooks{Before: func(_ int, op, file string) error {
 		if file == "shot-003.safetensors" && op == "write" {

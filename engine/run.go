@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -32,7 +31,8 @@ type run struct {
 	heldOutWindows [][]int32
 	evaluation     *inputs // the texts of --eval, or nil
 
-	next        int // the shot to come
+	saving      *saving // the last shot, while it may not be in the work directory yet
+	next        int     // the shot to come
 	heldOutLoss float64
 	started     time.Time
 }
@@ -61,6 +61,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 		return nil, refuse("the model %s: %w", o.Model, err)
 	}
 	r := &run{turn: turn{options: o, dev: dev, watcher: w, clock: map[string]float64{}}, inputs: in, next: 1, started: time.Now()}
+	r.settle = r.saved
 	if err := r.read(); err != nil {
 		r.close()
 		return nil, err
@@ -91,6 +92,7 @@ func (r *run) read() error {
 	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
 		return err
 	}
+	r.watcher.Stage("checksum of the model", 0)
 	hash, err := in.model.Hash()
 	if err != nil {
 		return &RequestError{err}
@@ -126,6 +128,7 @@ func (r *run) takeWork() (err error) {
 // start takes the work directory, loads the model, and brings it to where the run goes on.
 func (r *run) start(ctx context.Context) error {
 	o := r.options
+	r.watcher.Stage("load", 0)
 	var err error
 	if r.model, err = loadModel(r.dev, r.inputs.model, o.Precision); err != nil {
 		return err
@@ -171,96 +174,6 @@ func (r *run) identity() map[string]any {
 	return identity
 }
 
-// state is what a shot's record holds beside the weights: all of the run so far.
-type state struct {
-	Report      *report.Report `json:"report"`
-	HeldOutLoss float64        `json:"held_out_loss"`
-}
-
-// save makes the shot the one a stopped run goes on from.
-func (r *run) save(s report.Shot) error {
-	done := r.time("journal")
-	s.PeakBytes = report.PeakResident()
-	r.report.Shots = append(r.report.Shots, s)
-	r.heldOutLoss = s.LossAfter
-	err := r.journal.SaveShot(s.Number, state{r.report, r.heldOutLoss}, append(r.weights(), r.warmth()...))
-	done()
-	if err != nil {
-		return err
-	}
-	r.watcher.Shot(r.report.Shots[len(r.report.Shots)-1])
-	return nil
-}
-
-// weights are the tensors that a run changes, as entries of a safetensors file.
-func (r *run) weights() []safetensors.Entry {
-	var all []safetensors.Entry
-	add := func(name string, shape ...int) {
-		all = append(all, safetensors.Entry{Name: name, DType: r.accDType(), Shape: shape, Write: r.writer(name, elements(shape))})
-	}
-	for _, l := range r.model.Linears() {
-		add(l.WeightName(), l.Rows, l.Cols)
-		if l.Bias {
-			add(l.BiasName(), l.Rows)
-		}
-	}
-	return all
-}
-
-// warmth are the matrices that the next measurement starts from.
-func (r *run) warmth() []safetensors.Entry {
-	if r.warm == nil {
-		return nil
-	}
-	var all []safetensors.Entry
-	for _, w := range r.warm.Warmth() {
-		all = append(all, safetensors.Entry{Name: warmPrefix + w.Name, DType: r.accDType(), Shape: []int{w.Packed.Cols}, Write: func(to io.Writer) error {
-			data := make([]byte, w.Packed.Len()*w.Packed.Type.Size())
-			r.dev.Download(w.Packed, w.Packed.Type, data)
-			return r.written(to, data)
-		}})
-	}
-	return all
-}
-
-// warmPrefix keeps the names of such matrices apart from those of weights.
-const warmPrefix = "warm start: "
-
-// accDType is the type in which sums are kept, as files have it.
-func (r *run) accDType() safetensors.DType {
-	if r.model.Type == device.F64 {
-		return safetensors.F64
-	}
-	return safetensors.F32
-}
-
-// written writes what was asked of the device, when it is there.
-func (r *run) written(w io.Writer, data []byte) error {
-	if err := r.dev.Sync(); err != nil {
-		return fmt.Errorf("getting it from the device: %w", err)
-	}
-	_, err := w.Write(data)
-	return err
-}
-
-// writer writes the values of a tensor of so many elements, as the model's Type.Acc.
-func (r *run) writer(name string, elements int) func(io.Writer) error {
-	return func(w io.Writer) error {
-		as := r.model.Type.Acc()
-		data := make([]byte, elements*as.Size())
-		r.model.Download(name, as, data)
-		return r.written(w, data)
-	}
-}
-
-func elements(shape []int) int {
-	n := 1
-	for _, d := range shape {
-		n *= d
-	}
-	return n
-}
-
 // resume brings back the weights and the report after a shot.
 func (r *run) resume(number int) error {
 	var s state
@@ -282,6 +195,9 @@ func (r *run) resume(number int) error {
 
 // restore loads the weights of a complete shot.
 func (r *run) restore(number int, s *state) error {
+	if err := r.saved(); err != nil {
+		return err
+	}
 	file, err := r.journal.LoadShot(number, s)
 	if err != nil {
 		return err
@@ -348,6 +264,9 @@ func (r *run) stepBack(number int, loss float64) error {
 
 // close gives everything back; the work directory stays.
 func (r *run) close() {
+	if err := r.saved(); err != nil { // a run that ends for another reason
+		r.watcher.Warn(err.Error())
+	}
 	if r.journal != nil {
 		r.journal.Close()
 	}

@@ -21,6 +21,7 @@ type turn struct {
 	model       *model.Model
 	calibration [][]int32
 	warm        *curvature.Factors // what the next measurement starts from, or nil
+	settle      func() error       // waits until the weights may change; nil where nothing reads them
 	title       string             // before the names of stages: "shot 3 of 20: "
 	clock       map[string]float64 // seconds per stage of what is going on
 }
@@ -133,6 +134,14 @@ func (t *turn) damping() prune.Damping {
 
 // stage tells the watcher that a stage begins.
 func (t *turn) stage(name string, steps int) { t.watcher.Stage(t.title+name, steps) }
+
+// settled waits until the weights may change.
+func (t *turn) settled() error {
+	if t.settle == nil {
+		return nil
+	}
+	return t.settle()
+}
 
 // time adds the seconds until the returned function is called to a stage.
 func (t *turn) time(stage string) func() {

@@ -12,6 +12,7 @@ type Watcher interface {
 	Say(sentence string)
 	// Warn is a sentence about something that is probably wrong.
 	Warn(sentence string)
-	// Shot is called after each complete shot.
+	// Shot is called after each shot. That of a bfloat16 model may be on its way to the work directory still, where it is when
+	// the next one changes the weights, and when Prune returns.
 	Shot(s report.Shot)
 }

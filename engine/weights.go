@@ -72,6 +72,9 @@ func (o *Options) grouping() prune.Grouping {
 
 // weightUpdate removes and re-fits, layer by layer. What is dead in a layer goes too.
 func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, costs []prune.ElementCosts, s prune.WeightSelection, o *Outcome) error {
+	if err := t.settled(); err != nil {
+		return err
+	}
 	defer t.time("update")()
 	var predicted float64
 	o.Predicted = &predicted

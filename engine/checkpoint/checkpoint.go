@@ -24,10 +24,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"surgeon/engine/checkpoint/gguf"
 	"surgeon/engine/checkpoint/safetensors"
@@ -302,32 +300,19 @@ func (t stored) decode(src []byte, dst []float32) {
 
 // decodeAll decodes the tensor on all processors and returns the index of the first value that is not finite, or −1.
 func (t stored) decodeAll(dst []float32) int {
-	const least = 1 << 16 // elements below which a goroutine costs more than it brings
 	rows, _ := t.rows()
 	if rows == 0 {
 		return -1
 	}
 	cols := len(dst) / rows
-	parts := min(runtime.GOMAXPROCS(0), rows, len(dst)/least+1)
-	first := make([]int, parts)
-	var wait sync.WaitGroup
-	for p := range parts {
-		wait.Go(func() {
-			from, to := rows*p/parts, rows*(p+1)/parts
-			piece := dst[from*cols : to*cols]
-			t.decodeRows(from, to, piece)
-			if first[p] = notFinite(piece); first[p] >= 0 {
-				first[p] += from * cols
-			}
-		})
-	}
-	wait.Wait()
-	for _, i := range first {
-		if i >= 0 {
-			return i
+	return parallel(rows, cols, func(from, to int) int {
+		piece := dst[from*cols : to*cols]
+		t.decodeRows(from, to, piece)
+		if i := notFinite(piece); i >= 0 {
+			return from*cols + i
 		}
-	}
-	return -1
+		return -1
+	})
 }
 
 func elements(shape []int) int {

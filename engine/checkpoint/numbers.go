@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
+	"sync"
 
 	"github.com/x448/float16"
 
@@ -25,25 +27,51 @@ func Float32ToBF16(x float32) uint16 {
 }
 
 // Round rounds each value in place to what Write would store in a tensor of type t (F64, F32, F16 or BF16), to nearest,
-// ties to even. It is an error, and dst keeps its values up to there, if a value is not finite or becomes Inf.
+// ties to even. It is an error that names the first one if a value is not finite or becomes Inf; it is as it was then, and any
+// other may be rounded or not.
 func Round(dst []float32, t safetensors.DType) error {
 	if !readable(t) {
 		return fmt.Errorf("rounding to %s is not supported; F64, F32, F16 and BF16 are", t)
 	}
-	for i, x := range dst {
-		y := x
-		switch t {
-		case safetensors.F16:
-			y = float16.Fromfloat32(x).Float32()
-		case safetensors.BF16:
-			y = BF16ToFloat32(Float32ToBF16(x))
+	failed := parallel(len(dst), 1, func(from, to int) int {
+		for i, x := range dst[from:to] {
+			y := x
+			switch t {
+			case safetensors.F16:
+				y = float16.Fromfloat32(x).Float32()
+			case safetensors.BF16:
+				y = BF16ToFloat32(Float32ToBF16(x))
+			}
+			if !finite(y) {
+				return from + i
+			}
+			dst[from+i] = y
 		}
-		if !finite(y) {
-			return outOfRange(x, i, t)
-		}
-		dst[i] = y
+		return -1
+	})
+	if failed >= 0 {
+		return outOfRange(dst[failed], failed, t)
 	}
 	return nil
+}
+
+// parallel calls f for parts [from, to) of [0, n), on all processors if there are enough elements, each that many to one of n. f
+// returns the first index at which something is wrong, or −1; so does parallel.
+func parallel(n, each int, f func(from, to int) int) int {
+	const least = 1 << 16 // elements below which a goroutine costs more than it brings
+	parts := min(runtime.GOMAXPROCS(0), n, n*each/least+1)
+	wrong := make([]int, parts)
+	var wait sync.WaitGroup
+	for p := range parts {
+		wait.Go(func() { wrong[p] = f(n*p/parts, n*(p+1)/parts) })
+	}
+	wait.Wait()
+	for _, i := range wrong {
+		if i >= 0 {
+			return i
+		}
+	}
+	return -1
 }
 
 func outOfRange(x float32, i int, t safetensors.DType) error {
@@ -97,9 +125,10 @@ func decode(t safetensors.DType, src []byte, dst []float32) {
 	}
 }
 
-// encode appends the elements of src as t, which is readable. start is the index of src[0] in its tensor, for errors: a
-// value that is not finite, or not any more as t.
-func encode(t safetensors.DType, dst []byte, src []float32, start int) ([]byte, error) {
+// encode writes the elements of src as t, which is readable, to dst, which has room for them. It returns the index of the first
+// value that is not finite, or not any more as t, or −1.
+func encode(t safetensors.DType, dst []byte, src []float32) int {
+	dst = dst[:0]
 	for i, x := range src {
 		ok := finite(x)
 		switch t {
@@ -117,8 +146,8 @@ func encode(t safetensors.DType, dst []byte, src []float32, start int) ([]byte, 
 			dst = binary.LittleEndian.AppendUint16(dst, h)
 		}
 		if !ok {
-			return dst, outOfRange(x, start+i, t)
+			return i
 		}
 	}
-	return dst, nil
+	return -1
 }

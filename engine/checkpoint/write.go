@@ -294,16 +294,23 @@ func (w *writer) tensor(to io.Writer, name string, t safetensors.DType) error {
 	return nil
 }
 
+// writeValues writes values as type t; start is the index of the first in its tensor, for errors.
 func writeValues(to io.Writer, t safetensors.DType, values []float32, start int) error {
-	const piece = 1 << 16
-	var buffer []byte
-	for at := 0; at < len(values); at += piece {
-		var err error
-		buffer, err = encode(t, buffer[:0], values[at:min(at+piece, len(values))], start+at)
-		if err != nil {
-			return err
+	const most = 1 << 20
+	size := t.Size()
+	buffer := make([]byte, min(most, len(values))*size)
+	for at := 0; at < len(values); at += most {
+		piece := values[at:min(at+most, len(values))]
+		wrong := parallel(len(piece), 1, func(from, to int) int {
+			if i := encode(t, buffer[from*size:to*size], piece[from:to]); i >= 0 {
+				return from + i
+			}
+			return -1
+		})
+		if wrong >= 0 {
+			return outOfRange(piece[wrong], start+at+wrong, t)
 		}
-		if _, err := to.Write(buffer); err != nil {
+		if _, err := to.Write(buffer[:len(piece)*size]); err != nil {
 			return err
 		}
 	}

@@ -63,6 +63,15 @@ func (m *Model) Download(name string, as device.Type, dst []byte) {
 	}
 }
 
+// Master is the memory of a tensor's master, float32, which may be read at any time in which nothing changes the weights; nil
+// where the tensor has none.
+func (m *Model) Master(name string) []byte {
+	if w := m.weight(name, device.F32); w.master != nil {
+		return bytesOf(w.master)
+	}
+	return nil
+}
+
 // Upload makes src, elements of type as, the values of a tensor, as Download gave them.
 func (m *Model) Upload(name string, src []byte, as device.Type) {
 	w := m.weight(name, as)
@@ -102,12 +111,18 @@ func bytesOf(x []float32) []byte {
 // Round applies round to the values of every tensor, one after the other, so that the model on the device becomes the one
 // that a file of a narrower type holds.
 func (m *Model) Round(round func(name string, values []float32) error) error {
+	var buffer []float32
 	for _, w := range m.weights {
-		values := m.Values(w.name)
+		values := w.master
+		if values == nil {
+			buffer = slices.Grow(buffer[:0], w.tensor.Len())
+			values = buffer[:w.tensor.Len()]
+			m.dev.Download(w.tensor, device.F32, bytesOf(values))
+		}
 		if err := round(w.name, values); err != nil {
 			return err
 		}
-		m.SetValues(w.name, values)
+		m.dev.Upload(bytesOf(values), device.F32, w.tensor)
 	}
 	return nil
 }
