@@ -2,8 +2,11 @@ package engine
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
+	"surgeon/engine/prune"
 )
 
 // checkBlocks looks at every block of the model as it will be written: with the target at its highest each one has lost its N
@@ -13,26 +16,23 @@ func (r *run) checkBlocks() error {
 	if !s.Blocks() || r.report.Final.StoppedEarly != "" {
 		return nil
 	}
+	layers := r.model.Linears()
+	r.watcher.Stage("check of the blocks", len(layers))
 	all, sparse := 0, 0
-	for _, l := range r.model.Linears() {
+	for i, l := range layers {
 		w := l.Matrix(device.F64)
 		marks := zeros(r.dev, w)
 		r.dev.Free(w)
 		if err := r.failed(nil, l); err != nil {
 			return err
 		}
-		for row := range l.Rows {
-			for from := 0; from < l.Cols; from += s.M {
-				at := row*l.Inputs() + from
-				all++
-				if count(marks[at:at+s.M]) >= s.N {
-					sparse++
-				} else if r.options.Target == s.Share() {
-					return fmt.Errorf("block %d, layer %s, row %d: the %d inputs from %d on have %d zeros, and %v needs %d; this is a bug",
-						l.Block, l.Name, row, s.M, from, count(marks[at:at+s.M]), s, s.N)
-				}
+		for row, n := range sparseBlocks(marks, l.Rows, l.Inputs(), s) {
+			if n < l.Cols/s.M && r.options.Target == s.Share() {
+				return fmt.Errorf("block %d, layer %s, row %d: %d of %d blocks have the zeros of %v; this is a bug", l.Block, l.Name, row, n, l.Cols/s.M, s)
 			}
+			all, sparse = all+l.Cols/s.M, sparse+n
 		}
+		r.watcher.Step(i + 1)
 	}
 	if want := s.Taken(r.options.Target, all); sparse < want {
 		return fmt.Errorf("%d of %d blocks have the zeros of %v, and %d were selected; this is a bug", sparse, all, s, want)
@@ -40,25 +40,62 @@ func (r *run) checkBlocks() error {
 	return nil
 }
 
+// sparseBlocks is, for each row, how many of its blocks have their zeros; a column of biases is in none.
+func sparseBlocks(marks []bool, rows, cols int, s prune.Structure) []int {
+	sparse := make([]int, rows)
+	parallel.For(rows, max(1, marksGrain/cols), func(_, from, to int) {
+		for row := from; row < to; row++ {
+			blocks := marks[row*cols : (row+1)*cols]
+			for ; len(blocks) >= s.M; blocks = blocks[s.M:] {
+				n := 0
+				for _, zero := range blocks[:s.M] {
+					if zero {
+						n++
+					}
+				}
+				if n >= s.N {
+					sparse[row]++
+				}
+			}
+		}
+	})
+	return sparse
+}
+
 // zeros marks the weights that are 0, in row-major order.
 func zeros(d device.Device, w device.Tensor) []bool {
-	order := make([]device.Order, w.Len())
-	d.Compare(w, 0, order)
-	marks := make([]bool, len(order))
-	for i, o := range order {
-		marks[i] = o == device.Equal
-	}
+	marks := make([]bool, w.Len())
+	markZeros(d, w, marks)
 	return marks
 }
 
-func count(marks []bool) int {
-	n := 0
-	for _, m := range marks {
-		if m {
-			n++
+// marksGrain is how many marks are worth a goroutine.
+const marksGrain = 1 << 16
+
+// markZeros marks the weights that are 0, beside those that are marked.
+func markZeros(d device.Device, w device.Tensor, marks []bool) {
+	order := make([]device.Order, w.Len())
+	d.Compare(w, 0, order)
+	parallel.For(len(order), marksGrain, func(_, from, to int) {
+		for i, o := range order[from:to] {
+			marks[from+i] = marks[from+i] || o == device.Equal
 		}
-	}
-	return n
+	})
+}
+
+// count is how many are marked.
+func count(marks []bool) int {
+	var sum atomic.Int64
+	parallel.For(len(marks), marksGrain, func(_, from, to int) {
+		n := 0
+		for _, m := range marks[from:to] {
+			if m {
+				n++
+			}
+		}
+		sum.Add(int64(n))
+	})
+	return int(sum.Load())
 }
 
 // refuseOddBlocks refuses a structure that the layers' inputs cannot be cut into.

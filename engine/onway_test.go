@@ -102,7 +102,7 @@ func TestWriteAtResumes(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		stages := 0
 		w := &silent{onStage: func(string) {
-			if stages++; stages == 3+stage%6 {
+			if stages++; stages == 3+stage%13 {
 				cancel()
 			}
 		}}

@@ -84,9 +84,7 @@ func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, cos
 		if err != nil {
 			return err
 		}
-		for k, zero := range zeros(t.dev, l.W) { // not the cheapest of its row, or in a block that stays: it must not come back
-			gone[k] = gone[k] || zero
-		}
+		markZeros(t.dev, l.W, gone) // not the cheapest of its row, or in a block that stays: it must not come back
 		result, err := prune.ApplyElements(t.dev, l, costs[i].Alive, gone, t.options.Update, t.damping(), t.options.grouping())
 		if err != nil {
 			return err
@@ -94,24 +92,11 @@ func (t *turn) weightUpdate(ctx context.Context, factors *curvature.Factors, cos
 		t.model.Linears()[i].SetMatrix(result.W)
 		t.dev.Free(result.W)
 		predicted += result.Predicted
-		o.Removed += removedWeights(gone, costs[i].Alive)
+		o.Removed += result.Removed
 		o.Raised = append(o.Raised, result.Raised...)
 		o.count(result.Iterations, len(t.model.Linears()))
 		return nil
 	})
-}
-
-// removedWeights counts the weights of a layer that are marked or dead.
-func removedWeights(gone []bool, alive prune.Kept) int {
-	n, cols := 0, len(alive.Cols)
-	for i, row := range alive.Rows {
-		for j, col := range alive.Cols {
-			if gone[i*cols+j] || !row || !col {
-				n++
-			}
-		}
-	}
-	return n
 }
 
 // singleWeights are the layers as a selection of single weights sees them, without their costs.

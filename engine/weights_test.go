@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"path/filepath"
 	"slices"
@@ -277,5 +278,46 @@ func TestWeightRequests(t *testing.T) {
 		if !errors.As(err, &request) || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want a RequestError with %q", test.name, err, test.want)
 		}
+	}
+}
+
+// What would be caught: a block that kept a weight too many and is written all the same.
+func TestCheckBlocks(t *testing.T) {
+	dir, text := tiny(t, "tiny-opt") // with biases, which are in no block
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.Structure, o.Target, o.Shots = prune.Structure{N: 2, M: 4}, 0.5, 1
+	dev := cpu.Open()
+	defer dev.Close()
+	r, err := begin(dev, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	if err := r.shot(context.Background(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.checkBlocks(); err != nil {
+		t.Fatal(err)
+	}
+	l := r.model.Linears()[5]
+	w := r.model.Values(l.WeightName())
+	at := slices.Index(w[3*l.Cols:], 0) + 3*l.Cols // in row 3, unless that has no zero
+	w[at] = 1
+	r.model.SetValues(l.WeightName(), w)
+	err = r.checkBlocks()
+	if want := fmt.Sprintf("layer %s, row %d: %d of %d blocks have the zeros of 2:4", l.Name, at/l.Cols, l.Cols/4-1, l.Cols/4); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+	r.options.Target = 0.499 // not every block has to
+	blocks := 0
+	for _, l := range r.model.Linears() {
+		blocks += l.Rows * l.Cols / 4
+	}
+	for i := range w {
+		w[i] = 1
+	}
+	r.model.SetValues(l.WeightName(), w)
+	if err := r.checkBlocks(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%d of %d blocks have the zeros of 2:4", blocks-len(w)/4, blocks)) {
+		t.Errorf("a whole layer without zeros: %v", err)
 	}
 }

@@ -305,7 +305,7 @@ func (t stored) decodeAll(dst []float32) int {
 		return -1
 	}
 	cols := len(dst) / rows
-	return parallel(rows, cols, func(from, to int) int {
+	return firstWrong(rows, cols, func(from, to int) int {
 		piece := dst[from*cols : to*cols]
 		t.decodeRows(from, to, piece)
 		if i := notFinite(piece); i >= 0 {

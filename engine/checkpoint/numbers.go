@@ -4,12 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"runtime"
 	"sync"
 
 	"github.com/x448/float16"
 
 	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/internal/parallel"
 )
 
 // BF16ToFloat32 widens a bfloat16: it is the upper half of a float32.
@@ -33,7 +33,7 @@ func Round(dst []float32, t safetensors.DType) error {
 	if !readable(t) {
 		return fmt.Errorf("rounding to %s is not supported; F64, F32, F16 and BF16 are", t)
 	}
-	failed := parallel(len(dst), 1, func(from, to int) int {
+	failed := firstWrong(len(dst), 1, func(from, to int) int {
 		for i, x := range dst[from:to] {
 			y := x
 			switch t {
@@ -55,23 +55,22 @@ func Round(dst []float32, t safetensors.DType) error {
 	return nil
 }
 
-// parallel calls f for parts [from, to) of [0, n), on all processors if there are enough elements, each that many to one of n. f
-// returns the first index at which something is wrong, or −1; so does parallel.
-func parallel(n, each int, f func(from, to int) int) int {
-	const least = 1 << 16 // elements below which a goroutine costs more than it brings
-	parts := min(runtime.GOMAXPROCS(0), n, n*each/least+1)
-	wrong := make([]int, parts)
-	var wait sync.WaitGroup
-	for p := range parts {
-		wait.Go(func() { wrong[p] = f(n*p/parts, n*(p+1)/parts) })
-	}
-	wait.Wait()
-	for _, i := range wrong {
-		if i >= 0 {
-			return i
+// firstWrong calls f for parts [from, to) of [0, n), each of which has so many elements, on all cores. f returns the first index at
+// which something is wrong, or −1; so does firstWrong.
+func firstWrong(n, each int, f func(from, to int) int) int {
+	const grain = 1 << 16 // elements that are worth a goroutine
+	var mu sync.Mutex
+	first := -1
+	parallel.For(n, max(1, grain/max(1, each)), func(_, from, to int) {
+		if i := f(from, to); i >= 0 {
+			mu.Lock()
+			defer mu.Unlock()
+			if first < 0 || i < first {
+				first = i
+			}
 		}
-	}
-	return -1
+	})
+	return first
 }
 
 func outOfRange(x float32, i int, t safetensors.DType) error {

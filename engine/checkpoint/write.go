@@ -301,7 +301,7 @@ func writeValues(to io.Writer, t safetensors.DType, values []float32, start int)
 	buffer := make([]byte, min(most, len(values))*size)
 	for at := 0; at < len(values); at += most {
 		piece := values[at:min(at+most, len(values))]
-		wrong := parallel(len(piece), 1, func(from, to int) int {
+		wrong := firstWrong(len(piece), 1, func(from, to int) int {
 			if i := encode(t, buffer[from*size:to*size], piece[from:to]); i >= 0 {
 				return from + i
 			}

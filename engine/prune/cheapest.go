@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // WeightSelection tells which single weights go: those that cost less than a limit, and of those that cost just that as many as
@@ -190,9 +191,11 @@ func (s WeightSelection) among(d device.Device, layer int, costs device.Tensor) 
 	if err != nil {
 		return nil, err
 	}
-	for i := range marks { // a row is a whole number of blocks
-		marks[i] = marks[i] && blocks[i/structure.M]
-	}
+	parallel.For(len(marks), marksGrain, func(_, from, to int) {
+		for i := from; i < to; i++ { // a row is a whole number of blocks
+			marks[i] = marks[i] && blocks[i/structure.M]
+		}
+	})
 	return marks, nil
 }
 
@@ -203,13 +206,33 @@ func (c cut) below(d device.Device, values device.Tensor) ([]bool, error) {
 	if err := d.Sync(); err != nil {
 		return nil, err
 	}
-	marks, equal := make([]bool, len(order)), c.equal
-	for i, o := range order {
-		if o == device.Equal && equal > 0 {
-			equal--
-			marks[i] = true
+	marks := make([]bool, len(order))
+	equal := make([]int64, 1+len(order)/marksGrain) // of each piece: how many there are
+	parallel.For(len(order), marksGrain, func(_, from, to int) {
+		n := int64(0)
+		for i, o := range order[from:to] {
+			marks[from+i] = o == device.Less
+			if o == device.Equal {
+				n++
+			}
 		}
-		marks[i] = marks[i] || o == device.Less
+		equal[from/marksGrain] = n
+	})
+	left := c.equal
+	for i, n := range equal { // how many are taken: the first ones
+		equal[i] = min(n, left)
+		left -= equal[i]
 	}
+	parallel.For(len(order), marksGrain, func(_, from, to int) {
+		for i := from; equal[from/marksGrain] > 0 && i < to; i++ {
+			if order[i] == device.Equal {
+				marks[i] = true
+				equal[from/marksGrain]--
+			}
+		}
+	})
 	return marks, nil
 }
+
+// marksGrain is how many marks are worth a goroutine.
+const marksGrain = 1 << 16

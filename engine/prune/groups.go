@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // Grouping is how the single weights that go from a layer are put together for the update of those that stay.
@@ -61,6 +62,7 @@ func ApplyElements(d device.Device, l Layer, alive Kept, gone []bool, how Update
 		d.Free(w, v)
 		return Result{}, err
 	}
+	result.Removed = len(gone) - w.Len() + places.count()
 	places.set(d, v, 0)
 	if err := result.step(d, l, p, w, v); err != nil {
 		d.Free(result.W)
@@ -78,16 +80,38 @@ type removal struct {
 }
 
 func placesOf(p partition, width int, gone []bool) removal {
-	r := removal{cols: len(p.cols), at: []int32{}, start: make([]int, len(p.rows)+1)} // no list would stand for all
-	for i, row := range p.rows {
-		marks := gone[int(row)*width : (int(row)+1)*width]
-		for j, col := range p.cols {
-			if marks[col] {
-				r.at = append(r.at, int32(i*r.cols+j))
+	r := removal{cols: len(p.cols), start: make([]int, len(p.rows)+1)}
+	grain := max(1, marksGrain/max(1, r.cols))
+	parallel.For(len(p.rows), grain, func(_, from, to int) {
+		for i := from; i < to; i++ {
+			marks := gone[int(p.rows[i])*width:][:width]
+			n := 0
+			for _, col := range p.cols {
+				if marks[col] {
+					n++
+				}
 			}
+			r.start[i+1] = n
 		}
-		r.start[i+1] = len(r.at)
+	})
+	for i := range p.rows {
+		r.start[i+1] += r.start[i]
 	}
+	r.at = make([]int32, r.start[len(p.rows)]) // no list would stand for all
+	parallel.For(len(p.rows), grain, func(_, from, to int) {
+		row := make([]int32, r.cols+1)
+		for i := from; i < to; i++ {
+			marks := gone[int(p.rows[i])*width:][:width]
+			n := 0
+			for j, col := range p.cols { // writes what the next one may write over: half of the marks is no branch to guess
+				row[n] = int32(i*r.cols + j)
+				if marks[col] {
+					n++
+				}
+			}
+			copy(r.at[r.start[i]:], row[:n])
+		}
+	})
 	return r
 }
 

@@ -51,10 +51,17 @@ func TestElementsOfDeadLayers(t *testing.T) {
 			if err != nil || r.Predicted != 0 {
 				t.Fatalf("predicted %v, %v", r.Predicted, err)
 			}
+			zeros := 0
 			for i, v := range device.DownloadSlice[float64](dev, r.W) {
 				if v != values[i] {
 					t.Errorf("weight %d was %v and is %v, though only zeros go", i, values[i], v)
 				}
+				if v == 0 {
+					zeros++
+				}
+			}
+			if r.Removed != zeros {
+				t.Errorf("%d removed, %d are zero", r.Removed, zeros)
 			}
 		}
 	}

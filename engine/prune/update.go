@@ -18,6 +18,7 @@ const (
 // Result is one layer after a shot.
 type Result struct {
 	W         device.Tensor // R×C, F64; the caller frees it
+	Removed   int           // weights that are zero in it, what is dead included
 	Predicted float64       // increase of the loss, nats per token
 	Raised    []Raised
 	// Iterations is how many steps of conjugate gradients it took; 0 where the update is solved directly.
@@ -67,6 +68,7 @@ func Apply(d device.Device, layers []Layer, alive, kept []Kept, how Update, damp
 
 // apply is Apply for one layer.
 func (r *Result) apply(d device.Device, l Layer, alive Kept, p partition, x *reach, how Update, damp Damping, tolerance float64) (err error) {
+	r.Removed = l.W.Len() - len(p.s)*len(p.t)
 	if !p.removes() { // the step is zero, and so is what it costs
 		r.W = Restrict(d, l.W, alive)
 		return nil

@@ -1,6 +1,9 @@
 package cpu
 
-import "surgeon/engine/device"
+import (
+	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
+)
 
 // SwiGLU is y ← silu(gate) ∘ up.
 func (d *Device) SwiGLU(gate, up, y device.Tensor) {
@@ -18,7 +21,7 @@ func (d *Device) SwiGLU(gate, up, y device.Tensor) {
 }
 
 func swiGLU[T float](gate, up, y []T) {
-	parallel(len(y), grainElements, func(_, i, j int) {
+	parallel.For(len(y), grainElements, func(_, i, j int) {
 		for k := i; k < j; k++ {
 			y[k] = gate[k] / (1 + exp(-gate[k])) * up[k]
 		}
@@ -43,7 +46,7 @@ func (d *Device) SwiGLUBackward(gate, up, dy, dgate, dup device.Tensor) {
 }
 
 func swiGLUBackward[T float](gate, up, dy, dgate, dup []T) {
-	parallel(len(dy), grainElements, func(_, i, j int) {
+	parallel.For(len(dy), grainElements, func(_, i, j int) {
 		for k := i; k < j; k++ {
 			z, u, g := gate[k], up[k], dy[k]
 			sigma := 1 / (1 + exp(-z))
@@ -69,7 +72,7 @@ func (d *Device) ReLU(x, y device.Tensor) {
 }
 
 func relu[T float](x, y []T) {
-	parallel(len(x), grainElements, func(_, i, j int) {
+	parallel.For(len(x), grainElements, func(_, i, j int) {
 		for k := i; k < j; k++ {
 			if v := x[k]; v > 0 || v != v {
 				y[k] = v
@@ -96,7 +99,7 @@ func (d *Device) ReLUBackward(y, dy, dx device.Tensor) {
 }
 
 func reluBackward[T float](y, dy, dx []T) {
-	parallel(len(y), grainElements, func(_, i, j int) {
+	parallel.For(len(y), grainElements, func(_, i, j int) {
 		for k := i; k < j; k++ {
 			switch v := y[k]; {
 			case v > 0:

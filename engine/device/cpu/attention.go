@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // Attention works on blocks of query rows of one head of one sequence, against all keys that one of the rows sees:
@@ -66,10 +67,10 @@ func attention[T float](d *Device, h device.Heads, q, k, v, out, lse device.Tens
 	}
 	blocks := (h.Length + queryRows - 1) / queryRows
 	size := min(h.Length, queryRows) * h.Length
-	buf, free := scratch[T](d, workers()*size)
+	buf, free := scratch[T](d, parallel.Workers()*size)
 	defer free()
 
-	parallel(q.Rows/h.Length*h.Query*blocks, 1, func(worker, task, _ int) {
+	parallel.For(q.Rows/h.Length*h.Query*blocks, 1, func(worker, task, _ int) {
 		i := task / blocks
 		seq, head := i/h.Query*h.Length, i%h.Query
 		b := bandAt(h, (blocks-1-task%blocks)*queryRows) // the longest first, so that none is left over in the end
@@ -138,9 +139,9 @@ func attentionBackward[T float](d *Device, h device.Heads, q, k, v, out, lse, do
 	mdk, mdv := whole[T](d, partK), whole[T](d, partV)
 
 	size := min(h.Length, queryRows) * h.Length
-	buf, free := scratch[T](d, 2*workers()*size)
+	buf, free := scratch[T](d, 2*parallel.Workers()*size)
 	defer free()
-	parallel(q.Rows/h.Length*h.Query, 1, func(worker, task, _ int) {
+	parallel.For(q.Rows/h.Length*h.Query, 1, func(worker, task, _ int) {
 		seq, head := task/h.Query*h.Length, task%h.Query
 		of := func(x block[T], head int) block[T] { return cut(x, seq, h.Length, head, h.Dim) }
 		hq, hk, hv := of(mq, head), of(mk, head/group), of(mv, head/group)
@@ -176,7 +177,7 @@ func attentionBackward[T float](d *Device, h device.Heads, q, k, v, out, lse, do
 
 // addGroups is y_g ← Σ x_h over the query heads h of group g.
 func addGroups[T float](x block[T], group, dim int, y block[T]) {
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	parallel.For(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			from, to := x.row(i), y.row(i)
 			for j := range to {

@@ -9,6 +9,7 @@ import (
 	"gonum.org/v1/gonum/lapack/lapack64"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // Everything here splits a triangular matrix in two,
@@ -34,7 +35,7 @@ func halves(l matrix) (l11, l21, l22 matrix) {
 func (d *Device) Cholesky(as ...device.Tensor) []bool {
 	device.CheckCholesky(as)
 	ok := make([]bool, len(as))
-	parallel(len(as), 1, func(_, i, _ int) {
+	parallel.For(len(as), 1, func(_, i, _ int) {
 		m := whole[float64](d, as[i])
 		ok[i] = cholesky(m) && finiteDiagonal(m)
 	})
@@ -86,7 +87,7 @@ func subtractSquare(a, c matrix) {
 // CholeskySolve is b ← (l·lᵀ)⁻¹·b or b ← b·(l·lᵀ)⁻¹, for several pairs side by side.
 func (d *Device) CholeskySolve(side device.Side, ls, bs []device.Tensor) {
 	device.CheckCholeskySolve(side, ls, bs)
-	parallel(len(ls), 1, func(_, i, _ int) {
+	parallel.For(len(ls), 1, func(_, i, _ int) {
 		if ls[i].Type == device.F32 {
 			l, b := whole[float32](d, ls[i]), elements[float32](d, bs[i])
 			x, triangle := blas32.Vector{N: l.rows, Inc: 1, Data: b}, blas32.Triangular{N: l.rows, Stride: l.stride, Data: l.data, Uplo: blas.Lower, Diag: blas.NonUnit}
@@ -177,7 +178,7 @@ func leafSolve(side blas.Side, trans bool, l, b matrix) {
 	if side == blas.Right {
 		n = b.rows
 	}
-	parallel(n, solvePiece, func(_, i, j int) {
+	parallel.For(n, solvePiece, func(_, i, j int) {
 		if side == blas.Right {
 			blas64.Trsm(side, t, 1, tri, general64(b.part(i, j, 0, b.cols)))
 		} else {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // ElementCosts is cost_ij ← ½·w_ij²·r_i·c_j.
@@ -12,7 +13,7 @@ func (d *Device) ElementCosts(w, r, c, cost device.Tensor) {
 	device.CheckElementCosts(w, r, c, cost)
 	from, to := whole[float64](d, w), whole[float64](d, cost)
 	rows, cols := elements[float64](d, r), elements[float64](d, c)
-	parallel(w.Rows, rowGrain(w.Cols), func(_, i0, i1 int) {
+	parallel.For(w.Rows, rowGrain(w.Cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			half, out := rows[i]/2, to.row(i)
 			for j, v := range from.row(i) {
@@ -29,8 +30,8 @@ func key(v float64) uint64 { return math.Float64bits(v + 0) }
 func (d *Device) Histogram(x device.Tensor, prefix uint64, bits int, counts []int64) {
 	digit := device.CheckHistogram(x, prefix, bits, counts)
 	from := elements[float64](d, x)
-	own := make([][]int64, workers())
-	parallel(len(from), grainElements, func(worker, i, j int) {
+	own := make([][]int64, parallel.Workers())
+	parallel.For(len(from), grainElements, func(worker, i, j int) {
 		if own[worker] == nil {
 			own[worker] = make([]int64, len(counts))
 		}
@@ -52,17 +53,17 @@ func (d *Device) Histogram(x device.Tensor, prefix uint64, bits int, counts []in
 func (d *Device) Compare(x device.Tensor, limit float64, marks []device.Order) {
 	device.CheckCompare(x, marks)
 	from := elements[float64](d, x)
-	parallel(len(from), grainElements, func(_, i, j int) {
+	parallel.For(len(from), grainElements, func(_, i, j int) {
 		out := marks[i:j]
-		for k, v := range from[i:j] {
-			switch {
-			case v < limit:
-				out[k] = device.Less
-			case v == limit:
-				out[k] = device.Equal
-			default:
-				out[k] = device.More
+		for k, v := range from[i:j] { // without branches: whether v is less is not to be guessed
+			order := device.More
+			if v < limit {
+				order = device.Less
 			}
+			if v == limit {
+				order = device.Equal
+			}
+			out[k] = order
 		}
 	})
 }
@@ -78,7 +79,7 @@ func (d *Device) Smallest(n, m int, x, sums device.Tensor, marks []bool) {
 	if !sums.IsZero() {
 		out = elements[float64](d, sums)
 	}
-	parallel(len(from)/m, rowGrain(m), func(_, i, j int) {
+	parallel.For(len(from)/m, rowGrain(m), func(_, i, j int) {
 		order := make([]int, m)
 		for run := i; run < j; run++ {
 			values := from[run*m : (run+1)*m]
@@ -153,7 +154,7 @@ func compare(a, b float64) int {
 func (d *Device) Divide(x, y, z device.Tensor) {
 	device.CheckDivide(x, y, z)
 	a, b, c := elements[float64](d, x), elements[float64](d, y), elements[float64](d, z)
-	parallel(len(a), grainElements, func(_, i, j int) {
+	parallel.For(len(a), grainElements, func(_, i, j int) {
 		for k := i; k < j; k++ {
 			c[k] = a[k] / b[k]
 		}
@@ -164,7 +165,7 @@ func (d *Device) Divide(x, y, z device.Tensor) {
 func (d *Device) DivideOuter(alpha float64, s, t, x device.Tensor) {
 	device.CheckDivideOuter(s, t, x)
 	rows, cols, m := elements[float64](d, s), elements[float64](d, t), whole[float64](d, x)
-	parallel(x.Rows, rowGrain(x.Cols), func(_, i0, i1 int) {
+	parallel.For(x.Rows, rowGrain(x.Cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			out := m.row(i)
 			for j := range out {

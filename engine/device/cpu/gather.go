@@ -1,6 +1,9 @@
 package cpu
 
-import "surgeon/engine/device"
+import (
+	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
+)
 
 // Gather is y_ij ← x[rows_i, cols_j].
 func (d *Device) Gather(x device.Tensor, rows, cols []int32, y device.Tensor) {
@@ -16,7 +19,7 @@ func (d *Device) Gather(x device.Tensor, rows, cols []int32, y device.Tensor) {
 }
 
 func gather[E any](x []E, xCols int, rows, cols []int32, y []E, m, n int) {
-	parallel(m, rowGrain(n), func(_, i0, i1 int) {
+	parallel.For(m, rowGrain(n), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			from, to := x[at(rows, i)*xCols:][:xCols], y[i*n:(i+1)*n]
 			if cols == nil {
@@ -52,7 +55,7 @@ func (d *Device) Scatter(x device.Tensor, rows, cols []int32, y device.Tensor) {
 }
 
 func scatter[E any](x []E, m, n int, rows, cols []int32, y []E, yCols int) {
-	parallel(m, rowGrain(n), func(_, i0, i1 int) {
+	parallel.For(m, rowGrain(n), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			from, to := x[i*n:(i+1)*n], y[at(rows, i)*yCols:][:yCols]
 			if cols == nil {
@@ -83,7 +86,7 @@ func (d *Device) Extract(s device.Sym, rows, cols []int32, y device.Tensor) {
 // of the tile reads serve the next rows too.
 func extract[S, T float](packed []S, rows, cols []int32, y block[T]) {
 	const tile = 64
-	parallel(y.rows, tile, func(_, i0, i1 int) {
+	parallel.For(y.rows, tile, func(_, i0, i1 int) {
 		for j0 := 0; j0 < y.cols; j0 += tile {
 			j1 := min(y.cols, j0+tile)
 			for i := i0; i < i1; i++ {

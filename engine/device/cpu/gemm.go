@@ -8,6 +8,7 @@ import (
 	"gonum.org/v1/gonum/blas/blas64"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // block is a part of a matrix: rows×cols elements, the rows stride elements apart.
@@ -64,7 +65,7 @@ func (d *Device) Linear(x, w, b device.Tensor, beta float64, y device.Tensor) {
 
 // linear puts b + β·y into y before the product, which is added to it.
 func linear[T float](x, w block[T], b []T, beta T, y block[T]) {
-	parallel(y.rows, rowGrain(y.cols), func(_, i0, i1 int) {
+	parallel.For(y.rows, rowGrain(y.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			accumulate(b, beta, y.row(i))
 		}
@@ -80,7 +81,7 @@ func product[T float](transA, transB bool, alpha T, a, b block[T], beta T, c blo
 	}
 	rows, cols := even(c.rows, panelRows), even(c.cols, panelCols)
 	across := 1 + (c.cols-1)/cols
-	parallel((1+(c.rows-1)/rows)*across, 1, func(_, p, _ int) {
+	parallel.For((1+(c.rows-1)/rows)*across, 1, func(_, p, _ int) {
 		i0, j0 := p/across*rows, p%across*cols
 		i1, j1 := min(c.rows, i0+rows), min(c.cols, j0+cols)
 		gemm(transA, transB, alpha, a.outputs(!transA, i0, i1), b.outputs(transB, j0, j1), beta, c.part(i0, i1, j0, j1))
@@ -239,9 +240,9 @@ func gram[T float](d *Device, alpha float64, x device.Tensor, beta float64, s de
 	xs, packed := whole[T](d, x), elements[T](d, s.Packed)
 	n := x.Cols
 	side := (n + gramTile - 1) / gramTile
-	buf, free := scratch[T](d, max(n, workers()*gramTile*gramTile))
+	buf, free := scratch[T](d, max(n, parallel.Workers()*gramTile*gramTile))
 	defer free()
-	parallel(device.PackedLen(side), 1, func(worker, task, _ int) {
+	parallel.For(device.PackedLen(side), 1, func(worker, task, _ int) {
 		i0, j0 := gramTileAt(side, task)
 		i1, j1 := min(n, i0+gramTile), min(n, j0+gramTile)
 		tile := block[T]{i1 - i0, j1 - j0, j1 - j0, buf[worker*gramTile*gramTile:][:(i1-i0)*(j1-j0)]}
@@ -320,7 +321,7 @@ func accumulate[T float](x []T, beta T, y []T) {
 // columnSums is s_j ← Σ_i x_ij.
 func columnSums[T float](x block[T], s []T) {
 	const columns = 64
-	parallel(x.cols, columns, func(_, j0, j1 int) {
+	parallel.For(x.cols, columns, func(_, j0, j1 int) {
 		var sum [columns]float64
 		for i := range x.rows {
 			for j, v := range x.row(i)[j0:j1] {

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // CrossEntropy is losses_i ← log Σ_v exp(logits_iv) − logits_i,target(i), and with grad logits ← its gradient.
@@ -30,9 +31,9 @@ func crossEntropy[T float](d *Device, logits block[T], targets []int32, grad boo
 	if !grad {
 		width = logits.cols // a copy of the row, for the row itself must stay
 	}
-	buf, free := scratch[T](d, workers()*width)
+	buf, free := scratch[T](d, parallel.Workers()*width)
 	defer free()
-	parallel(logits.rows, rowGrain(logits.cols), func(worker, i0, i1 int) {
+	parallel.For(logits.rows, rowGrain(logits.cols), func(worker, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			losses[i] = T(rowEntropy(logits.row(i), targets[i], grad, buf[worker*width:][:width]))
 		}

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // The norms: with n the width, g the gain and, in LayerNorm only, m the mean and b the bias,
@@ -45,7 +46,7 @@ func (d *Device) LayerNorm(x, gain, bias device.Tensor, eps float64, y device.Te
 
 // norm is LayerNorm, or RMSNorm where there is no bias.
 func norm[T float](x block[T], gain, bias []T, eps float64, y block[T]) {
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	parallel.For(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			from, to := x.row(i), y.row(i)
 			mean, s := moments(from, bias != nil, eps)
@@ -107,7 +108,7 @@ func (d *Device) normBackward(centred bool, x, gain device.Tensor, eps float64, 
 
 func normBackward[T float](centred bool, x block[T], gain []T, eps float64, dy block[T], beta T, dx block[T]) {
 	n := float64(x.cols)
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	parallel.For(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			from, grad, to := x.row(i), dy.row(i), dx.row(i)
 			mean, s := moments(from, centred, eps)

@@ -1,6 +1,9 @@
 package cpu
 
-import "surgeon/engine/device"
+import (
+	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
+)
 
 // Embed is x_i ← table[ids_i] + β·x_i.
 func (d *Device) Embed(table device.Tensor, ids []int32, beta float64, x device.Tensor) {
@@ -21,7 +24,7 @@ func (d *Device) Embed(table device.Tensor, ids []int32, beta float64, x device.
 }
 
 func embed[T float](table block[T], ids []int32, beta T, x block[T]) {
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	parallel.For(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			accumulate(table.row(int(ids[i])), beta, x.row(i))
 		}
@@ -45,7 +48,7 @@ func (d *Device) Rope(cos, sin device.Tensor, inverse bool, x device.Tensor) {
 
 func rope[T float](cos, sin block[T], inverse bool, x block[T]) {
 	half := cos.cols
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	parallel.For(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			c, s, row := cos.row(i%cos.rows), sin.row(i%cos.rows), x.row(i)
 			for h := 0; h < len(row); h += 2 * half {

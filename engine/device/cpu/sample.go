@@ -1,6 +1,9 @@
 package cpu
 
-import "surgeon/engine/device"
+import (
+	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
+)
 
 // Sample is ids_i ← the smallest v with Σ_{u≤v} exp(logits_iu) > uniform_i · Σ_u exp(logits_iu).
 func (d *Device) Sample(logits device.Tensor, uniform []float64, ids []int32) {
@@ -18,9 +21,9 @@ func (d *Device) Sample(logits device.Tensor, uniform []float64, ids []int32) {
 }
 
 func sample[T float](d *Device, logits block[T], uniform []float64, ids []int32) {
-	buf, free := scratch[T](d, workers()*logits.cols)
+	buf, free := scratch[T](d, parallel.Workers()*logits.cols)
 	defer free()
-	parallel(logits.rows, rowGrain(logits.cols), func(worker, i0, i1 int) {
+	parallel.For(logits.rows, rowGrain(logits.cols), func(worker, i0, i1 int) {
 		p := buf[worker*logits.cols:][:logits.cols]
 		for i := i0; i < i1; i++ {
 			row := logits.row(i)

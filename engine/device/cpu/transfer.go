@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // Upload is dst ← src.
@@ -70,7 +71,7 @@ func asBytes[E float | uint16](s []E) []byte {
 // decode is dst ← src. src may begin at any byte: it is often a part of a file in memory.
 func decode[E float | uint16](src []byte, as device.Type, dst []E) {
 	var e E
-	parallel(len(dst), grainElements, func(_, i, j int) {
+	parallel.For(len(dst), grainElements, func(_, i, j int) {
 		to, from := dst[i:j], src[i*as.Size():j*as.Size()]
 		if sameKind(e, as) {
 			copy(asBytes(to), from)
@@ -96,7 +97,7 @@ func decode[E float | uint16](src []byte, as device.Type, dst []E) {
 // encode is dst ← src.
 func encode[E float | uint16](src []E, as device.Type, dst []byte) {
 	var e E
-	parallel(len(src), grainElements, func(_, i, j int) {
+	parallel.For(len(src), grainElements, func(_, i, j int) {
 		from, to := src[i:j], dst[i*as.Size():j*as.Size()]
 		if sameKind(e, as) {
 			copy(to, asBytes(from))

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"surgeon/engine/device"
+	"surgeon/engine/internal/parallel"
 )
 
 // Axpy is y ← α·x + y.
@@ -22,7 +23,7 @@ func (d *Device) Axpy(alpha float64, x, y device.Tensor) {
 }
 
 func axpy[T float](alpha T, x, y []T) {
-	parallel(len(x), grainElements, func(_, i, j int) {
+	parallel.For(len(x), grainElements, func(_, i, j int) {
 		to := y[i:j]
 		for k, v := range x[i:j] {
 			to[k] += alpha * v
@@ -46,7 +47,7 @@ func (d *Device) RowDot(x, y, dot device.Tensor) {
 }
 
 func rowDot[T float](x, y block[T], dot []T) {
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	parallel.For(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			dot[i] = T(sumProduct(x.row(i), y.row(i)))
 		}
@@ -89,7 +90,7 @@ func (d *Device) ColDot(x, y, dot device.Tensor) {
 const columnsPerPiece = 128
 
 func colDot[T float](x, y block[T], dot []T) {
-	parallel(x.cols, columnsPerPiece, func(_, j0, j1 int) {
+	parallel.For(x.cols, columnsPerPiece, func(_, j0, j1 int) {
 		var sum [columnsPerPiece]float64
 		for i := range x.rows {
 			b := y.row(i)[j0:j1]
@@ -119,7 +120,7 @@ func (d *Device) ScaleRoot(sign float64, w, x, y device.Tensor) {
 }
 
 func scaleRoot[T float](sign T, w []T, x, y block[T]) {
-	parallel(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
+	parallel.For(x.rows, rowGrain(x.cols), func(_, i0, i1 int) {
 		for i := i0; i < i1; i++ {
 			root := T(0)
 			if v := sign * w[i]; v > 0 || v != v {
@@ -149,7 +150,7 @@ func (d *Device) Square(x, y device.Tensor) {
 }
 
 func square[T float](x, y []T) {
-	parallel(len(x), grainElements, func(_, i, j int) {
+	parallel.For(len(x), grainElements, func(_, i, j int) {
 		to := y[i:j]
 		for k, v := range x[i:j] {
 			to[k] = v * v
@@ -174,8 +175,8 @@ func (d *Device) MaxAbs(x, r, c device.Tensor) {
 
 // maxAbs reads x once: each worker keeps the largest of the rows it saw for every column.
 func maxAbs[T float](x block[T], r, c []T) {
-	seen := make([][]T, workers())
-	parallel(x.rows, rowGrain(x.cols), func(worker, i0, i1 int) {
+	seen := make([][]T, parallel.Workers())
+	parallel.For(x.rows, rowGrain(x.cols), func(worker, i0, i1 int) {
 		if seen[worker] == nil {
 			seen[worker] = make([]T, x.cols)
 		}

@@ -1,4 +1,5 @@
-package cpu
+// Package parallel shares the work of loops among the cores.
+package parallel
 
 import (
 	"runtime"
@@ -6,14 +7,14 @@ import (
 	"sync/atomic"
 )
 
-// parallel calls f for the pieces [0, grain), [grain, 2·grain), … of [0, n), on as many goroutines as there are cores. Who
+// For calls f for the pieces [0, grain), [grain, 2·grain), … of [0, n), on as many goroutines as there are cores. Who
 // works on a piece depends on chance, where it begins and ends does not: f must write nothing that another piece reads or
-// writes, but for what it keeps under its worker's number, 0 to workers()−1.
+// writes, but for what it keeps under its worker's number, 0 to Workers()−1.
 //
 // A panic in f comes back through the caller, with its value, wherever f ran: misuse found in a piece must reach whoever
 // recovers there, and a goroutine that nobody recovers in would end the program with a stack trace. The other workers
 // finish the piece they are at and take no more. Of several panics one is kept.
-func parallel(n, grain int, f func(worker, i, j int)) {
+func For(n, grain int, f func(worker, i, j int)) {
 	if n <= 0 {
 		return
 	}
@@ -35,7 +36,7 @@ func parallel(n, grain int, f func(worker, i, j int)) {
 		}
 	}
 	var wg sync.WaitGroup
-	for w := 1; w < min(workers(), pieces); w++ {
+	for w := 1; w < min(Workers(), pieces); w++ {
 		wg.Go(func() { run(w) })
 	}
 	run(0)
@@ -45,13 +46,8 @@ func parallel(n, grain int, f func(worker, i, j int)) {
 	}
 }
 
-// panicked is what a worker of parallel panicked with.
+// panicked is what a worker of For panicked with.
 type panicked struct{ value any }
 
-func workers() int { return runtime.GOMAXPROCS(0) }
-
-// grainElements is the least work for which another goroutine is worth waking: some 10 µs of moving memory.
-const grainElements = 16384
-
-// rowGrain is how many rows of n elements make a piece.
-func rowGrain(n int) int { return max(1, grainElements/max(1, n)) }
+// Workers is how many goroutines For uses at most.
+func Workers() int { return runtime.GOMAXPROCS(0) }
