@@ -8,6 +8,7 @@ import (
 
 	"surgeon/engine"
 	"surgeon/engine/device"
+	"surgeon/engine/prune"
 	"surgeon/engine/report"
 )
 
@@ -198,7 +199,7 @@ func (r *ShotReport) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "One shot at the shapes of %s, %d of %d blocks, with random weights: %.1f million, %.1f million of them in the layers that are pruned, in %s.\n",
 		r.Shape, r.Layers, r.LayersAll, float64(r.Parameters)/1e6, float64(r.Prunable)/1e6, r.Precision)
-	fmt.Fprintf(&b, "Sequences: %d of %d random tokens, %d at one time.\n\n", r.Sequences, r.Length, r.Batch)
+	fmt.Fprintf(&b, "What goes: %s. Sequences: %d of %d random tokens, %d at one time.\n\n", r.Structure, r.Sequences, r.Length, r.Batch)
 
 	line := func(name string, bytes int64, more string) {
 		fmt.Fprintf(&b, "  %-50s%12.1f%s\n", name, float64(bytes)/(1<<20), more)
@@ -238,6 +239,9 @@ func (r *ShotReport) Text() string {
 		fmt.Fprintf(&b, "; %.4g s for a sequence without the first batch", r.SecondsPerSequenceAfterFirst)
 	}
 	fmt.Fprintf(&b, ".\nThe loss is %.4f nats, and %.2f %% of the weights went, from %d of %d linear layers; predicted increase %.4g", r.Loss, 100*r.Removed, r.LayersChanged, r.LayersPruned, r.Predicted)
+	if r.UpdateSteps != nil {
+		fmt.Fprintf(&b, "; conjugate gradients took %.1f steps in the mean, %d at most", r.UpdateSteps.Mean, r.UpdateSteps.Most)
+	}
 	if r.Raised > 0 {
 		fmt.Fprintf(&b, "; the damping of %d factors had to be raised", r.Raised)
 	}
@@ -263,7 +267,11 @@ func (r *ShotReport) GoText() string {
 	for _, p := range r.Plan {
 		fmt.Fprintf(&b, "# plan: %d bytes: %s\n", p.Bytes, r.partName(p))
 	}
-	name := fmt.Sprintf("BenchmarkShot/%s/blocks=%d/sequences=%d/length=%d/batch=%d/%s/", r.Shape, r.Layers, r.Sequences, r.Length, r.Batch, r.Precision)
+	what := ""
+	if r.Structure != prune.RowCol.String() { // which has no word in the names of older results
+		what = r.Structure + "/"
+	}
+	name := fmt.Sprintf("BenchmarkShot/%s/%sblocks=%d/sequences=%d/length=%d/batch=%d/%s/", r.Shape, what, r.Layers, r.Sequences, r.Length, r.Batch, r.Precision)
 	for _, s := range r.Stages {
 		m := []metric{{s.Seconds * 1e9, "ns/op"}}
 		if s.FLOP > 0 {
@@ -278,6 +286,9 @@ func (r *ShotReport) GoText() string {
 		}
 		if s.Name == "update" {
 			m = append(m, metric{r.Removed, "removed"}, metric{r.Predicted, "predicted"}, metric{float64(r.LayersChanged), "layers"})
+			if r.UpdateSteps != nil {
+				m = append(m, metric{r.UpdateSteps.Mean, "steps"})
+			}
 		}
 		goLine(&b, name+s.Name, 1, m)
 	}

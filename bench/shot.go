@@ -22,6 +22,7 @@ type ShotOptions struct {
 	Length    int         // tokens in a sequence; 0 = lengthDefault, or what the model allows
 	Batch     int         // sequences at one time; 0 = one in main memory, as many as fit elsewhere
 	Precision device.Type // of the model
+	Structure prune.Structure
 }
 
 const lengthDefault = 4096
@@ -34,6 +35,7 @@ type ShotReport struct {
 	Parameters int    `json:"parameters"` // of the model as it was made
 	Prunable   int    `json:"prunable"`   // of the layers that are pruned
 	Precision  string `json:"-"`          // the header has it
+	Structure  string `json:"structure"`
 	Sequences  int    `json:"sequences"`
 	Length     int    `json:"length"`
 	Batch      int    `json:"batch"`
@@ -60,6 +62,8 @@ type ShotReport struct {
 	LayersPruned  int     `json:"linear_layers"`
 	Predicted     float64 `json:"predicted_increase"`
 	Raised        int     `json:"dampings_raised"`
+
+	UpdateSteps *report.Steps `json:"update_steps,omitempty"` // of conjugate gradients, for single weights
 }
 
 // Stage is a stage of the shot.
@@ -76,6 +80,20 @@ type Stage struct {
 // nothing would make the update look faster than it is.
 const stepShare = 1. / 32
 
+// half of the single weights go, which is what most who remove them ask for.
+const half = 0.5
+
+// targetOf is what the shot removes; of blocks, what their zeros are.
+func targetOf(s prune.Structure) float64 {
+	switch s {
+	case prune.RowCol:
+		return 0.99 * (1 - (1-stepShare)*(1-stepShare))
+	case prune.Element:
+		return half
+	}
+	return s.Share()
+}
+
 // Shot makes a model of exactly these shapes with random weights on the device, and runs one shot of the method on it, of
 // sequences of random tokens: the stages of engine.Prune, by the same code.
 func Shot(ctx context.Context, c *Ceilings, o ShotOptions, w engine.Watcher) (*ShotReport, error) {
@@ -83,8 +101,8 @@ func Shot(ctx context.Context, c *Ceilings, o ShotOptions, w engine.Watcher) (*S
 	if err != nil {
 		return nil, err
 	}
-	options := engine.Options{Samples: r.Sequences, Length: r.Length, Batch: o.Batch, Precision: r.Precision,
-		Cost: prune.OBS, Update: prune.Joint, StepLimit: stepShare}
+	options := engine.Options{Samples: r.Sequences, Length: r.Length, Batch: o.Batch, Precision: r.Precision, Structure: o.Structure,
+		Cost: prune.OBS, Update: prune.Joint, StepLimit: stepShare, Tolerance: tolerance}
 	if r.Plan, r.PlannedBytes, err = engine.PlanTurn(c.d, cfg, &options); err != nil {
 		return nil, err
 	}
@@ -102,7 +120,7 @@ func Shot(ctx context.Context, c *Ceilings, o ShotOptions, w engine.Watcher) (*S
 	r.MakeSeconds, r.Parameters = time.Since(start).Seconds(), m.Parameters()
 
 	watch := &shotWatch{Watcher: w, d: c.d}
-	outcome, err := engine.Turn(ctx, m, randomSequences(cfg.Vocab, r), 0.99*(1-(1-stepShare)*(1-stepShare)), options, watch)
+	outcome, err := engine.Turn(ctx, m, randomSequences(cfg.Vocab, r), targetOf(o.Structure), options, watch)
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +128,11 @@ func Shot(ctx context.Context, c *Ceilings, o ShotOptions, w engine.Watcher) (*S
 	r.fill(outcome, watch)
 	m.Free() // the ceilings want memory, and are measured afterwards so that the peak is the shot's
 	w.Stage("ceilings", 0)
-	return r, r.rates(c, cfg, o.Precision, outcome)
+	return r, r.rates(c, cfg, o, outcome)
 }
+
+// tolerance is what prune takes where none is asked for.
+const tolerance = 0.01
 
 // prepareShot is the architecture that is measured, and what is known of the report before anything runs.
 func prepareShot(o ShotOptions) (checkpoint.Config, *ShotReport, error) {
@@ -119,7 +140,8 @@ func prepareShot(o ShotOptions) (checkpoint.Config, *ShotReport, error) {
 	if err != nil {
 		return cfg, nil, fmt.Errorf("shape %s: %w", o.Shape.Name, err)
 	}
-	r := &ShotReport{Shape: o.Shape.Name, Layers: o.Layers, LayersAll: cfg.Blocks, Sequences: o.Sequences, Length: o.Length, Precision: o.Precision.String()}
+	r := &ShotReport{Shape: o.Shape.Name, Layers: o.Layers, LayersAll: cfg.Blocks, Structure: o.Structure.String(), Sequences: o.Sequences, Length: o.Length,
+		Precision: o.Precision.String()}
 	refuse := func(format string, args ...any) (checkpoint.Config, *ShotReport, error) {
 		return cfg, nil, &engine.RequestError{Err: fmt.Errorf(format, args...)}
 	}
@@ -142,9 +164,14 @@ func prepareShot(o ShotOptions) (checkpoint.Config, *ShotReport, error) {
 		return refuse("--batch is %d; it cannot be negative", o.Batch)
 	}
 	cfg.Blocks, cfg.Window = r.Layers, cfg.Window[:r.Layers]
+	weights := prune.Weights{Structure: o.Structure}
 	for _, l := range linears(cfg) {
 		r.Prunable += l.Rows * l.Inputs()
 		r.LayersPruned++
+		weights.Layers = append(weights.Layers, prune.WeightsOf{Name: l.Name, Rows: l.Rows, Cols: l.Inputs(), Bias: l.Bias})
+	}
+	if err := weights.CheckBlocks(); err != nil {
+		return refuse("--structure %v: %w", o.Structure, err)
 	}
 	return cfg, r, nil
 }
@@ -167,6 +194,9 @@ func (r *ShotReport) fill(o engine.Outcome, watch *shotWatch) {
 		r.Loss += l / float64(len(o.Losses))
 	}
 	r.Removed = float64(o.Removed) / float64(o.Total)
+	if o.Kept == nil { // single weights, which no layer keeps all of
+		r.LayersChanged = r.LayersPruned
+	}
 	for _, k := range o.Kept {
 		if k.Weights() < len(k.Rows)*len(k.Cols) {
 			r.LayersChanged++
@@ -175,7 +205,7 @@ func (r *ShotReport) fill(o engine.Outcome, watch *shotWatch) {
 	if o.Predicted != nil {
 		r.Predicted = *o.Predicted
 	}
-	r.Raised = len(o.Raised)
+	r.Raised, r.UpdateSteps = len(o.Raised), o.Steps
 	seconds := o.Seconds["curvature"]
 	r.SecondsPerSequence = seconds / float64(r.Sequences)
 	r.TokensPerSecond = float64(r.Sequences*r.Length) / seconds
@@ -186,9 +216,13 @@ func (r *ShotReport) fill(o engine.Outcome, watch *shotWatch) {
 }
 
 // rates sets the stages beside large products.
-func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, t device.Type, o engine.Outcome) error {
+func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, asked ShotOptions, o engine.Outcome) error {
 	var costs, updates float64
 	for i, l := range linears(cfg) {
+		if asked.Structure != prune.RowCol {
+			costs += prune.CostElementsFLOP(l.Rows, l.Inputs())
+			continue
+		}
 		costs += prune.CostFLOP(l.Rows, l.Inputs())
 		if k := o.Kept[i]; k.Weights() < l.Rows*l.Inputs() {
 			updates += prune.ApplyFLOP(l.Rows, l.Inputs(), k)
@@ -199,7 +233,7 @@ func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, t device.Type, o 
 		flop float64
 		typ  device.Type
 	}{
-		{"curvature", float64(r.Sequences) * passFLOP(cfg, r.Length), t},
+		{"curvature", float64(r.Sequences) * passFLOP(cfg, r.Length), asked.Precision},
 		{"costs", costs, device.F64},
 		{"threshold", 0, 0},
 		{"update", updates, device.F64},

@@ -49,6 +49,7 @@ func (t *turn) weightCosts(ctx context.Context, factors *curvature.Factors, o *O
 // weightThreshold selects what goes.
 func (t *turn) weightThreshold(ctx context.Context, costs []prune.ElementCosts, target float64) (prune.WeightSelection, error) {
 	defer t.time("threshold")()
+	t.stage("threshold", 0)
 	w := singleWeights(t.options.Structure, t.model.Linears())
 	w.KeepBiases = t.options.KeepBiases
 	w.Costs = func(i int) (device.Tensor, error) {
