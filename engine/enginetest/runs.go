@@ -82,6 +82,9 @@ func Runs(t *testing.T, open func(*testing.T) device.Device) {
 		{"tiny-llama", "float32", 1e-5, "", nil}, {"tiny-opt", "float32", 1e-5, "", nil}, {"tiny-qwen3", "bfloat16", 0.02, "", nil},
 		{"tiny-opt", "float32", 1e-4, "with corrections", corrected}, {"tiny-qwen3", "bfloat16", 0.02, "with corrections", corrected},
 		{"tiny-llama", "float32", 1e-5, "single weights", func(o *engine.Options) { o.Structure, o.Group = prune.Element, 300 }},
+		{"tiny-qwen3", "bfloat16", 0.02, "single weights, all of a matrix together", func(o *engine.Options) {
+			o.Structure, o.Target, o.Tolerance = prune.Element, 0.5, 0.01
+		}},
 		{"tiny-opt", "float32", 1e-5, "2:4, one group after the other", func(o *engine.Options) {
 			o.Structure, o.Target, o.Group, o.Sequential = prune.Structure{N: 2, M: 4}, 0.5, 300, true
 		}},
@@ -147,8 +150,15 @@ func sameBits(t *testing.T, got, want engine.Options, how string) {
 // LostDevice has the device fail after the first shot, by calling fail(true), and then goes on with a new one. It would
 // catch: a failure that is not told with its stage, a work directory that is not good after it.
 func LostDevice(t *testing.T, open func(*testing.T) device.Device, fail func(bool)) {
+	for _, precision := range []string{"float32", "bfloat16"} { // whose shots are saved at once, and beside the next ones
+		t.Run(precision, func(t *testing.T) { lostDevice(t, open, fail, precision) })
+	}
+}
+
+func lostDevice(t *testing.T, open func(*testing.T) device.Device, fail func(bool), precision string) {
 	model, text := golden.TinyRun(t, "tiny-llama")
 	whole, lost := options(model, text, t.TempDir()), options(model, text, t.TempDir())
+	whole.Precision, lost.Precision = precision, precision
 	run(t, open, whole, 0)
 	dev := open(t)
 	_, err := engine.Prune(context.Background(), dev, lost, &watcher{func(int) { fail(true) }})
