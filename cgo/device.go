@@ -132,9 +132,12 @@ func (d *Device) Close() error {
 	d.closeTransfers()
 	d.closeMemory()
 	d.do("Close", func() error { return d.stream.Destroy() })
+	if err == nil {
+		err = d.err
+	}
 	d.closed = true
 	d.timer.print(d.Name())
-	if e := d.device.ReleasePrimaryCtx(); err == nil && d.err == nil && e != nil {
+	if e := d.device.ReleasePrimaryCtx(); err == nil && e != nil {
 		err = fmt.Errorf("%s: %w", d.id(), e)
 	}
 	return err

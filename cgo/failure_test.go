@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"gorgonia.org/cu"
+
 	"surgeon/engine/device"
 	"surgeon/engine/enginetest"
 )
@@ -90,6 +92,44 @@ func TestOutOfMemory(t *testing.T) {
 	}
 	d.Free(x, y)
 	d.err = nil // so that Close has nothing to tell
+}
+
+// What would be caught: memory that other programs hold told as free, and a GPU that they have filled opened with less than none.
+func TestMemoryElsewhere(t *testing.T) {
+	emulated(t)
+	t.Setenv("SURGEON_EMU_MEMORY", "200000000")
+	d := gpu(t, Options{})
+	free, _, err := cu.MemInfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := cu.MemAlloc(free - 10_000_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cu.MemFree(other)
+	x := d.Alloc(1, 5_000_000, device.F32)
+	var full *OutOfMemory
+	if err := d.Sync(); !errors.As(err, &full) || !full.Elsewhere || full.Limit-full.Used < 20_000_000 || !strings.Contains(err.Error(), "other programs hold the rest") {
+		t.Errorf("20 MB of 10 that are free: %v", err)
+	}
+	d.Free(x)
+	d.err = nil // so that Close has nothing to tell
+
+	for _, c := range []struct {
+		free, asked, want int64
+		reason            string
+	}{
+		{5, 0, 5, ""}, {5, 5, 5, ""}, {5, 3, 3, ""},
+		{5, 6, 0, "--gpu-memory asks for 0.00 GiB"},
+		{-(300 << 20), 0, 0, "it has no memory left: other programs hold all but 0.71 GiB"},
+		{0, 1 << 30, 0, "it has no memory left"},
+	} {
+		got, err := limitOf(c.free, c.asked)
+		if got != c.want || (err == nil) != (c.reason == "") || err != nil && !strings.Contains(err.Error(), c.reason) {
+			t.Errorf("%d free, %d asked for: %d, %v", c.free, c.asked, got, err)
+		}
+	}
 }
 
 // What would be caught: a failure that is forgotten, or reported as another operation's, or that later calls run into.

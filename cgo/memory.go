@@ -59,13 +59,21 @@ func (d *Device) startMemory(limit int64) error {
 	if os.Getenv("SURGEON_CUDA_EXACT") != "" { // so that compute-sanitizer does, and what is read after it was freed
 		m.granularity, m.page, m.slack, m.keepsNone = 1, 0, 0, true
 	}
-	if limit > 0 && limit > m.limit {
-		return &Unavailable{fmt.Sprintf("--gpu-memory asks for %s; %s are free", gibibytes(limit), gibibytes(m.limit))}
+	m.limit, err = limitOf(m.limit, limit)
+	return err
+}
+
+// limitOf is how much of what is free may be used; asked is 0 for all.
+func limitOf(free, asked int64) (int64, error) {
+	switch {
+	case free <= 0:
+		return 0, &Unavailable{fmt.Sprintf("it has no memory left: other programs hold all but %s, which are for the driver", gibibytes(free+reserved))}
+	case asked > free:
+		return 0, &Unavailable{fmt.Sprintf("--gpu-memory asks for %s; %s are free", gibibytes(asked), gibibytes(free))}
+	case asked > 0:
+		return asked, nil
 	}
-	if limit > 0 {
-		m.limit = limit
-	}
-	return nil
+	return free, nil
 }
 
 func (d *Device) closeMemory() {
@@ -107,7 +115,7 @@ func (d *Device) take(bytes int64) (block, bool) {
 		d.dropOldest()
 	}
 	if m.used+size > m.limit {
-		d.outOfMemory(size)
+		d.outOfMemory(size, false)
 		return block{}, false
 	}
 	b := block{size: size}
@@ -127,7 +135,7 @@ func (d *Device) take(bytes int64) (block, bool) {
 			return b, true
 		}
 		if len(m.spare) == 0 {
-			d.outOfMemory(size)
+			d.outOfMemory(size, true)
 			return block{}, false
 		}
 		d.dropOldest()
@@ -172,9 +180,9 @@ func (d *Device) dropOldest() {
 	d.do("Free", func() error { return cu.MemFree(b.at) })
 }
 
-func (d *Device) outOfMemory(size int64) {
+func (d *Device) outOfMemory(size int64, elsewhere bool) {
 	if d.err == nil {
-		d.err = &OutOfMemory{Device: d.id(), Asked: size, Used: d.memory.used, Limit: d.memory.limit}
+		d.err = &OutOfMemory{Device: d.id(), Asked: size, Used: d.memory.used, Limit: d.memory.limit, Elsewhere: elsewhere}
 	}
 }
 

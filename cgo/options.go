@@ -50,9 +50,14 @@ func (e *Failure) Error() string {
 type OutOfMemory struct {
 	Device             string
 	Asked, Used, Limit int64 // bytes
+	Elsewhere          bool  // the limit has room, and the driver has none
 }
 
 func (e *OutOfMemory) Error() string {
+	if e.Elsewhere {
+		return fmt.Sprintf("%s is out of memory: %s were asked for, and it has no more, though only %s of %s are taken here: other programs hold the rest; wait for them, or use less of the GPU with a smaller --batch or --length",
+			e.Device, gibibytes(e.Asked), gibibytes(e.Used), gibibytes(e.Limit))
+	}
 	return fmt.Sprintf("%s is out of memory: %s were asked for, %s of %s are free; a smaller --batch or --length needs less, and surgeon plan tells how much",
 		e.Device, gibibytes(e.Asked), gibibytes(e.Limit-e.Used), gibibytes(e.Limit))
 }

@@ -53,7 +53,7 @@ func (t *timer) print(name string) {
 		ops = append(ops, op)
 	}
 	slices.SortFunc(ops, func(a, b string) int { return int(t.calls[b].time - t.calls[a].time) })
-	fmt.Fprintf(os.Stderr, "%s, every call waited for (SURGEON_CUDA_SYNC=1):\n%-24s%10s%12s%12s\n", name, "operation", "calls", "ms", "µs each")
+	fmt.Fprintf(os.Stderr, "%s, every call waited for (SURGEON_CUDA_SYNC=1):\n%-24s%10s%12s%12s\n", name, "operation", "steps", "ms", "µs each")
 	for _, op := range ops {
 		c := t.calls[op]
 		fmt.Fprintf(os.Stderr, "%-24s%10d%12.1f%12.1f\n", op, c.n, c.time.Seconds()*1e3, c.time.Seconds()*1e6/float64(c.n))

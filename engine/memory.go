@@ -179,7 +179,15 @@ func layerScratch(r, c int, o Options) int64 {
 	if o.Structure == prune.RowCol {
 		return most
 	}
-	return max(most, 14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32)) // conjugate gradients, some in float32
+	return max(most, 14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32)+o.placesBytes(r, c)) // conjugate gradients, some in float32
+}
+
+// placesBytes is the list of what goes from a layer, which a device of its own memory holds while it is re-fitted.
+func (o *Options) placesBytes(r, c int) int64 {
+	if !o.deviceApart {
+		return 0
+	}
+	return o.page.Of(4 * int64(r) * int64(c))
 }
 
 // sumScratch is layerScratch for sums of products and for joint damping: bases of both sides and what leads to them for the
@@ -202,6 +210,9 @@ func sumScratch(r, c int, o Options) int64 {
 		if o.Structure == prune.RowCol && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
 			update += 5*o.page.Tensor(r, c, device.F32) + products*halves + halves
 		}
+	}
+	if o.Structure != prune.RowCol {
+		update += o.placesBytes(r, c)
 	}
 	return max(5*weights+2*squares+3*square, update) // costs, update; the prediction takes less
 }

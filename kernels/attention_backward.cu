@@ -294,7 +294,7 @@ extern "C" int surgeon_attention_backward(int type, int capability, surgeon_head
 	if (!attend(type, heads, &h))
 		return (int)cudaErrorInvalidValue;
 	const void *matrices[] = {q, k, v, dout, dq, dk, dv};
-	bool tensor = tensorFits(type, h, matrices, 7);
+	bool tensor = tensorFits(type, h, matrices, 7) && h.scale > 0; // as forward: what no query sees is −∞ before it is scaled
 	return dispatch(type, [&](auto e) {
 		typedef decltype(e) T;
 		return backward<T>(capability, h, tensor, (const T *)q, (const T *)k, (const T *)v, (const T *)out, (const Acc<T> *)lse, (const T *)dout, (T *)dq, (T *)dk, (T *)dv,

@@ -82,8 +82,10 @@ int launchClusters(unsigned cluster, void (*kernel)(P...), dim3 grid, dim3 block
 	config.stream = (cudaStream_t)stream;
 	config.attrs = &attribute;
 	config.numAttrs = cluster > 1; // GPUs before compute capability 9.0 have no clusters
-	cudaLaunchKernelEx(&config, kernel, (P)arguments...);
-	return (int)cudaGetLastError();
+	cudaError_t e = cudaLaunchKernelEx(&config, kernel, (P)arguments...);
+	if (e != cudaSuccess)
+		cudaGetLastError(); // forgets it; an older one is not this launch's
+	return (int)e;
 #else
 	return emu::launch(cluster, grid, block, sharedBytes, [=] { kernel((P)arguments...); });
 #endif

@@ -46,6 +46,8 @@ __global__ void __launch_bounds__(elementThreads) rope(int64_t length, int64_t s
 } // namespace
 
 extern "C" int surgeon_rope(int type, int64_t length, int64_t sequences, int heads, int half, const void *cos, const void *sin, int inverse, void *x, void *stream) {
+	if (heads == 0)
+		return 0; // a block without threads is refused
 	return dispatch(type, [&](auto t) {
 		typedef decltype(t) T;
 		return byWidth<T>(wideRows<T>(half, cos, sin, x), [&](auto v) {

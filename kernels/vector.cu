@@ -20,7 +20,7 @@
 //
 // A few long rows are cut into slices too, of columns.
 //
-// The cut depends on the shape alone, so that bits do not depend on the device, nor on V.
+// The cut depends on the shape alone, so that bits do not depend on the device. Those of a row's sum depend on V, which lane adds what.
 #include "rows.cuh"
 
 namespace {

@@ -377,7 +377,7 @@ int launch(unsigned cluster, dim3 grid, dim3 block, size_t sharedBytes, const st
 	if (lost())
 		return 719; // cudaErrorLaunchFailure
 	unsigned count = block.x * block.y * block.z;
-	if (count > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > sharedLimit() || grid.x % cluster != 0 || (cluster > 1 && count % 32 != 0))
+	if (count == 0 || grid.x == 0 || grid.y == 0 || grid.z == 0 || count > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > sharedLimit() || grid.x % cluster != 0 || (cluster > 1 && count % 32 != 0))
 		return 9; // cudaErrorInvalidConfiguration
 	if (!B.seeded) {
 		const char *seed = getenv("SURGEON_EMU_SEED");

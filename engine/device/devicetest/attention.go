@@ -30,6 +30,8 @@ var wideHeads = []Shape{
 	{M: 2, Heads: device.Heads{Length: 130, Query: 4, KeyValue: 2, Dim: 64, Scale: 0.125, Window: 70}},
 	{M: 1, Heads: device.Heads{Length: 200, Query: 2, KeyValue: 2, Dim: 80, Scale: 0.11}},
 	{M: 1, Heads: device.Heads{Length: 161, Query: 2, KeyValue: 1, Dim: 96, Scale: 0.1, Window: 40}},
+	{M: 1, Heads: device.Heads{Length: 70, Query: 1, KeyValue: 1, Dim: 80, Scale: -0.11}}, // the largest product is the smallest score
+	{M: 1, Heads: device.Heads{Length: 70, Query: 1, KeyValue: 1, Dim: 64, Scale: -0.1, Window: 20}},
 	{M: 1, Heads: device.Heads{Length: 128, Query: 2, KeyValue: 1, Dim: 128, Scale: 0.088}},
 	{M: 1, Heads: device.Heads{Length: 257, Query: 1, KeyValue: 1, Dim: 128, Scale: 0.088, Window: 100}},
 	{M: 2, Heads: device.Heads{Length: 200, Query: 2, KeyValue: 1, Dim: 128, Scale: 0.088, Window: 20}},
