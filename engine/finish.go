@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"surgeon/engine/checkpoint"
@@ -73,7 +74,11 @@ func (r *run) write(ctx context.Context) error {
 	if options.Files, err = r.files(); err != nil {
 		return err
 	}
-	return checkpoint.Write(r.options.Output, source, options)
+	err = checkpoint.Write(r.options.Output, source, options)
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w; make room and give the same command again: it goes on after the last shot", err)
+	}
+	return err
 }
 
 // propagateDead zeroes what is structurally dead, which changes no output of the model, and fills in the report's layers.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"surgeon/engine/checkpoint/safetensors"
 	"surgeon/engine/device"
@@ -51,6 +52,7 @@ func (r *run) save(s report.Shot) error {
 		err := r.journal.SaveShot(s.Number, json.RawMessage(now), append(r.weights(), r.warmth()...))
 		done()
 		if err != nil {
+			r.forget()
 			return err
 		}
 	}
@@ -76,7 +78,16 @@ func (r *run) saved() error {
 		<-w.done
 	}
 	r.saving = nil
+	if w.err != nil {
+		r.forget()
+	}
 	return w.err
+}
+
+// forget leaves the report with the shots that are in the work directory, after one was not to be saved.
+func (r *run) forget() {
+	last, _ := r.journal.Last()
+	r.report.Shots = slices.DeleteFunc(r.report.Shots, func(s report.Shot) bool { return s.Number > last.Number })
 }
 
 // weights are the tensors that a run changes, as entries of a safetensors file.

@@ -157,8 +157,12 @@ func TestSavingFailsAsTheRunIsStopped(t *testing.T) {
 			h.release()
 		}
 	}}
-	if _, err := pruneTiny(t, ctx, o, w); !errors.Is(err, context.Canceled) {
+	r, err := pruneTiny(t, ctx, o, w)
+	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("the run ends with %v", err)
+	}
+	if len(r.Shots) != 1 {
+		t.Errorf("the report has %d shots, and one is saved", len(r.Shots))
 	}
 	if len(w.warnings) != 1 || !strings.Contains(w.warnings[0], "saving shot 2: ") || !strings.Contains(w.warnings[0], "goes on after shot 1") {
 		t.Errorf("warnings: %q", w.warnings)

@@ -97,7 +97,7 @@ func perplexityText(e report.Evaluation) string {
 		e.Perplexity, e.Text, report.Counted(e.Windows, "window"), e.Length, e.Loss, e.Bits, flattered)
 }
 
-// stopwatch measures the stages that it hears of.
+// stopwatch measures the stages that it hears of, but for loading, which is none of evaluation.
 type stopwatch struct {
 	watcher
 	began  time.Time
@@ -106,12 +106,15 @@ type stopwatch struct {
 
 func (w *stopwatch) Stage(name string, steps int) {
 	w.stop()
-	w.began = time.Now()
+	if name != "load" {
+		w.began = time.Now()
+	}
 	w.watcher.Stage(name, steps)
 }
 
 func (w *stopwatch) stop() {
 	if !w.began.IsZero() {
 		w.stages = append(w.stages, time.Since(w.began))
+		w.began = time.Time{}
 	}
 }

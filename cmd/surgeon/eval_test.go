@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -139,4 +140,20 @@ func linesOf(t testing.TB, path string) []string {
 		t.Fatal(err)
 	}
 	return strings.SplitAfter(string(data), "\n")
+}
+
+// What would be caught: a speed of loading, or of another text's reading, told as that of a text.
+func TestStopwatch(t *testing.T) {
+	var out bytes.Buffer
+	w := &stopwatch{watcher: newLines(&out, common{}, 0, time.Now)}
+	w.Stage("load", 0)
+	time.Sleep(30 * time.Millisecond)
+	w.Stage("perplexity", 2)
+	w.Stage("load", 0)
+	w.Stage("tasks", 3)
+	w.stop()
+	w.stop()
+	if len(w.stages) != 2 || w.stages[0] > 20*time.Millisecond || w.stages[1] > 20*time.Millisecond {
+		t.Errorf("measured %v, want the perplexity and the tasks", w.stages)
+	}
 }

@@ -214,6 +214,7 @@ func (s *session) stopOnSignal(cancel context.CancelCauseFunc) func() {
 					os.Exit(exitStopped)
 				}
 				first = time.Now()
+				fmt.Fprintf(s.stderr, "\nsurgeon: stopping at the next step; a second %v stops at once\n", signalName(sig))
 				cancel(&stopError{signal: signalName(sig)})
 			}
 		}

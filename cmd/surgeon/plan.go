@@ -19,7 +19,7 @@ type planCommand struct {
 
 // Help stands below the summary in --help.
 func (*planCommand) Help() string {
-	return `Takes the arguments of prune and measures for some seconds on the device, with random weights of the model's shapes. Nothing is written.`
+	return `Takes the arguments of prune, reads the model to see that its weights are finite, and measures for some seconds on the device, with random weights of the model's shapes. Disks are not measured. Nothing is written.`
 }
 
 func (c *planCommand) Run(s *session) error {
