@@ -354,6 +354,55 @@ func TestCompleteRunAgain(t *testing.T) {
 	}
 }
 
+// What would be caught: shots that a run was asked to keep, and that go when its command is given again without that.
+func TestKeptShotsStay(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	o.KeepShots = true
+	if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	o.KeepShots = false
+	if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(o.Output+".work", "shot-001.safetensors")); err != nil {
+		t.Errorf("a kept shot is gone: %v", err)
+	}
+}
+
+// What would be caught: weights of two models in one output, because a file of the model was written over during the run; and a
+// run that is refused because the file was replaced by another one, while it has the first one open.
+func TestModelChangedDuringARun(t *testing.T) {
+	for how, change := range map[string]func(path string, content []byte) error{
+		"written over": func(path string, content []byte) error { return os.WriteFile(path, content, 0o644) },
+		"replaced": func(path string, content []byte) error {
+			return errors.Join(os.WriteFile(path+".new", content, 0o644), os.Rename(path+".new", path))
+		},
+	} {
+		dir, text := tiny(t, "tiny-llama")
+		path := filepath.Join(dir, "model.safetensors")
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+		w := &silent{onStage: func(name string) {
+			if name == "shot 2 of 4: update" {
+				other := bytes.Clone(content)
+				other[len(other)-1] ^= 1
+				if err := change(path, other); err != nil {
+					t.Error(err)
+				}
+			}
+		}}
+		_, err = pruneTiny(t, context.Background(), o, w)
+		if over := how == "written over"; (err != nil) != over || over && !strings.Contains(err.Error(), path+" was changed while it was read") {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+}
+
 // What would be caught: factors of a turn that fails, or is done, which stay on the caller's device.
 func TestTurnGivesBack(t *testing.T) {
 	dir, text := tiny(t, "tiny-llama")

@@ -41,6 +41,9 @@ func (r *run) finish(ctx context.Context) error {
 // the last loss is that of the file, not of a more exact model nobody gets.
 func (r *run) write(ctx context.Context) error {
 	source := r.inputs.model
+	if err := r.inputs.model.Unchanged(); err != nil { // what was not pruned is copied from there
+		return err
+	}
 	r.watcher.Stage("rounding", 0)
 	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: r.changed}
 	err := r.model.Round(func(name string, values []float32) error {
@@ -184,6 +187,10 @@ func (r *run) alreadyWritten() (*report.Report, error) {
 		return nil, nil
 	}
 	r.watcher.Say(fmt.Sprintf("%s holds the result of this run already", r.options.Output))
+	asked, _ := done.Options.(map[string]any)
+	if kept, _ := asked["keep-shots"].(bool); kept { // by that run, whatever this one asks for
+		return done, nil
+	}
 	if _, err := os.Stat(r.options.Work); errors.Is(err, fs.ErrNotExist) {
 		return done, nil
 	}

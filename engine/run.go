@@ -133,6 +133,9 @@ func (r *run) start(ctx context.Context) error {
 	if r.model, err = loadModel(r.dev, r.inputs.model, o.Precision); err != nil {
 		return err
 	}
+	if err := r.inputs.model.Unchanged(); err != nil {
+		return err
+	}
 	if err := r.takeWork(); err != nil {
 		return err
 	}

@@ -36,7 +36,11 @@ func (s *session) open(c common, shots int) (device.Device, error) {
 		return nil, err
 	}
 	s.atEnd(func() { dev.Close() })
-	s.watcher.Say(dev.choice)
+	if dev.instead {
+		s.watcher.Warn(dev.choice)
+	} else {
+		s.watcher.Say(dev.choice)
+	}
 	s.pci = dev.pci
 	return dev.Device, nil
 }
@@ -47,8 +51,9 @@ var cudaName = regexp.MustCompile(`^cuda(?::(\d{1,3}))?$`)
 // opened is a device and what is known about it.
 type opened struct {
 	device.Device
-	choice string // a sentence: which device it is, and why where that was not asked for
-	pci    string // of a GPU: its place on the bus
+	choice  string // a sentence: which device it is, and why where that was not asked for
+	instead bool   // of a GPU that is there and cannot be used
+	pci     string // of a GPU: its place on the bus
 }
 
 // openDevice opens a device by its name. memoryLimit bounds the memory of a GPU, in bytes; 0 is no bound.
@@ -90,6 +95,8 @@ func (s *session) chooseDevice(memoryLimit int64) (opened, error) {
 	}
 	d.Device = cpu.Open()
 	d.choice = fmt.Sprintf("device: %s; chosen because %s", d.Name(), s.noGPU(err))
+	gpus, _ := cuda.Devices()
+	d.instead = len(gpus) > 0
 	return d, nil
 }
 

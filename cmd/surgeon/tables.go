@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"surgeon/engine"
 	"surgeon/engine/checkpoint"
@@ -80,6 +81,17 @@ func (c *tableCommand) fill(s *session) error {
 	}
 	if err := os.MkdirAll(c.Results, 0o777); err != nil {
 		return fmt.Errorf("the directory for the results: %w", err)
+	}
+	held, err := os.Open(c.Results)
+	if err != nil {
+		return fmt.Errorf("the directory for the results: %w", err)
+	}
+	defer held.Close()
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return refuse("--results %s: another surgeon is adding to it: %w", c.Results, err)
+	}
+	if results, err = c.results(runs[0].options, eval, arguments); err != nil { // that one may have added to them since
+		return err
 	}
 	var missing []tableRun
 	var places []report.Place

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"surgeon/engine/report"
 )
 
@@ -342,5 +344,27 @@ func TestTableDirectories(t *testing.T) {
 	madeTable(t)
 	if got := directories(t); !slices.Equal(got, all.Kept) {
 		t.Errorf("after that the models are %q, want %q", got, all.Kept)
+	}
+}
+
+// What would be caught: two tables that add to one directory at the same time, of which the one that writes last loses the rows of
+// the other.
+func TestTableOneAtATime(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", tinyTable)
+	if err := os.Mkdir("results", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.Open("results")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := invoke("table", "table.yaml", "--results", "results", "--only", "Single weights, mag")
+	if entries, _ := os.ReadDir("results"); code != 2 || !strings.Contains(stderr, "--results results: another surgeon is adding to it") || len(entries) > 0 {
+		t.Errorf("exit code %d, %d files: %s", code, len(entries), stderr)
 	}
 }

@@ -51,8 +51,9 @@ type Checkpoint struct {
 	order   []string          // all keys of tensors, as they lie in the files
 	dtype   safetensors.DType // see DType
 
-	configText []byte   // config.json; for GGUF what it would be
-	files      []string // weight files
+	configText []byte        // config.json; for GGUF what it would be
+	files      []string      // weight files
+	infos      []os.FileInfo // of them, as they were opened
 	open       []io.Closer
 	gguf       *gguf.File
 }
@@ -93,6 +94,9 @@ func Open(path string) (*Checkpoint, error) {
 	default:
 		err = c.openGGUF()
 	}
+	if err == nil {
+		err = c.remember()
+	}
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("opening model %s: %w", path, err)
@@ -108,6 +112,31 @@ func (c *Checkpoint) Close() error {
 	}
 	c.open, c.tensors, c.gguf = nil, nil, nil
 	return errors.Join(errs...)
+}
+
+// remember takes note of what the weight files are.
+func (c *Checkpoint) remember() error {
+	for _, path := range c.files {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		c.infos = append(c.infos, info)
+	}
+	return nil
+}
+
+// Unchanged is an error where a weight file was written to since it was opened: what is read from then on is not what was
+// hashed and loaded. A file that was replaced by another one of its name, or removed, is still there for who has it open.
+func (c *Checkpoint) Unchanged() error {
+	for i, path := range c.files {
+		was := c.infos[i]
+		is, err := os.Stat(path)
+		if err == nil && os.SameFile(was, is) && (was.Size() != is.Size() || !was.ModTime().Equal(is.ModTime())) {
+			return fmt.Errorf("%s was changed while it was read; put back what it was, and give the same command again", path)
+		}
+	}
+	return nil
 }
 
 // Bytes is the size of the weight files.
