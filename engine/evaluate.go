@@ -80,7 +80,7 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 		defer z.close()
 	}
 	w.Stage("load", 0)
-	m, err := loadModel(dev, in.model, o.Precision)
+	m, err := loadModel(model.LoadFixed, dev, in.model, o.Precision)
 	if err != nil {
 		return e, err
 	}

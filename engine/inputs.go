@@ -41,9 +41,10 @@ func openModel(path string) (*inputs, error) {
 	return in, nil
 }
 
-// loadModel brings a model to the device. Weights that cannot be used are a wrong request; a device that fails is not.
-func loadModel(dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
-	m, err := model.Load(dev, c, typeOf(precision))
+// loadModel brings a model to the device by model.Load or model.LoadFixed. Weights that cannot be used are a wrong request; a
+// device that fails is not.
+func loadModel(load func(device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error), dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
+	m, err := load(dev, c, typeOf(precision))
 	if err != nil && dev.Sync() == nil {
 		err = &RequestError{err}
 	}

@@ -17,6 +17,7 @@ import (
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/journal"
+	"surgeon/engine/model"
 	"surgeon/engine/prune"
 	"surgeon/engine/report"
 )
@@ -130,7 +131,7 @@ func (r *run) start(ctx context.Context) error {
 	o := r.options
 	r.watcher.Stage("load", 0)
 	var err error
-	if r.model, err = loadModel(r.dev, r.inputs.model, o.Precision); err != nil {
+	if r.model, err = loadModel(model.Load, r.dev, r.inputs.model, o.Precision); err != nil {
 		return err
 	}
 	if err := r.inputs.model.Unchanged(); err != nil {

@@ -163,3 +163,33 @@ func losses(t *testing.T, m *model.Model, tokens [][]int32) []float64 {
 	}
 	return x
 }
+
+// What would be caught: a model that is only measured and takes main memory for masters, or has other losses without them.
+func TestLoadFixed(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	c, err := checkpoint.Open(golden.Dir("tiny-opt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var losses [2][]float64
+	for i, load := range []func(device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error){model.Load, model.LoadFixed} {
+		m, err := load(dev, c, device.BF16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Free()
+		for _, l := range m.Linears() {
+			if has := m.Master(l.WeightName()) != nil || l.Bias && m.Master(l.BiasName()) != nil; has != (i == 0) {
+				t.Errorf("%s has a master: %v", l.Name, has)
+			}
+		}
+		if losses[i], err = m.Losses(golden.Tokens(t, "tiny-opt")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(losses[0], losses[1]) {
+		t.Errorf("losses %v with masters and %v without", losses[0], losses[1])
+	}
+}

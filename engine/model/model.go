@@ -64,7 +64,16 @@ type norm struct{ gain, bias device.Tensor }
 // Load brings a checkpoint's weights to the device as type t. A weight that is NaN or infinite is an error that names its
 // tensor.
 func Load(dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, error) {
-	m, err := assemble(dev, c.Config, c, t)
+	return load(dev, c, t, true)
+}
+
+// LoadFixed is Load for a model whose weights never change: it has no masters.
+func LoadFixed(dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, error) {
+	return load(dev, c, t, false)
+}
+
+func load(dev device.Device, c *checkpoint.Checkpoint, t device.Type, changes bool) (*Model, error) {
+	m, err := assemble(dev, c.Config, c, t, changes)
 	if err != nil {
 		return nil, fmt.Errorf("loading %s: %w", c.Path, err)
 	}
@@ -77,10 +86,10 @@ type source interface {
 	Read(name string, dst []float32) error
 }
 
-// assemble makes a model of the architecture's parts.
-func assemble(dev device.Device, cfg checkpoint.Config, from source, t device.Type) (*Model, error) {
+// assemble makes a model of the architecture's parts; changes says whether the weights of its linear layers may change.
+func assemble(dev device.Device, cfg checkpoint.Config, from source, t device.Type, changes bool) (*Model, error) {
 	m := &Model{Config: cfg, Type: t, dev: dev}
-	load := loader{dev: dev, source: from, typ: t}
+	load := loader{dev: dev, source: from, typ: t, changes: changes}
 	m.embedding = load.tensor(cfg.Names.Embedding + ".weight")
 	if cfg.Positions == checkpoint.Learned {
 		m.positions = load.tensor(cfg.Names.Positions + ".weight")
@@ -144,6 +153,7 @@ type loader struct {
 	dev     device.Device
 	source  source
 	typ     device.Type
+	changes bool // whether what may change gets a master
 	buffer  []float32
 	weights []*weight
 	err     error
@@ -170,7 +180,7 @@ func (l *loader) weight(name string, changes bool) *weight {
 		return w
 	}
 	var values []float32
-	if changes && l.typ == device.BF16 {
+	if changes && l.changes && l.typ == device.BF16 {
 		w.master = make([]float32, rows*cols)
 		values = w.master
 	} else {
