@@ -340,3 +340,59 @@ func TestNaNInARun(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What would be caught: a run that does not go on because more, or less, of the device's memory is free than when it began, and
+// that takes the batch that is right now, and ends in other bits.
+func TestResumeWithOtherMemory(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	options := func() Options {
+		o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+		o.Batch = 0
+		return o
+	}
+	planned := func(batch int) int64 {
+		o := options()
+		o.Batch = batch
+		p, err := Plan(context.Background(), openSeparate(t, 1<<40), o, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.PeakDeviceBytes
+	}
+	all := options().Samples
+	much, little := int64(1<<40), planned(all) // which has room for all windows, but with nothing to spare
+	prune := func(ctx context.Context, o Options, memory int64, w Watcher) (*report.Report, error) {
+		return Prune(ctx, openSeparate(t, memory), o, w)
+	}
+	for _, test := range []struct{ first, then int64 }{{much, little}, {little, much}} {
+		o, whole := options(), options()
+		want, err := prune(context.Background(), whole, test.first, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		if _, err := prune(ctx, o, test.first, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		got, err := prune(context.Background(), o, test.then, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Data.Batch != want.Data.Batch || (got.Data.Batch == all) != (test.first == much) || len(got.ResumedFrom) != 1 {
+			t.Errorf("%d windows at a time, first %d of %d; resumed from %v", got.Data.Batch, want.Data.Batch, all, got.ResumedFrom)
+		}
+		if !bytes.Equal(weightsOf(t, o.Output), weightsOf(t, whole.Output)) {
+			t.Error("the run ends in other bits")
+		}
+	}
+	o := options()
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := prune(ctx, o, much, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	_, err := prune(context.Background(), o, planned(1), &silent{})
+	var request *RequestError
+	if !errors.As(err, &request) || !strings.Contains(err.Error(), "takes "+strconv.Itoa(all)+" windows at a time: ") || !strings.Contains(err.Error(), "has room for") {
+		t.Errorf("without room for the batch it began with: %v", err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"surgeon/engine/checkpoint"
@@ -90,6 +91,7 @@ func (r *run) read() error {
 	if err := o.checkLoraRank(in.model.Config); err != nil {
 		return err
 	}
+	leftOpen := o.Batch == 0
 	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
 		return err
 	}
@@ -100,6 +102,11 @@ func (r *run) read() error {
 	}
 	if err := r.describe(hash); err != nil {
 		return err
+	}
+	if leftOpen {
+		if err := r.takeBatch(); err != nil {
+			return err
+		}
 	}
 	if err := o.checkOutputs(r.report.Run); err != nil {
 		return err
@@ -114,6 +121,25 @@ func (r *run) read() error {
 		r.warn(warning)
 	}
 	return nil
+}
+
+// takeBatch takes the batch of the run that is in the work directory, where that differs in nothing else: what was free on the
+// device when it began decided, something else may be free now, and the bits hang on it.
+func (r *run) takeBatch() error {
+	refusal, ok := errors.AsType[*journal.Refusal](journal.Check(r.options.Work, r.identity()))
+	if !ok || len(refusal.Differences) != 1 || refusal.Differences[0].Field != "--batch" {
+		return nil
+	}
+	batch, err := strconv.Atoi(refusal.Differences[0].There)
+	if err != nil || batch < 1 {
+		return nil // and it is refused
+	}
+	r.options.Batch = batch
+	if err := settleBatch(r.dev, r.inputs.model.Config, &r.options, runParts); err != nil {
+		return fmt.Errorf("the run in %s takes %d windows at a time: %w", r.options.Work, batch, err)
+	}
+	r.report.Options, r.report.Data.Batch = r.options, batch
+	return r.name()
 }
 
 // takeWork takes the work directory.
@@ -350,6 +376,11 @@ func (r *run) describe(modelHash string) error {
 			r.report.Data.Files = append(r.report.Data.Files, report.File{Text: t.name, Name: f.Path, SHA256: f.SHA256, Bytes: f.Bytes})
 		}
 	}
+	return r.name()
+}
+
+// name is the run's name in its report, a hash of its identity.
+func (r *run) name() error {
 	identity, err := json.Marshal(r.identity())
 	if err != nil {
 		return err
