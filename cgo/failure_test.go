@@ -38,7 +38,7 @@ func TestUnavailable(t *testing.T) {
 		{"SURGEON_EMU_DRIVER", "12040", 0, 0, "driver is for CUDA 12.4"},
 		{"SURGEON_EMU_DEVICES", "1", 7, 0, "no cuda:7"},
 		{"CUBLAS_EMULATE_DOUBLE_PRECISION", "1", 0, 0, "CUBLAS_EMULATE_DOUBLE_PRECISION is \"1\""},
-		{"SURGEON_EMU_MEMORY", "8000000", 0, 1 << 40, "--gpu-memory asks for 1024.00 GiB"},
+		{"SURGEON_EMU_MEMORY", "4000000000", 0, 1 << 40, "--gpu-memory asks for 1024.00 GiB"},
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			t.Setenv(c.name, c.value)

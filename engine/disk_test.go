@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,5 +168,23 @@ func TestDiskOf(t *testing.T) {
 	}
 	if free < 1<<20 || free > 1<<60 {
 		t.Errorf("%d bytes are free", free)
+	}
+}
+
+// What would be caught: a copy of the model that a killed process left beside the output, and that takes the room of the next one.
+func TestLeftFromAKilledWrite(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	left := filepath.Join(filepath.Dir(o.Output), ".out.new.4194305.0") // beyond the numbers of processes
+	if err := os.Mkdir(left, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w := &silent{onStage: func(name string) {
+		if _, err := os.Stat(left); name == "load" && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("when the room was looked at, it was there: %v", err)
+		}
+	}}
+	if _, err := pruneTiny(t, context.Background(), o, w); err != nil {
+		t.Fatal(err)
 	}
 }

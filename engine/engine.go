@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/model"
@@ -23,6 +25,9 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 	defer r.close()
 	if done, err := r.alreadyWritten(); done != nil || err != nil {
 		return done, err
+	}
+	for _, dir := range r.options.Outputs() {
+		checkpoint.RemoveLeft(filepath.Clean(dir)) // it may be what takes the room
 	}
 	if err := roomOnDisk(r.diskParts(), diskOf); err != nil { // better now than at the end
 		return nil, err

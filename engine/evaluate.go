@@ -66,6 +66,7 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 		return e, err
 	}
 	defer in.Close()
+	w.Stage("text", 0)
 	var windows Options
 	if len(o.Text) > 0 {
 		if windows, err = in.readWindows(dev, o); err != nil {

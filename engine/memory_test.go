@@ -231,30 +231,6 @@ func TestBatchFits(t *testing.T) {
 	}
 }
 
-// What would be caught: a stopped run that goes on with another batch, and so in other bits, because the device has other
-// room now.
-func TestOtherRoom(t *testing.T) {
-	dir, text := tiny(t, "tiny-llama")
-	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
-	o.Batch = 0
-	ctx, cancel := context.WithCancel(context.Background())
-	if _, err := Prune(ctx, openSeparate(t, 1<<40), o, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	with := o
-	with.Batch = 1
-	least, _ := peak(runParts(configOf(t, dir), with))
-	_, err := Prune(context.Background(), openSeparate(t, least), o, &silent{})
-	var request *RequestError
-	if !errors.As(err, &request) || !strings.Contains(err.Error(), "--batch: 12 there, 1 here") {
-		t.Errorf("got %v", err)
-	}
-	o.Batch = 12
-	if _, err := Prune(context.Background(), openSeparate(t, 1<<40), o, &silent{}); err != nil {
-		t.Errorf("with the batch named the run does not go on: %v", err)
-	}
-}
-
 // What would be caught: a run or an evaluation that the device has no room for, and that begins; a refusal that writes, or
 // does not say what is needed, what there is, and what helps; help that does not help in that phase.
 func TestNoRoom(t *testing.T) {

@@ -74,6 +74,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 // read draws the windows and names the run.
 func (r *run) read() error {
 	o, in := &r.options, r.inputs
+	r.watcher.Stage("text", 0)
 	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return err
 	}

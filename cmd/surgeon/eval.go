@@ -97,7 +97,7 @@ func perplexityText(e report.Evaluation) string {
 		e.Perplexity, e.Text, report.Counted(e.Windows, "window"), e.Length, e.Loss, e.Bits, flattered)
 }
 
-// stopwatch measures the stages that it hears of, but for loading, which is none of evaluation.
+// stopwatch measures the stages that it hears of, but for reading texts and loading, which are none of evaluation.
 type stopwatch struct {
 	watcher
 	began  time.Time
@@ -106,7 +106,7 @@ type stopwatch struct {
 
 func (w *stopwatch) Stage(name string, steps int) {
 	w.stop()
-	if name != "load" {
+	if name != "text" && name != "load" {
 		w.began = time.Now()
 	}
 	w.watcher.Stage(name, steps)

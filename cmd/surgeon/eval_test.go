@@ -146,6 +146,7 @@ func linesOf(t testing.TB, path string) []string {
 func TestStopwatch(t *testing.T) {
 	var out bytes.Buffer
 	w := &stopwatch{watcher: newLines(&out, common{}, 0, time.Now)}
+	w.Stage("text", 0)
 	w.Stage("load", 0)
 	time.Sleep(30 * time.Millisecond)
 	w.Stage("perplexity", 2)

@@ -113,13 +113,13 @@ func hold(path string) (*os.File, error) {
 	return d, nil
 }
 
-// removeLeft removes what sibling made for processes that were killed while they wrote dir, each a copy of the model. Their
+// RemoveLeft removes what sibling made for processes that were killed while they wrote dir, each a copy of the model. Their
 // number must be that of no other process, and nobody may hold the directory: in another container or on another machine a
 // process with a number that is free here may be writing to the same disk. What the killed process had moved out of the way
 // stays, and so does what it was about to put in its place.
 //
 // Nothing comes of an error: what cannot be removed hinders nobody.
-func removeLeft(dir string) {
+func RemoveLeft(dir string) {
 	parent := filepath.Dir(dir)
 	list, err := os.ReadDir(parent)
 	if err != nil {

@@ -118,7 +118,7 @@ func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 	if err := makeParent(dir); err != nil {
 		return err
 	}
-	removeLeft(dir)
+	RemoveLeft(dir)
 	temporary, err := sibling(dir, "new")
 	if err != nil {
 		return err

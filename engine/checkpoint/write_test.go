@@ -388,7 +388,7 @@ func TestWriteHolds(t *testing.T) {
 	asked := false
 	changed := func(string) ([]float32, bool, error) {
 		asked = true
-		removeLeft(out)
+		RemoveLeft(out)
 		return nil, false, nil
 	}
 	if err := Write(out, src, WriteOptions{Changed: changed}); err != nil || !asked {
