@@ -76,7 +76,7 @@ func BenchmarkWindow(b *testing.B) {
 		for b.Loop() {
 			loss = pass()
 		}
-		reportRate(b, passFLOP(cfg, length), rate)
+		reportRate(b, passFLOP(cfg, length, prune.RowCol), rate)
 		b.ReportMetric(loss, "loss")
 	})
 }

@@ -88,6 +88,8 @@ func targetOf(s prune.Structure) float64 {
 	switch s {
 	case prune.RowCol:
 		return 0.99 * (1 - (1-stepShare)*(1-stepShare))
+	case prune.Unit:
+		return 2 * stepShare
 	case prune.Element:
 		return half
 	}
@@ -218,14 +220,26 @@ func (r *ShotReport) fill(o engine.Outcome, watch *shotWatch) {
 // rates sets the stages beside large products.
 func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, asked ShotOptions, o engine.Outcome) error {
 	var costs, updates float64
-	for i, l := range linears(cfg) {
-		if asked.Structure != prune.RowCol {
-			costs += prune.CostElementsFLOP(l.Rows, l.Inputs())
-			continue
-		}
-		costs += prune.CostFLOP(l.Rows, l.Inputs())
-		if k := o.Kept[i]; k.Weights() < l.Rows*l.Inputs() {
+	layers := linears(cfg)
+	update := func(i int) {
+		if l, k := layers[i], o.Kept[i]; k.Weights() < l.Rows*l.Inputs() {
 			updates += prune.ApplyFLOP(l.Rows, l.Inputs(), k)
+		}
+	}
+	if asked.Structure == prune.Unit {
+		for _, c := range prune.Couplings(cfg, cfg.Linears()) {
+			p := c.Consumer()
+			costs += prune.CostUnitsFLOP(layers[p.Layer].Rows, layers[p.Layer].Inputs(), p.Width)
+			update(p.Layer)
+		}
+	} else {
+		for i, l := range layers {
+			if asked.Structure.Weights() {
+				costs += prune.CostElementsFLOP(l.Rows, l.Inputs())
+				continue
+			}
+			costs += prune.CostFLOP(l.Rows, l.Inputs())
+			update(i)
 		}
 	}
 	for _, s := range []struct {
@@ -233,7 +247,7 @@ func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, asked ShotOptions
 		flop float64
 		typ  device.Type
 	}{
-		{"curvature", float64(r.Sequences) * passFLOP(cfg, r.Length), asked.Precision},
+		{"curvature", float64(r.Sequences) * passFLOP(cfg, r.Length, asked.Structure), asked.Precision},
 		{"costs", costs, device.F64},
 		{"threshold", 0, 0},
 		{"update", updates, device.F64},

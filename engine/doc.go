@@ -9,6 +9,7 @@
 //	A' = A + λ_A I,  G' = G + λ_G I                       damped, over rows and columns that are not dead
 //	row r     ½ (w_r A w_rᵀ) / [G'⁻¹]_rr                  what the loss would rise by without it,
 //	column c  ½ (w_cᵀ G w_c) / [A'⁻¹]_cc                  the rest being re-fitted
+//	unit      ½ tr(([A'⁻¹]_QQ)⁻¹ W_Qᵀ G W_Q)              Q its columns of the layer that reads it
 //	weight    ½ w² / ([G'⁻¹]_rr [A'⁻¹]_cc)
 //	V = (G'_SS)⁻¹ G'_S: W A'_:T (A'_TT)⁻¹                 the rest, re-fitted: S kept rows, T kept columns
 //	V = W − G'⁻¹ Y A'⁻¹                                   the same for single weights: Y has their places
@@ -26,7 +27,8 @@
 // input and output gradient to package curvature, and that adds them to the factors (device.Gram). costs asks
 // prune.Alive what is not dead and prune.Costs what each row and column would cost, layer by layer, or for all layers of a block
 // side by side where that is faster (layerGroups); only these numbers come to the host. threshold is prune.Select: one sorted
-// sweep over all of them. update is prune.Apply for the same layers at a time: index lists go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). Single
+// sweep over all of them. update is prune.Apply for the same layers at a time: index lists go to the device, new weights stay there (those of a bfloat16 model also come to the host, as float32 masters). Coupled
+// units take the same stages in units.go, of the layers that read them alone: prune.CostUnits, prune.SelectUnits, prune.Apply. Single
 // weights, and N of every M, take the same stages in weights.go: prune.CostElements, prune.SelectWeights, which never holds
 // all costs, and prune.ApplyElements. correctShot, with --lora, measures the held-out loss and has package lora follow the
 // gradient for a few windows. heldOut looks at windows that took no part, and at those of each text where they have names

@@ -124,7 +124,7 @@ const beyond = 5e-4
 
 // shrink is one turn of the method's loop (The LLM Surgeon, algorithm 1): measure the curvature, cost every structure, find
 // one threshold for the whole model, remove what lies below it and re-fit the rest. Rows and columns are costed, selected and
-// removed here; single weights, and blocks of them, in weights.go.
+// removed here; coupled units in units.go; single weights, and blocks of them, in weights.go.
 func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
 	factors, losses, err := t.measure(ctx)
 	if err != nil {
@@ -139,9 +139,12 @@ func (t *turn) shrink(ctx context.Context, target float64) (Outcome, error) {
 	if o.FewTokens, err = t.fewTokens(factors); err != nil {
 		return Outcome{}, err
 	}
-	if t.options.Structure == prune.RowCol {
+	switch t.options.Structure {
+	case prune.RowCol:
 		err = t.shrinkRowCol(ctx, factors, target, &o)
-	} else {
+	case prune.Unit:
+		err = t.shrinkUnits(ctx, factors, target, &o)
+	default:
 		err = t.shrinkWeights(ctx, factors, target, &o)
 	}
 	if err != nil {

@@ -106,7 +106,7 @@ func (r *run) propagateDead() error {
 		restricted := prune.Restrict(r.dev, w, kept[i])
 		l.SetMatrix(restricted)
 		gone := l.Rows*l.Inputs() - kept[i].Weights()
-		if r.options.Structure != prune.RowCol {
+		if r.options.Structure.Weights() {
 			gone = count(zeros(r.dev, restricted))
 		}
 		r.dev.Free(w, restricted)

@@ -54,6 +54,8 @@ func TestIdleOptions(t *testing.T) {
 		{"damp-a", func(o *Options) { o.Curvature, o.Update = curvature.Identity, prune.None }, func(o *Options) {}, "identity has no factors"},
 		{"damp-a", func(o *Options) { o.Cost, o.Update = prune.OBD, prune.None }, func(o *Options) { o.Cost = prune.OBD }, "nothing is inverted"},
 		{"damping", func(o *Options) { o.Cost, o.Update = prune.OBD, prune.None }, func(o *Options) { o.Update = prune.None }, "nothing is inverted"},
+		{"damp-g", func(o *Options) { o.Structure = prune.Unit }, func(o *Options) {}, "invert A alone"},
+		{"step-limit", func(o *Options) { o.Structure = prune.Unit }, func(o *Options) {}, "it needs --structure rowcol"},
 		{"damp-g", func(o *Options) { o.Curvature = curvature.Activations }, func(o *Options) {}, "activations takes none"},
 	} {
 		if !names[test.name] {

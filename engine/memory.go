@@ -95,8 +95,12 @@ func runParts(cfg checkpoint.Config, o Options) []PlanPart {
 		add("a number for each weight, for its cost", pruning, numbers)
 	}
 	var scratch int64
-	for _, l := range layers {
-		scratch = max(scratch, layerScratch(l.Rows, l.Inputs(), o))
+	if o.Structure == prune.Unit {
+		scratch = unitScratch(cfg, o)
+	} else {
+		for _, l := range layers {
+			scratch = max(scratch, layerScratch(l.Rows, l.Inputs(), o))
+		}
 	}
 	add("one layer in float64", pruning, scratch) // or several, in no more than what the activations took: layerGroups
 	if o.Lora {
@@ -133,7 +137,7 @@ func gramBytes(layers []*model.Linear, o Options) (bytes int64) {
 
 // weightCostBytes is what is kept for the costs of single weights.
 func weightCostBytes(layers []*model.Linear, o Options) (bytes int64) {
-	if o.Structure == prune.RowCol || !o.costMatrices() {
+	if !o.Structure.Weights() || !o.costMatrices() {
 		return 0
 	}
 	for _, l := range layers {
@@ -175,11 +179,37 @@ func layerScratch(r, c int, o Options) int64 {
 	}
 	weights, squares := o.page.Tensor(r, c, device.F64), o.page.Tensor(r, r, device.F64)+o.page.Tensor(c, c, device.F64)
 	most := max(weights+2*squares, // both factors on their way to the diagonal of their inverse; thresholds and updates of rows and columns take less
-		3*weights+squares+o.page.Tensor(2*prune.PredictionRows(r), c, device.F64)) // the prediction
-	if o.Structure == prune.RowCol {
+		predictionScratch(r, c, o))
+	if !o.Structure.Weights() {
 		return most
 	}
 	return max(most, 14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32)+o.placesBytes(r, c)) // conjugate gradients, some in float32
+}
+
+// predictionScratch is what the predicted increase of a layer's update takes.
+func predictionScratch(r, c int, o Options) int64 {
+	return 3*o.page.Tensor(r, c, device.F64) + o.page.Tensor(r, r, device.F64) + o.page.Tensor(c, c, device.F64) + o.page.Tensor(2*prune.PredictionRows(r), c, device.F64)
+}
+
+// unitScratch is what the costs and the update of units take at most in any layer, its float64 weights included.
+func unitScratch(cfg checkpoint.Config, o Options) (most int64) {
+	layers := linears(cfg)
+	for _, c := range prune.Couplings(cfg, cfg.Linears()) {
+		for _, p := range c.Parts {
+			l := layers[p.Layer]
+			weights := o.page.Tensor(l.Rows, l.Inputs(), device.F64)
+			if p.Side == prune.Row { // before and after, and what stays
+				most = max(most, 3*weights)
+				continue
+			}
+			most = max(most, predictionScratch(l.Rows, l.Inputs(), o))
+			if p.Width > 1 { // an inverse and what it is made of, blocks for the units
+				inverse, blocks := o.page.Tensor(l.Inputs(), l.Inputs(), device.F64), o.page.Tensor(l.Cols, p.Width, device.F64)
+				most = max(most, weights+inverse+max(inverse+blocks, 3*blocks))
+			}
+		}
+	}
+	return most
 }
 
 // placesBytes is the list of what goes from a layer, which a device of its own memory holds while it is re-fitted.
@@ -205,13 +235,13 @@ func sumScratch(r, c int, o Options) int64 {
 		bases = squares
 	}
 	update := 13*weights + bases + halves
-	if o.Structure == prune.RowCol || products > 2 { // for what stays: F' itself, and its inverse
+	if !o.Structure.Weights() || products > 2 { // for what stays: F' itself, and its inverse
 		update = 15*weights + products*squares + bases
-		if o.Structure == prune.RowCol && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
+		if !o.Structure.Weights() && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
 			update += 5*o.page.Tensor(r, c, device.F32) + products*halves + halves
 		}
 	}
-	if o.Structure != prune.RowCol {
+	if o.Structure.Weights() {
 		update += o.placesBytes(r, c)
 	}
 	return max(5*weights+2*squares+3*square, update) // costs, update; the prediction takes less

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/curvature"
 	"surgeon/engine/device"
 	"surgeon/engine/journal"
@@ -28,7 +29,7 @@ type Options struct {
 	Seed      uint64   `name:"seed" yaml:"seed" json:"seed" help:"Seed of the draw of windows." default:"100" group:"data"`
 	Eval      []string `name:"eval" yaml:"eval" json:"eval" help:"Other text, to measure the perplexity of the dense and the pruned model on, in windows of the same length; NAME=FILE, for all of them, measures each name." placeholder:"FILE" sep:"none" group:"data"`
 
-	Structure  prune.Structure `name:"structure" yaml:"structure" json:"structure" help:"What is removed as one: rowcol (rows and columns), element (single weights), or N:M, as 2:4: N of every M consecutive inputs of a row." default:"rowcol" placeholder:"STRUCTURE" group:"pruning"`
+	Structure  prune.Structure `name:"structure" yaml:"structure" json:"structure" help:"What is removed as one: rowcol (rows and columns), unit (attention heads and neurons of the MLP, with all that belongs to them), element (single weights), or N:M, as 2:4: N of every M consecutive inputs of a row." default:"rowcol" placeholder:"STRUCTURE" group:"pruning"`
 	Preset     string          `name:"preset" yaml:"preset" json:"preset" help:"A method by its name: paper-structured, paper-unstructured, paper-2:4, magnitude, l-obd, k-obd, wanda, sparsegpt; it sets the options that make it what it is." enum:",paper-structured,paper-unstructured,paper-2:4,magnitude,l-obd,k-obd,wanda,sparsegpt" default:"" placeholder:"NAME" group:"pruning"`
 	Target     float64         `name:"target" yaml:"target" json:"target" help:"Share of the weights in the blocks' linear layers to remove, between 0 and 1; for N:M, 0 = all blocks." default:"0" placeholder:"SHARE" group:"pruning"`
 	Shots      int             `name:"shots" yaml:"shots" json:"shots" help:"Steps in which the target is reached." default:"20" group:"pruning"`
@@ -191,8 +192,15 @@ func (o *Options) check() error {
 }
 
 // outOfReach is a warning where the target is more than shots can remove of a matrix when each takes as many rows and columns
-// as the step limit lets it, or "". What is dead comes on top of that, and only a shot tells how much that is.
-func (o *Options) outOfReach() string {
+// as the step limit lets it, or all units but one of each kind, or "". What is dead comes on top of that, and only a shot tells how
+// much that is.
+func (o *Options) outOfReach(c checkpoint.Config) string {
+	if o.Structure == prune.Unit {
+		if most := mostUnits(c); o.Target > most {
+			return fmt.Sprintf("--target is %v; with --structure unit every block keeps a key/value head and a neuron, so that no more than %.3g can go", o.Target, most)
+		}
+		return ""
+	}
 	most := 1 - math.Pow(1-o.StepLimit, 2*float64(o.Shots))
 	if o.Structure != prune.RowCol || o.Target <= most+1e-9 {
 		return ""
@@ -206,8 +214,10 @@ func (o *Options) checkCurvature() error {
 	switch {
 	case kind == curvature.Identity && o.Update != prune.None:
 		return refuse("--curvature identity measures nothing, so --update %v has nothing to go by; add --update none", o.Update)
-	case kind == curvature.Diagonal && o.Structure == prune.RowCol:
-		return refuse("--curvature diagonal corrects the costs of single weights; with --structure rowcol it is kfac")
+	case kind == curvature.Diagonal && !o.Structure.Weights():
+		return refuse("--curvature diagonal corrects the costs of single weights; with --structure %v it is kfac", o.Structure)
+	case o.Structure == prune.Unit && (kind == curvature.KronSum || joint):
+		return refuse("--structure unit takes one product of damped factors; with --curvature %v it needs --damping factored, and no kron-sum", kind)
 	case kind == curvature.KronSum && o.Rank > 2 && o.Cost == prune.OBS:
 		return refuse("--rank %d with --cost obs: a sum of more than 2 products has no inverse that could be computed; take --rank 2, or --cost obd", o.Rank)
 	case kind == curvature.KronSum && joint:
@@ -227,6 +237,7 @@ const jointDamping = "joint"
 // curvature is what is measured.
 func (o *Options) curvature() curvature.Options {
 	c := curvature.Options{Kind: o.Curvature, Fisher: o.Fisher}
+	c.Consumers = o.Structure == prune.Unit && (o.Curvature == curvature.KFAC || o.Curvature == curvature.Activations)
 	if c.Warm() {
 		c.PowerSteps = o.PowerSteps
 	}
@@ -260,7 +271,7 @@ func (o *Options) fill() {
 	}
 	if o.DampG == nil {
 		d := dampDefault
-		if o.Structure != prune.RowCol {
+		if o.Structure.Weights() {
 			d = dampWeightsDefault
 		}
 		o.DampG = &d

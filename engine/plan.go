@@ -100,7 +100,7 @@ func (o *Options) costWork(rows, cols int) float64 {
 	switch {
 	case o.Curvature == curvature.Identity:
 		return r * c
-	case o.Cost == prune.OBD && o.Structure == prune.RowCol:
+	case o.Cost == prune.OBD && !o.Structure.Weights():
 		return o.products() * 2 * r * c * (r + c)
 	case o.Cost == prune.OBD:
 		return o.products() * r * c
@@ -129,12 +129,14 @@ func (o *Options) updateWork(rows, cols int, before, after float64, steps int) f
 		pairs := 2.
 		if o.products() > 2 {
 			pairs += o.products()
-		} else if o.Structure == prune.RowCol {
+		} else if !o.Structure.Weights() {
 			steps = 1
 		}
 		return 10*(r*r*r+c*c*c) + float64(steps)*pairs*2*r*c*(r+c)
 	case o.Structure == prune.RowCol:
-		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2))
+		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, (after-before)/2, (after-before)/2))
+	case o.Structure == prune.Unit:
+		return prune.ApplyFLOP(rows, cols, keptAfterShot(rows, cols, 0, after-before))
 	}
 	return prune.ApplyElementsFLOP(rows, cols, steps)
 }
@@ -151,17 +153,38 @@ func (o *Options) projectWork(cfg checkpoint.Config) (work float64) {
 	return work
 }
 
+// pruningWork is the costWork of one shot, and the updateWork of all.
+func (o *Options) pruningWork(cfg checkpoint.Config) (costs, updates float64) {
+	layers := linears(cfg)
+	update := func(l *model.Linear) {
+		for shot := range o.Shots {
+			updates += o.updateWork(l.Rows, l.Inputs(), o.scheduled(shot), o.scheduled(shot+1), prune.StepsExpected)
+		}
+	}
+	if o.Structure == prune.Unit { // consumers alone
+		for _, c := range prune.Couplings(cfg, cfg.Linears()) {
+			l := layers[c.Consumer().Layer]
+			if o.Curvature == curvature.Identity || o.Cost == prune.OBD {
+				costs += o.costWork(l.Rows, l.Inputs())
+			} else {
+				costs += prune.CostUnitsFLOP(l.Rows, l.Inputs(), c.Consumer().Width)
+			}
+			update(l)
+		}
+		return costs, updates
+	}
+	for _, l := range layers {
+		costs += o.costWork(l.Rows, l.Inputs())
+		update(l)
+	}
+	return costs, updates
+}
+
 // planTime multiplies the rates with the work; so many windows of other text are evaluated.
 func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluated int) {
 	shots, onWay := float64(o.Shots), float64(len(o.WriteAt)) // after a model on the way all is loaded again
 	_, prunable := counts(cfg)
-	var costs, updates float64
-	for _, l := range linears(cfg) {
-		costs += shots * o.costWork(l.Rows, l.Inputs()) * r.costs
-		for shot := range o.Shots {
-			updates += o.updateWork(l.Rows, l.Inputs(), o.scheduled(shot), o.scheduled(shot+1), prune.StepsExpected) * r.update
-		}
-	}
+	costs, updates := o.pruningWork(cfg)
 	add := func(name string, seconds float64) {
 		p.Stages = append(p.Stages, PlanStage{name, seconds})
 		p.Seconds += seconds
@@ -170,11 +193,11 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluat
 	if o.Curvature != curvature.Identity {
 		add("curvature", shots*(float64(o.Samples)*r.curvature+r.factors+o.projectWork(cfg)*r.project))
 	}
-	add("costs", costs)
-	if o.Structure != prune.RowCol {
+	add("costs", shots*costs*r.costs)
+	if o.Structure.Weights() {
 		add("threshold", shots*float64(prunable)*r.threshold)
 	}
-	add("update", updates)
+	add("update", updates*r.update)
 	if o.Lora {
 		add("lora", float64(o.loraSteps())*r.lora)
 	}
@@ -196,16 +219,16 @@ func (p *PlanReport) planTime(cfg checkpoint.Config, o Options, r rates, evaluat
 	add("journal and output", waiting+(1+onWay)*each)
 }
 
-// keptAfterShot marks what stays of a layer that loses this share of its rows and of its columns.
-func keptAfterShot(rows, cols int, share float64) prune.Kept {
-	mark := func(n int) []bool {
+// keptAfterShot marks what stays of a layer that loses these shares of its rows and of its columns.
+func keptAfterShot(rows, cols int, ofRows, ofCols float64) prune.Kept {
+	mark := func(n int, share float64) []bool {
 		x := make([]bool, n)
 		for i := range x {
 			x[i] = float64(i) >= share*float64(n)
 		}
 		return x
 	}
-	return prune.Kept{Rows: mark(rows), Cols: mark(cols)}
+	return prune.Kept{Rows: mark(rows, ofRows), Cols: mark(cols, ofCols)}
 }
 
 // measureVocab is the vocabulary that passes and head are measured with; the head's time grows in proportion.
@@ -249,10 +272,13 @@ func measure(ctx context.Context, dev device.Device, in *inputs, o Options) (rat
 		}
 	}
 	timePruning := timeRowCol
-	if o.Structure != prune.RowCol {
+	if o.Structure.Weights() {
 		timePruning = timeWeights
 	}
 	few := o
+	if o.Structure == prune.Unit { // the same products and factorisations
+		few.Structure = prune.RowCol
+	}
 	few.Rank = min(o.Rank, 3) // more are solved alike, and their work grows as costWork and updateWork say
 	if err := timePruning(dev, cfg, few, &r); err != nil {
 		return r, err
@@ -514,7 +540,7 @@ func timeRowCol(dev device.Device, cfg checkpoint.Config, o Options, r *rates) e
 	l := randomLayer(dev, rows, cols, o)
 	defer freeLayer(dev, l)
 	layers, damp := []prune.Layer{l}, o.measuredDamping()
-	kept := []prune.Kept{keptAfterShot(rows, cols, 1./16)}
+	kept := []prune.Kept{keptAfterShot(rows, cols, 1./16, 1./16)}
 	r.costs, r.update = math.Inf(1), math.Inf(1)
 	return twice(func() error {
 		start := time.Now()

@@ -75,10 +75,10 @@ var Presets = []Preset{
 
 // shotsOf is 1 for single weights and blocks of them, as published.
 func shotsOf(s prune.Structure, rowcol int) int {
-	if s == prune.RowCol {
-		return rowcol
+	if s.Weights() {
+		return 1
 	}
-	return 1
+	return rowcol
 }
 
 // applyPreset sets the options that o.Preset stands for. An option in o.Given that says something else is refused.

@@ -118,7 +118,7 @@ func (r *run) read() error {
 	if warning := scarce(in.model.Config, len(r.calibration)*in.length); warning != "" && o.Curvature != curvature.Identity {
 		r.warn(warning)
 	}
-	if warning := o.outOfReach(); warning != "" {
+	if warning := o.outOfReach(in.model.Config); warning != "" {
 		r.warn(warning)
 	}
 	return nil

@@ -115,7 +115,7 @@ type benchShotCommand struct {
 	Sequences int    `help:"Sequences that the curvature is measured with." default:"4" placeholder:"SEQUENCES" group:"general"`
 	Length    int    `help:"Tokens in a sequence; 0 = 4096, or what the model allows." default:"0" placeholder:"TOKENS" group:"general"`
 
-	Structure prune.Structure `help:"What goes: rowcol (6 % of the weights by rows and columns), element (half of them, singly), or N:M, as 2:4." default:"rowcol" placeholder:"STRUCTURE" group:"general"`
+	Structure prune.Structure `help:"What goes: rowcol, unit (6 % of the weights by rows and columns, or by heads and neurons), element (half of them, singly), or N:M, as 2:4." default:"rowcol" placeholder:"STRUCTURE" group:"general"`
 
 	Batch     int    `help:"Sequences that go through the model at one time; 0 = 1 on the CPU, as many as fit on a GPU." default:"0" placeholder:"SEQUENCES" group:"device"`
 	Precision string `help:"Arithmetic of the model: float32, float64, bfloat16; auto = bfloat16 on a GPU, float32 on the CPU." enum:"auto,float32,float64,bfloat16" default:"auto" placeholder:"TYPE" group:"device"`

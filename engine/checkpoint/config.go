@@ -124,6 +124,9 @@ type Linear struct {
 	Bias  bool // has a bias of Rows elements
 }
 
+// Consumer says whether the layer reads what its block's heads, or neurons, compute: o, or down.
+func (l Linear) Consumer() bool { return l.Role == O || l.Role == Down }
+
 // WeightName is the name of the layer's matrix.
 func (l Linear) WeightName() string { return l.Name + ".weight" }
 

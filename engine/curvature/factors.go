@@ -82,7 +82,7 @@ func (f *Factors) layout(o Options, sym func(n int) device.Sym, matrix func(rows
 		for len(f.a) <= f.inputs[i] {
 			f.a = append(f.a, device.Sym{})
 		}
-		if o.Kind == Identity {
+		if !o.measures(l) {
 			continue
 		}
 		if f.a[f.inputs[i]].N == 0 {

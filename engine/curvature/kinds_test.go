@@ -21,6 +21,42 @@ var every = []curvature.Options{
 	{}, {Kind: curvature.Nearest, PowerSteps: 4}, {Kind: curvature.KronSum, PowerSteps: 4, Rank: 3}, {Kind: curvature.Activations},
 	{Kind: curvature.Identity}, {Kind: curvature.Diagonal}, {Fisher: curvature.Sampled, Samples: 2, Seed: 5},
 	{Kind: curvature.Nearest, PowerSteps: 2, Fisher: curvature.Sampled, Samples: 2}, {Kind: curvature.Diagonal, Fisher: curvature.Sampled, Samples: 1},
+	{Consumers: true}, {Kind: curvature.Activations, Consumers: true}, {Fisher: curvature.Sampled, Samples: 2, Seed: 5, Consumers: true},
+}
+
+// What would be caught: consumers whose factors are others than with all layers measured, a layer that is measured for nothing.
+func TestConsumers(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	for _, name := range []string{"tiny-llama3", "tiny-opt"} {
+		m, tokens := enginetest.Load(t, dev, golden.Dir(name), device.F64), golden.Tokens(t, name)
+		for _, o := range []curvature.Options{{}, {Kind: curvature.Activations}} {
+			all := collect(t, m, tokens, 3, o)
+			o.Consumers = true
+			some := collect(t, m, tokens, 3, o)
+			for i, l := range m.Linears() {
+				a, g := some.Of(i)
+				wantA, wantG := all.Of(i)
+				if !l.Consumer() {
+					if a.N+g.N > 0 {
+						t.Errorf("%s: %s has factors of orders %d and %d", name, l.Name, a.N, g.N)
+					}
+					continue
+				}
+				if a.N != wantA.N || g.N != wantG.N {
+					t.Fatalf("%s: %s has factors of orders %d and %d, of %d and %d with all layers", name, l.Name, a.N, g.N, wantA.N, wantG.N)
+				}
+				for _, x := range [][2]device.Sym{{a, wantA}, {g, wantG}} {
+					if x[0].N > 0 && !slices.Equal(enginetest.Full(dev, x[0]), enginetest.Full(dev, x[1])) {
+						t.Errorf("%s: a factor of %s differs", name, l.Name)
+					}
+				}
+			}
+			some.Free()
+			all.Free()
+		}
+		m.Free()
+	}
 }
 
 // What would be caught: a sum that depends on how windows are put into batches, by a weight of a batch, a draw that goes by

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"surgeon/engine/model"
 )
 
 // Kind is what is measured.
@@ -35,6 +37,10 @@ type Options struct {
 	Samples    int    // k, backward passes for each batch; of Sampled
 	Seed       uint64 // of what is drawn; of Sampled
 
+	// Consumers measures the layers that read what a block's heads and neurons have computed, o and down, alone: all that coupled
+	// units ask for. The others have matrices of order 0. Of KFAC and Activations.
+	Consumers bool
+
 	// Unprojected leaves the terms of KronSum after the first as the power method finds them, of no use but to time it.
 	Unprojected bool
 }
@@ -53,12 +59,19 @@ func (o Options) Check() error {
 		return fmt.Errorf("--power-steps is %d; curvature %s takes at least 4, for 2 leave the second product nothing to begin with", o.PowerSteps, o.Kind)
 	case o.Kind == KronSum && o.Rank < 2:
 		return fmt.Errorf("--rank is %d; curvature %s takes at least 2, the number of products", o.Rank, o.Kind)
+	case o.Consumers && o.paired():
+		return fmt.Errorf("curvature %s is measured of all layers, not of consumers alone", o.Kind)
 	case o.Fisher == Sampled && o.Samples < 1:
 		return fmt.Errorf("--fisher-samples is %d; the %s Fisher takes at least 1 for each token", o.Samples, o.Fisher)
 	case o.Fisher == Sampled && !o.gradients():
 		return errors.New("--fisher sampled is one of gradients, and curvature " + o.Kind.String() + " takes none")
 	}
 	return nil
+}
+
+// measures says whether a layer's factors are asked for.
+func (o Options) measures(l *model.Linear) bool {
+	return o.Kind != Identity && (!o.Consumers || l.Consumer())
 }
 
 // gradients says whether anything is made of gradients.

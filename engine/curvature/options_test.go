@@ -41,6 +41,7 @@ func TestOptions(t *testing.T) {
 		{curvature.Options{Kind: curvature.KronSum, PowerSteps: 2, Rank: 2}, "--power-steps is 2; curvature kron-sum takes at least 4"},
 		{curvature.Options{Kind: curvature.KronSum, PowerSteps: 6, Rank: 1}, "--rank is 1; curvature kron-sum takes at least 2, the number of products"},
 		{curvature.Options{Fisher: curvature.Sampled}, "--fisher-samples is 0; the sampled Fisher takes at least 1 for each token"},
+		{curvature.Options{Kind: curvature.Diagonal, Consumers: true}, "curvature diagonal is measured of all layers, not of consumers alone"},
 		{curvature.Options{Kind: curvature.Activations, Fisher: curvature.Sampled, Samples: 1}, "curvature activations takes none"},
 	} {
 		if err := test.o.Check(); err == nil || !strings.Contains(err.Error(), test.said) {

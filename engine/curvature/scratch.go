@@ -124,7 +124,7 @@ func GramBytes(of func(t device.Type, tokens int, cols []int, ones bool) int64, 
 				add(t.Acc(), false, l.Inputs())
 			}
 		}
-		if !o.Warm() {
+		if !o.Warm() && o.measures(linears[first]) {
 			add(t, linears[first].Bias, linears[first].Cols)
 			if o.gradients() {
 				add(t, false, rows...)

@@ -45,12 +45,19 @@ func (c *collection) sums() sums {
 
 func (s *sums) Input(index int, x device.Tensor) {
 	sum := &s.a[index]
+	if sum.N == 0 {
+		return
+	}
 	s.dev.Gram(s.shareA, []device.Tensor{x}, sum.beta(), []device.Sym{sum.Sym})
 	s.dev.WatchFinite(s.ofInput(index), sum.Sym)
 }
 
-// Gradients adds to several G by one call. Layers that come together always do: their sums have all begun, or none.
+// Gradients adds to several G by one call. Layers that come together always do: their sums have all begun, or none, and are all
+// measured, or none.
 func (s *sums) Gradients(indexes []int, gs []device.Tensor) {
+	if s.g[indexes[0]].N == 0 {
+		return
+	}
 	beta := 0.0
 	s.group = s.group[:0]
 	for _, i := range indexes {

@@ -81,6 +81,7 @@ func Runs(t *testing.T, open func(*testing.T) device.Device) {
 	}{
 		{"tiny-llama", "float32", 1e-5, "", nil}, {"tiny-opt", "float32", 1e-5, "", nil}, {"tiny-qwen3", "bfloat16", 0.02, "", nil},
 		{"tiny-opt", "float32", 1e-4, "with corrections", corrected}, {"tiny-qwen3", "bfloat16", 0.02, "with corrections", corrected},
+		{"tiny-llama3", "float32", 1e-5, "units", units}, {"tiny-opt", "float32", 1e-5, "units", units}, {"tiny-qwen3", "bfloat16", 0.02, "units", units},
 		{"tiny-llama", "float32", 1e-5, "single weights", func(o *engine.Options) { o.Structure, o.Group = prune.Element, 300 }},
 		{"tiny-qwen3", "bfloat16", 0.02, "single weights, all of a matrix together", func(o *engine.Options) {
 			o.Structure, o.Target, o.Tolerance = prune.Element, 0.5, 0.01
@@ -124,6 +125,9 @@ func Runs(t *testing.T, open func(*testing.T) device.Device) {
 		})
 	}
 }
+
+// units asks for coupled units.
+func units(o *engine.Options) { o.Structure = prune.Unit }
 
 // corrected asks for low-rank corrections.
 func corrected(o *engine.Options) {

@@ -3,6 +3,7 @@
 //	system.go     one layer on the device: alive rows and columns, damping, Cholesky factors (method.md section 2)
 //	costs.go      the predicted increase of the loss for each row and column           (section 3)
 //	threshold.go  one threshold for the whole model                                     (section 4)
+//	units.go      what belongs to a coupled unit, its cost, and which of them go        (section 3)
 //	update.go     the weights that stay                                                 (section 5)
 //	increase.go   the predicted increase of the whole step
 //	exact.go      the same costs for sums of products and for joint damping

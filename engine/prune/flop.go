@@ -7,6 +7,16 @@ func CostFLOP(rows, cols int) float64 {
 	return r*r*c + r*c*c + 2*(r*r*r+c*c*c)/3
 }
 
+// CostUnitsFLOP is the arithmetic of CostUnits for a consumer of which nothing is dead, and units of so many columns: half a product
+// and the diagonal of an inverse for single ones; else a product, an inverse, and for each unit a block of both and its inverse.
+func CostUnitsFLOP(rows, cols, width int) float64 {
+	r, c, w := float64(rows), float64(cols), float64(width)
+	if width == 1 {
+		return r*r*c + 2*c*c*c/3
+	}
+	return 2*r*r*c + 7*c*c*c/3 + 2*r*c*w + 7*c*w*w/3
+}
+
 // ApplyFLOP is the arithmetic of Apply with Joint, for a layer of which nothing is dead: per side a factorisation of what
 // stays and a solve for what goes, the two steps, and the products for the predicted increase.
 func ApplyFLOP(rows, cols int, kept Kept) float64 {

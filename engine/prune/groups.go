@@ -222,9 +222,7 @@ func inverseOf(d device.Device, f *factor) (device.Tensor, error) {
 		return device.Tensor{}, err
 	}
 	defer d.Free(l)
-	x := d.Alloc(l.Rows, l.Rows, device.F64)
-	d.Zero(x)
-	d.AddDiagonal(f.unit(), x)
+	x := scaledIdentity(d, f.unit(), l.Rows)
 	d.CholeskySolve(device.Left, []device.Tensor{l}, []device.Tensor{x})
 	return x, nil
 }

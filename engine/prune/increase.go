@@ -89,7 +89,7 @@ func (x *reach) outer(d device.Device, p partition, w device.Tensor) (down, acro
 		if !x.rows.IsZero() {
 			d.Scatter(x.rows, p.s, columns, down)
 		}
-		scatter(minusIdentity(d, q), p.q, columns, down)
+		scatter(scaledIdentity(d, -1, q), p.q, columns, down)
 		d.Gather(w, p.q, nil, across.Slice(0, q))
 	}
 	if u > 0 {
@@ -99,17 +99,9 @@ func (x *reach) outer(d device.Device, p partition, w device.Tensor) (down, acro
 		if !x.cols.IsZero() {
 			d.Scatter(x.cols, nil, p.t, rows)
 		}
-		scatter(minusIdentity(d, u), nil, p.u, rows)
+		scatter(scaledIdentity(d, -1, u), nil, p.u, rows)
 	}
 	return down, across
-}
-
-// minusIdentity is −I of order n; the caller frees it.
-func minusIdentity(d device.Device, n int) device.Tensor {
-	x := d.Alloc(n, n, device.F64)
-	d.Zero(x)
-	d.AddDiagonal(-1, x)
-	return x
 }
 
 // counting is first, first+1, …, n of them.

@@ -6,19 +6,23 @@ import (
 	"strings"
 )
 
-// Structure is what is removed as one. The zero Structure is rows and columns. Otherwise it is N of every M consecutive inputs
-// of a row, blocks of M that begin at the first input; the bias column is in no block. {1, 1} is single weights, and then the
-// bias column takes part.
+// Structure is what is removed as one. The zero Structure is rows and columns, {1, 0} coupled units. Otherwise it is N of every M
+// consecutive inputs of a row, blocks of M that begin at the first input; the bias column is in no block. {1, 1} is single
+// weights, and then the bias column takes part.
 type Structure struct{ N, M int }
 
-// RowCol is rows and columns, Element single weights.
+// RowCol is rows and columns, Unit coupled units (Coupling), Element single weights.
 var (
 	RowCol  = Structure{}
+	Unit    = Structure{1, 0}
 	Element = Structure{1, 1}
 )
 
 // largestBlock bounds M: 2:4, 4:8 and their like are what hardware and papers speak of; a row of thousands is no block.
 const largestBlock = 256
+
+// Weights says that weights go one by one, or N of every M inputs, and not as whole rows and columns.
+func (s Structure) Weights() bool { return s.M > 0 }
 
 // Blocks says that N of every M inputs go.
 func (s Structure) Blocks() bool { return s.M > 1 }
@@ -36,6 +40,8 @@ func (s Structure) String() string {
 	switch s {
 	case RowCol:
 		return "rowcol"
+	case Unit:
+		return "unit"
 	case Element:
 		return "element"
 	}
@@ -45,11 +51,14 @@ func (s Structure) String() string {
 // MarshalText is String.
 func (s Structure) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads "rowcol", "element", or "N:M".
+// UnmarshalText reads "rowcol", "unit", "element", or "N:M".
 func (s *Structure) UnmarshalText(text []byte) error {
 	switch word := string(text); word {
 	case "rowcol":
 		*s = RowCol
+		return nil
+	case "unit":
+		*s = Unit
 		return nil
 	case "element":
 		*s = Element
@@ -59,7 +68,7 @@ func (s *Structure) UnmarshalText(text []byte) error {
 		n, err1 := strconv.Atoi(left)
 		m, err2 := strconv.Atoi(right)
 		if !colon || err1 != nil || err2 != nil {
-			return fmt.Errorf("%q is none of rowcol, element, or N:M such as 2:4", word)
+			return fmt.Errorf("%q is none of rowcol, unit, element, or N:M such as 2:4", word)
 		}
 		if n < 1 || m < 2 || n >= m || m > largestBlock {
 			return fmt.Errorf("%q: N of every M weights go, so N must be at least 1 and less than M, and M at most %d", word, largestBlock)

@@ -201,6 +201,14 @@ func extract(d device.Device, s device.Sym, idx []int32) device.Tensor {
 	return x
 }
 
+// scaledIdentity is α·I of order n; the caller frees it.
+func scaledIdentity(d device.Device, alpha float64, n int) device.Tensor {
+	x := d.Alloc(n, n, device.F64)
+	d.Zero(x)
+	d.AddDiagonal(alpha, x)
+	return x
+}
+
 // damped is the damped factor over the positions idx.
 func (f *factor) damped(d device.Device, idx []int32) device.Tensor {
 	x := f.square(d, idx)

@@ -84,7 +84,11 @@ func Select(layers []LayerCosts, b Budget) (Selection, error) {
 	if !(b.StepLimit > 0 && b.StepLimit <= 1) {
 		return Selection{}, fmt.Errorf("the step limit is %v; it must lie above 0 and at most at 1", b.StepLimit)
 	}
-	s := newSweep(layers)
+	alive := make([]Kept, len(layers))
+	for i, l := range layers {
+		alive[i] = l.Alive
+	}
+	s := newSweep(alive)
 	limit := int(b.Target * float64(s.total))
 	o, err := rank(layers, b.Ranking)
 	if err != nil {
@@ -101,18 +105,18 @@ func Select(layers []LayerCosts, b Budget) (Selection, error) {
 
 // sweep is the state of the selection: integer counters per layer, nothing else.
 type sweep struct {
-	layers         []LayerCosts
-	kept           []Kept
+	alive, kept    []Kept
 	left           [][2]int // rows and columns that stay, per layer
 	removed, total int
 }
 
-func newSweep(layers []LayerCosts) *sweep {
-	s := &sweep{layers: layers, kept: make([]Kept, len(layers)), left: make([][2]int, len(layers))}
-	for i, l := range layers {
-		s.kept[i] = Kept{Rows: ones(len(l.Rows)), Cols: ones(len(l.Cols))}
-		s.left[i] = [2]int{len(l.Rows), len(l.Cols)}
-		s.total += len(l.Rows) * len(l.Cols)
+// newSweep begins with every row and column, of which those that are not alive are to go first.
+func newSweep(alive []Kept) *sweep {
+	s := &sweep{alive: alive, kept: make([]Kept, len(alive)), left: make([][2]int, len(alive))}
+	for i, a := range alive {
+		s.kept[i] = Kept{Rows: ones(len(a.Rows)), Cols: ones(len(a.Cols))}
+		s.left[i] = [2]int{len(a.Rows), len(a.Cols)}
+		s.total += len(a.Rows) * len(a.Cols)
 	}
 	return s
 }
@@ -139,8 +143,8 @@ func (s *sweep) take(c candidate) {
 }
 
 func (s *sweep) takeDead() {
-	for i, l := range s.layers {
-		for side, alive := range [2][]bool{l.Alive.Rows, l.Alive.Cols} {
+	for i, layer := range s.alive {
+		for side, alive := range [2][]bool{layer.Rows, layer.Cols} {
 			for j, a := range alive {
 				if !a {
 					s.take(candidate{layer: i, side: Side(side), index: j})
@@ -180,9 +184,9 @@ func (s *sweep) together(o order, limit int) (tau float64) {
 // limited takes one structure after the other, passing over matrices that have lost their share.
 func (s *sweep) limited(o order, limit int, share float64) (tau float64) {
 	tau = -1
-	quota := make([][2]int, len(s.layers))
-	for i, l := range s.layers {
-		r, c := l.Alive.Count()
+	quota := make([][2]int, len(s.alive))
+	for i, alive := range s.alive {
+		r, c := alive.Count()
 		quota[i] = [2]int{int(share * float64(r)), int(share * float64(c))}
 	}
 	for i := range o.len() {

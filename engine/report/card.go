@@ -35,7 +35,7 @@ func (r *Report) cardHeader(b *bytes.Buffer) {
 // kind is what papers call pruning of such a structure.
 func (r *Report) kind() string {
 	switch r.Structure {
-	case "rowcol":
+	case "rowcol", "unit":
 		return "structured"
 	case "element":
 		return "unstructured"
@@ -48,6 +48,8 @@ func (r *Report) structures() string {
 	switch r.Structure {
 	case "rowcol":
 		return "rows and columns"
+	case "unit":
+		return "attention heads and neurons, with the rows and columns that belong to them,"
 	case "element":
 		return "single weights"
 	}
@@ -60,7 +62,7 @@ func (r *Report) cardSize(b *bytes.Buffer) {
 	fmt.Fprintf(b, "| linear layers in the blocks | %s | %s |\n", thousands(r.Model.Prunable), Percent(r.Final.Sparsity))
 	fmt.Fprintf(b, "| whole model | %s | %s |\n\n", thousands(r.Model.Parameters), Percent(r.Final.Reduction))
 	b.WriteString("What was removed is zeros in place: every matrix has the shape it had, so the files are not smaller and the model is not faster by itself. ")
-	if r.Structure == "rowcol" {
+	if r.Structure == "rowcol" || r.Structure == "unit" {
 		b.WriteString("`report.json` lists the rows and columns that stay, layer by layer, for programs that cut the zeros out.")
 	}
 	b.WriteString("\n\n")

@@ -36,7 +36,7 @@ type Report struct {
 	ResumedFrom []int             `json:"resumed_from"` // the shots after which a stopped run was taken up again
 	Warnings    []string          `json:"warnings"`
 
-	Structure string `json:"structure"` // what was removed as one: "rowcol", "element", "2:4"
+	Structure string `json:"structure"` // what was removed as one: "rowcol", "unit", "element", "2:4"
 
 	Model  Model   `json:"model"`
 	Data   Data    `json:"data"`
