@@ -29,7 +29,7 @@ func TestImportRules(t *testing.T) {
 		"engine/text":       {"engine/checkpoint/gguf"},
 		"engine/journal":    {"engine/checkpoint/safetensors"},
 		"engine/report":     nil,
-		"engine/compare":    {"engine/checkpoint", "engine/checkpoint/safetensors", "engine/report"},
+		"engine/compare":    {"engine/checkpoint", "engine/checkpoint/safetensors", "engine/internal/parallel", "engine/report"},
 		"engine/tasks":      {"engine/text", "engine/report"},
 		"engine/model":      {"engine/device", "engine/checkpoint"},
 		"engine/curvature":  {"engine/device", "engine/model"},

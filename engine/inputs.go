@@ -42,10 +42,10 @@ func openModel(path string) (*inputs, error) {
 }
 
 // loadModel brings a model to the device by model.Load or model.LoadFixed. Weights that cannot be used are a wrong request; a
-// device that fails is not.
+// device that fails, and a file that somebody made shorter, are not.
 func loadModel(load func(device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error), dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
 	m, err := load(dev, c, typeOf(precision))
-	if err != nil && dev.Sync() == nil {
+	if _, lost := errors.AsType[*checkpoint.Lost](err); err != nil && !lost && dev.Sync() == nil {
 		err = &RequestError{err}
 	}
 	return m, err

@@ -59,6 +59,7 @@ func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanRe
 	}
 	defer r.close()
 	in, o := r.inputs, r.options
+	w.Stage("check of the weights", 0)
 	if err := in.model.CheckFinite(); err != nil {
 		return nil, &RequestError{err}
 	}

@@ -234,12 +234,17 @@ func (r *run) restore(number int, s *state) error {
 		return err
 	}
 	defer file.Close()
+	var buffer []byte // for what a device is given: nobody could turn the fault of one that reads a map into an error
 	bytes := func(e safetensors.Entry) ([]byte, error) {
 		x, ok := file.Lookup(e.Name)
 		if !ok || x.DType != e.DType || !slices.Equal(x.Shape, e.Shape) {
 			return nil, fmt.Errorf("the work directory %s is not of this model: shot %d has no tensor %s of shape %v", r.options.Work, number, e.Name, e.Shape)
 		}
-		return file.Bytes(e.Name), nil
+		err := file.Guard(func() error {
+			buffer = append(buffer[:0], file.Bytes(e.Name)...)
+			return nil
+		})
+		return buffer, err
 	}
 	for _, e := range r.weights() {
 		b, err := bytes(e)

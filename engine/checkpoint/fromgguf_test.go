@@ -141,14 +141,14 @@ func TestGGUFIsTheSameModel(t *testing.T) {
 						break
 					}
 				}
-				if stored, _, ok := c.Raw(n); ok == (kind == 8 && len(c.Shape(n)) == 2 && c.Shape(n)[1]%32 == 0) || ok && stored != dtype && len(c.Shape(n)) == 2 {
+				if stored, _, ok := raw(t, c, n); ok == (kind == 8 && len(c.Shape(n)) == 2 && c.Shape(n)[1]%32 == 0) || ok && stored != dtype && len(c.Shape(n)) == 2 {
 					t.Errorf("%s: Raw(%s) gives %s, %v", name, n, stored, ok)
 				}
 			}
 			if kind == 0 {
 				for _, n := range want.Names() {
-					_, a, _ := want.Raw(n)
-					_, b, _ := c.Raw(n)
+					_, a, _ := raw(t, want, n)
+					_, b, _ := raw(t, c, n)
 					if !bytes.Equal(a, b) {
 						t.Errorf("%s: Raw(%s) differs", name, n)
 					}
