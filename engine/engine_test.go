@@ -164,7 +164,7 @@ func TestDeadPropagationIsExact(t *testing.T) {
 				l.SetMatrix(prune.Restrict(dev, w.W, alive))
 			}
 			before, total := device.DownloadSlice[float64](dev, r.model.Logits(r.calibration[:3])), countZeros(r)
-			if err := r.propagateDead(); err != nil {
+			if err := r.propagateDead(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 			after, more := device.DownloadSlice[float64](dev, r.model.Logits(r.calibration[:3])), countZeros(r)

@@ -17,6 +17,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -30,6 +31,7 @@ import (
 	"surgeon/engine/checkpoint/gguf"
 	"surgeon/engine/checkpoint/internal/mapped"
 	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/internal/stop"
 )
 
 // Format of a model on disk.
@@ -202,10 +204,13 @@ func (c *Checkpoint) Read(name string, dst []float32) error {
 	return nil
 }
 
-// CheckFinite decodes every tensor and refuses NaN and Inf, as Read does.
-func (c *Checkpoint) CheckFinite() error {
+// CheckFinite decodes every tensor and refuses NaN and Inf, as Read does. Between tensors it looks at ctx.
+func (c *Checkpoint) CheckFinite(ctx context.Context) error {
 	var values []float32
 	for _, name := range c.names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		t := c.tensors[name]
 		if t.dtype != "" && !readable(t.dtype) {
 			continue // carried over as it is
@@ -242,22 +247,22 @@ func (c *Checkpoint) Raw(name string, look func(t safetensors.DType, data []byte
 }
 
 // Hash is the SHA-256, in hex, over the lengths and contents of config.json and the weight files; where the model lies and what
-// its files are called does not enter. It reads everything.
-func (c *Checkpoint) Hash() (string, error) {
+// its files are called does not enter. It reads everything, until ctx is done.
+func (c *Checkpoint) Hash(ctx context.Context) (string, error) {
 	h := sha256.New()
 	if c.Format == HuggingFace {
 		fmt.Fprintf(h, "%d\n", len(c.configText))
 		h.Write(c.configText)
 	}
 	for _, path := range c.files {
-		if err := hashFile(h, path); err != nil {
+		if err := hashFile(ctx, h, path); err != nil {
 			return "", fmt.Errorf("hashing model: %w", err)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func hashFile(h io.Writer, path string) error {
+func hashFile(ctx context.Context, h io.Writer, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -268,7 +273,10 @@ func hashFile(h io.Writer, path string) error {
 		return err
 	}
 	fmt.Fprintf(h, "%d\n", info.Size())
-	_, err = io.Copy(h, f)
+	n, err := io.Copy(h, stop.Reader(ctx, f))
+	if err == nil && n < info.Size() {
+		err = &Lost{Path: path, Was: info.Size(), Is: n}
+	}
 	return err
 }
 

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -371,7 +372,7 @@ func TestDecodeAllInParts(t *testing.T) {
 // Catches a hash that does not see a change, or depends on where the model lies.
 func TestHash(t *testing.T) {
 	hash := func(dir string) string {
-		h, err := open(t, dir).Hash()
+		h, err := open(t, dir).Hash(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}

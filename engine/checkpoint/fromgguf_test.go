@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"math"
 	"os"
@@ -179,7 +180,7 @@ func TestGGUFIsTheSameModel(t *testing.T) {
 			if _, err := c.TokenizerJSON(); err == nil {
 				t.Error("a GGUF file has a tokenizer.json")
 			}
-			if h, err := c.Hash(); err != nil || len(h) != 64 {
+			if h, err := c.Hash(context.Background()); err != nil || len(h) != 64 {
 				t.Errorf("hash %s, %v", h, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func TestTruncatedWhileOpen(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "out")
 		for what, err := range map[string]error{
 			"Read":             c.Read(last, make([]float32, elements(c.Shape(last)))),
-			"CheckFinite":      c.CheckFinite(),
+			"CheckFinite":      c.CheckFinite(context.Background()),
 			"Write":            Write(out, c, WriteOptions{}),
 			"Write, converted": Write(out, c, WriteOptions{DType: safetensors.BF16}),
 		} {
