@@ -19,7 +19,7 @@ import (
 // file, with the work directory in good order, and err wraps ctx.Err(). After an error the report has the shots that are complete,
 // or is nil where that is not known.
 func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*report.Report, error) {
-	r, err := prepare(ctx, dev, o, w)
+	r, err := prepare(ctx, dev, o, w, false)
 	if err != nil {
 		return nil, err
 	}

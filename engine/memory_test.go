@@ -366,7 +366,7 @@ func TestCrowded(t *testing.T) {
 	d := cpu.Open()
 	defer d.Close()
 	var w silent
-	r, err := prepare(context.Background(), d, o, &w)
+	r, err := prepare(context.Background(), d, o, &w, false)
 	if err != nil {
 		t.Fatal(err)
 	}

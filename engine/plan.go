@@ -51,9 +51,10 @@ const measureSeconds = 2
 
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some
 // seconds on the device with random weights of those shapes. It refuses what Prune would refuse before it begins, weights
-// that are not finite included, which takes one look at all of them. Nothing is written.
+// that are not finite included, which takes one look at all of them, and a second one, for their checksum, where there is something in
+// the way that may be of the same run. Nothing is written.
 func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanReport, error) {
-	r, err := prepare(ctx, dev, o, w)
+	r, err := prepare(ctx, dev, o, w, true)
 	if err != nil {
 		return nil, err
 	}

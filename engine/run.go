@@ -39,8 +39,8 @@ type run struct {
 	started     time.Time
 }
 
-// prepare opens model and text and refuses what can be refused. It writes nothing.
-func prepare(ctx context.Context, dev device.Device, o Options, w Watcher) (*run, error) {
+// prepare opens model and text and refuses what can be refused, of a run that is made or only planned. It writes nothing.
+func prepare(ctx context.Context, dev device.Device, o Options, w Watcher, planned bool) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -64,15 +64,16 @@ func prepare(ctx context.Context, dev device.Device, o Options, w Watcher) (*run
 	}
 	r := &run{turn: turn{options: o, dev: dev, watcher: w, clock: map[string]float64{}}, inputs: in, next: 1, started: time.Now()}
 	r.settle = r.saved
-	if err := r.read(ctx); err != nil {
+	if err := r.read(ctx, planned); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-// read draws the windows and names the run.
-func (r *run) read(ctx context.Context) error {
+// read draws the windows and names the run; one that is planned, and that nothing is there to be confused with, without the checksum of
+// the model: that takes as long as all else a plan does.
+func (r *run) read(ctx context.Context, planned bool) error {
 	o, in := &r.options, r.inputs
 	r.watcher.Stage("text", 0)
 	if err := in.readTexts(ctx, "text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
@@ -96,10 +97,12 @@ func (r *run) read(ctx context.Context) error {
 	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
 		return err
 	}
-	r.watcher.Stage("checksum of the model", 0)
-	hash, err := in.model.Hash(ctx)
-	if err != nil {
-		return unusable(err)
+	hash := ""
+	if !planned || o.leftBefore() {
+		r.watcher.Stage("checksum of the model", 0)
+		if hash, err = in.model.Hash(ctx); err != nil {
+			return unusable(err)
+		}
 	}
 	if err := r.describe(hash); err != nil {
 		return err
@@ -122,6 +125,14 @@ func (r *run) read(ctx context.Context) error {
 		r.warn(warning)
 	}
 	return nil
+}
+
+// leftBefore says whether there is something where the run is to write, which may be of this run, or of another one.
+func (o *Options) leftBefore() bool {
+	return slices.ContainsFunc(append(o.Outputs(), o.Work), func(path string) bool {
+		_, err := os.Lstat(path)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // takeBatch takes the batch of the run that is in the work directory, where that differs in nothing else: what was free on the
