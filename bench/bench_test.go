@@ -201,7 +201,7 @@ func BenchmarkLoad(b *testing.B) {
 			b.Fatal(err)
 		}
 		dev := cpu.Open()
-		m, err := model.Load(dev, c, device.F32)
+		m, err := model.Load(context.Background(), dev, c, device.F32)
 		if err != nil {
 			b.Fatal(err)
 		}

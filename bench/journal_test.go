@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"crypto/sha256"
 	"io"
 	"path/filepath"
@@ -32,7 +33,7 @@ func BenchmarkJournal(b *testing.B) {
 			return err
 		}})
 	}
-	j, err := journal.Open(filepath.Join(b.TempDir(), "work"), map[string]any{}, journal.Settings{})
+	j, err := journal.Open(context.Background(), filepath.Join(b.TempDir(), "work"), map[string]any{}, journal.Settings{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 
@@ -11,7 +12,7 @@ import (
 
 // checkBlocks looks at every block of the model as it will be written: with the target at its highest each one has lost its N
 // weights, with a lower one so many blocks as were selected. Hardware that leaves zeros out relies on nothing less.
-func (r *run) checkBlocks() error {
+func (r *run) checkBlocks(ctx context.Context) error {
 	s := r.options.Structure
 	if !s.Blocks() || r.report.Final.StoppedEarly != "" {
 		return nil
@@ -20,6 +21,9 @@ func (r *run) checkBlocks() error {
 	r.watcher.Stage("check of the blocks", len(layers))
 	all, sparse := 0, 0
 	for i, l := range layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		w := l.Matrix(device.F64)
 		marks := zeros(r.dev, w)
 		r.dev.Free(w)

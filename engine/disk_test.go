@@ -32,7 +32,7 @@ func TestDiskParts(t *testing.T) {
 			change(&o)
 			dev := cpu.Open()
 			defer dev.Close()
-			r, err := prepare(dev, o, &silent{})
+			r, err := prepare(context.Background(), dev, o, &silent{}, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,7 +123,7 @@ func TestDiskPartsThatAreThere(t *testing.T) {
 	defer dev.Close()
 	parts := func(o Options) (models int, shots int64) {
 		t.Helper()
-		r, err := prepare(dev, o, &silent{})
+		r, err := prepare(context.Background(), dev, o, &silent{}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,15 +15,16 @@ import (
 )
 
 // Prune makes the model smaller, shot by shot, and writes it. It goes on where an earlier run with the same options was
-// stopped. The report is complete when err is nil; a cancelled ctx ends the run at the next micro-batch with the work
-// directory in good order, and err wraps ctx.Err().
+// stopped. The report is complete when err is nil; a cancelled ctx ends the run at the next micro-batch, tensor, or piece of a
+// file, with the work directory in good order, and err wraps ctx.Err(). After an error the report has the shots that are complete,
+// or is nil where that is not known.
 func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*report.Report, error) {
-	r, err := prepare(dev, o, w)
+	r, err := prepare(ctx, dev, o, w, false)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
-	if done, err := r.alreadyWritten(); done != nil || err != nil {
+	if done, err := r.alreadyWritten(ctx); done != nil || err != nil {
 		return done, err
 	}
 	for _, dir := range r.options.Outputs() {
@@ -39,7 +40,10 @@ func Prune(ctx context.Context, dev device.Device, o Options, w Watcher) (*repor
 		w.Say("the model runs in float32, without tensor cores; --precision bfloat16 takes them, and half the memory for weights and activations")
 	}
 	if err := r.start(ctx); err != nil {
-		return nil, err
+		if r.journal == nil {
+			return nil, err
+		}
+		return r.report, err
 	}
 	for r.next <= r.options.Shots && r.report.Final.StoppedEarly == "" {
 		if err := r.writeOnWay(ctx, r.next-1); err != nil {
@@ -86,7 +90,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 		r.sayCorrected(s.Lora)
 	}
 	if r.options.MaxLoss > 0 && s.LossAfter > r.options.MaxLoss {
-		return r.stepBack(number, s.LossAfter)
+		return r.stepBack(ctx, number, s.LossAfter)
 	}
 	if s.Warning = suspicious(s); s.Warning != "" {
 		r.watcher.Warn(s.Warning)

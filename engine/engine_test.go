@@ -164,7 +164,7 @@ func TestDeadPropagationIsExact(t *testing.T) {
 				l.SetMatrix(prune.Restrict(dev, w.W, alive))
 			}
 			before, total := device.DownloadSlice[float64](dev, r.model.Logits(r.calibration[:3])), countZeros(r)
-			if err := r.propagateDead(); err != nil {
+			if err := r.propagateDead(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 			after, more := device.DownloadSlice[float64](dev, r.model.Logits(r.calibration[:3])), countZeros(r)
@@ -399,6 +399,60 @@ func TestModelChangedDuringARun(t *testing.T) {
 		_, err = pruneTiny(t, context.Background(), o, w)
 		if over := how == "written over"; (err != nil) != over || over && !strings.Contains(err.Error(), path+" was changed while it was read") {
 			t.Errorf("%s: %v", how, err)
+		}
+	}
+}
+
+// What would be caught: a file of the model that is made shorter during a run, and ends the process with SIGBUS, or passes for a
+// wrong request; shots that are lost by that.
+func TestModelTruncatedDuringARun(t *testing.T) {
+	for _, format := range []string{"safetensors", "GGUF"} {
+		dir, text := tiny(t, "tiny-llama")
+		path := filepath.Join(dir, "model.safetensors")
+		if format == "GGUF" {
+			dir, text = tinyGGUF(t)
+			path = dir
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := tinyOptions(dir, text, filepath.Join(t.TempDir(), "whole"))
+		if _, err := pruneTiny(t, context.Background(), whole, &silent{}); err != nil {
+			t.Fatal(err)
+		}
+		o := whole
+		o.Output = filepath.Join(t.TempDir(), "out")
+		for _, at := range []struct{ stage, want string }{
+			{"load", " became shorter while it was read: it has 100 bytes now"},
+			{"shot 2 of 4: curvature", " was changed while it was read"}, // what a run has loaded, it needs again to write
+			{"rounding", " became shorter while it was read: it has 100 bytes now"},
+			{"write", " became shorter while it was read: it has 100 bytes now"},
+		} {
+			w := &silent{onStage: func(name string) {
+				if name == at.stage {
+					if err := os.Truncate(path, 100); err != nil {
+						t.Error(err)
+					}
+				}
+			}}
+			_, err := pruneTiny(t, context.Background(), o, w)
+			if _, request := errors.AsType[*RequestError](err); err == nil || request || !strings.Contains(err.Error(), path+at.want) {
+				t.Errorf("%s, in %q: %v", format, at.stage, err)
+			}
+			if _, err := os.Stat(o.Output); !os.IsNotExist(err) {
+				t.Errorf("%s, in %q: there is an output", format, at.stage)
+			}
+			if err := os.WriteFile(path, content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again := &silent{}
+		if _, err := pruneTiny(t, context.Background(), o, again); err != nil || len(again.shots) != 0 {
+			t.Errorf("%s: the run does not go on after its last shot: %v, %d shots", format, err, len(again.shots))
+		}
+		if !bytes.Equal(weightsOf(t, o.Output), weightsOf(t, whole.Output)) {
+			t.Errorf("%s: the run ends in other bits", format)
 		}
 	}
 }

@@ -69,19 +69,19 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 	w.Stage("text", 0)
 	var windows Options
 	if len(o.Text) > 0 {
-		if windows, err = in.readWindows(dev, o); err != nil {
+		if windows, err = in.readWindows(ctx, dev, o); err != nil {
 			return e, err
 		}
 	}
 	var z *zeroShot
 	if len(o.Tasks) > 0 {
-		if z, err = in.readZeroShot(dev, o); err != nil {
+		if z, err = in.readZeroShot(ctx, dev, o); err != nil {
 			return e, err
 		}
 		defer z.close()
 	}
 	w.Stage("load", 0)
-	m, err := loadModel(model.LoadFixed, dev, in.model, o.Precision)
+	m, err := loadModel(ctx, model.LoadFixed, dev, in.model, o.Precision)
 	if err != nil {
 		return e, err
 	}
@@ -106,16 +106,16 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 
 // TextIdentity tells the texts that values of an option name from others: the SHA-256 of all of each, behind its name where it
 // has one.
-func TextIdentity(option string, values []string) (string, error) {
+func TextIdentity(ctx context.Context, option string, values []string) (string, error) {
 	named, err := splitNames(option, values)
 	if err != nil {
 		return "", err
 	}
 	var in inputs
 	for _, n := range named {
-		corpus, err := text.ReadCorpus(n.files)
+		corpus, err := text.ReadCorpus(ctx, n.files)
 		if err != nil {
-			return "", &RequestError{err}
+			return "", unusable(err)
 		}
 		in.texts = append(in.texts, namedText{name: n.name, corpus: corpus})
 	}
@@ -147,8 +147,8 @@ func (o *EvalOptions) Check() error {
 }
 
 // readWindows reads the texts and settles the batch of their windows.
-func (in *inputs) readWindows(dev device.Device, o EvalOptions) (Options, error) {
-	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
+func (in *inputs) readWindows(ctx context.Context, dev device.Device, o EvalOptions) (Options, error) {
+	if err := in.readTexts(ctx, "text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return Options{}, err
 	}
 	windows := 1
@@ -187,12 +187,12 @@ func (in *inputs) perplexity(ctx context.Context, m *model.Model, t *namedText, 
 }
 
 // readEvaluation reads the texts of --eval, if there are any.
-func (r *run) readEvaluation() error {
+func (r *run) readEvaluation(ctx context.Context) error {
 	if len(r.options.Eval) == 0 {
 		return nil
 	}
 	r.evaluation = &inputs{model: r.inputs.model, tokenizer: r.inputs.tokenizer}
-	if err := r.evaluation.readTexts("eval", r.options.Eval, 0, 0, r.options.Length); err != nil {
+	if err := r.evaluation.readTexts(ctx, "eval", r.options.Eval, 0, 0, r.options.Length); err != nil {
 		return err
 	}
 	for i := range r.evaluation.texts {

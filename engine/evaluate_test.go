@@ -24,7 +24,7 @@ func TestCommon(t *testing.T) {
 	a, b, c := file("a.txt", "the first text, of some length"), file("b.txt", "another one, of another length"), file("c.txt", "a third, that is nowhere else")
 	lines := file("a.jsonl", `{"text": "the first text, of some length"}`+"\n")
 	read := func(skip, limit int64, files ...string) *text.Corpus {
-		x, err := text.ReadCorpus(files)
+		x, err := text.ReadCorpus(context.Background(), files)
 		if err == nil && (skip > 0 || limit > 0) {
 			x, err = x.Cut(skip, limit)
 		}
@@ -72,7 +72,7 @@ func TestEvalOfCutText(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []bool{true, false, true, false} { // dense, then pruned
-		whole, err := text.ReadCorpus([]string{[]string{prose, code}[i%2]})
+		whole, err := text.ReadCorpus(context.Background(), []string{[]string{prose, code}[i%2]})
 		if err != nil {
 			t.Fatal(err)
 		}

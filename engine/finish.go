@@ -45,8 +45,16 @@ func (r *run) write(ctx context.Context) error {
 		return err
 	}
 	r.watcher.Stage("rounding", 0)
-	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: r.changed}
+	options := checkpoint.WriteOptions{DType: safetensors.DType(r.options.DType), Force: r.options.Force, Changed: func(name string) ([]float32, bool, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, false, err
+		}
+		return r.changed(name)
+	}}
 	err := r.model.Round(func(name string, values []float32) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if !r.prunes(name) { // the file gets it from the source, and a bfloat16 model holds it rounded already
 			if err := source.Read(name, values); err != nil {
 				return err
@@ -60,10 +68,10 @@ func (r *run) write(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rounding to the type of the file: %w", err)
 	}
-	if err := r.propagateDead(); err != nil { // after rounding, which makes zeros too
+	if err := r.propagateDead(ctx); err != nil { // after rounding, which makes zeros too
 		return fmt.Errorf("dead propagation: %w", err)
 	}
-	if err := r.checkBlocks(); err != nil {
+	if err := r.checkBlocks(ctx); err != nil {
 		return err
 	}
 	if r.report.Final.HeldOutLoss, r.report.Final.HeldOutLosses, err = r.heldOut(ctx, "check of the model as written"); err != nil {
@@ -85,11 +93,14 @@ func (r *run) write(ctx context.Context) error {
 }
 
 // propagateDead zeroes what is structurally dead, which changes no output of the model, and fills in the report's layers.
-func (r *run) propagateDead() error {
+func (r *run) propagateDead(ctx context.Context) error {
 	layers := r.model.Linears()
 	r.watcher.Stage("dead propagation", 2*len(layers))
 	specs, kept := make([]checkpoint.Linear, len(layers)), make([]prune.Kept, len(layers))
 	for i, l := range layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		w := r.layer(nil, i)
 		alive, err := prune.Alive(r.dev, []prune.Layer{w})
 		r.dev.Free(w.W)
@@ -102,6 +113,9 @@ func (r *run) propagateDead() error {
 	prune.PropagateDead(r.inputs.model.Config, specs, kept)
 	removed, total := 0, 0
 	for i, l := range layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		w := l.Matrix(device.F64)
 		restricted := prune.Restrict(r.dev, w, kept[i])
 		l.SetMatrix(restricted)
@@ -181,7 +195,7 @@ func (r *run) files() (map[string][]byte, error) {
 }
 
 // alreadyWritten is the report of an output that this very run wrote before it was stopped in cleaning up, or nil.
-func (r *run) alreadyWritten() (*report.Report, error) {
+func (r *run) alreadyWritten(ctx context.Context) (*report.Report, error) {
 	done, err := report.Read(filepath.Join(r.options.Output, reportName))
 	if err != nil || done.Run != r.report.Run || r.options.Force {
 		return nil, nil
@@ -194,7 +208,7 @@ func (r *run) alreadyWritten() (*report.Report, error) {
 	if _, err := os.Stat(r.options.Work); errors.Is(err, fs.ErrNotExist) {
 		return done, nil
 	}
-	if err := r.takeWork(); err != nil {
+	if err := r.takeWork(ctx); err != nil {
 		return nil, err
 	}
 	return done, r.removeWork()

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
+	"surgeon/engine/internal/stop"
 	"surgeon/engine/model"
 	"surgeon/engine/report"
 	"surgeon/engine/text"
@@ -27,7 +29,7 @@ type inputs struct {
 func openModel(path string) (*inputs, error) {
 	c, err := checkpoint.Open(path)
 	if err != nil {
-		return nil, &RequestError{err}
+		return nil, unusable(err)
 	}
 	in := &inputs{model: c}
 	in.json, err = tokenizerJSON(c)
@@ -43,12 +45,20 @@ func openModel(path string) (*inputs, error) {
 
 // loadModel brings a model to the device by model.Load or model.LoadFixed. Weights that cannot be used are a wrong request; a
 // device that fails is not.
-func loadModel(load func(device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error), dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
-	m, err := load(dev, c, typeOf(precision))
+func loadModel(ctx context.Context, load func(context.Context, device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error), dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
+	m, err := load(ctx, dev, c, typeOf(precision))
 	if err != nil && dev.Sync() == nil {
-		err = &RequestError{err}
+		err = unusable(err)
 	}
 	return m, err
+}
+
+// unusable makes what is wrong with files a wrong request. That somebody made one shorter while it was read is none, nor a stop.
+func unusable(err error) error {
+	if _, lost := errors.AsType[*checkpoint.Lost](err); lost || err == nil || stop.Asked(err) {
+		return err
+	}
+	return &RequestError{err}
 }
 
 // typeOf is the type that a --precision stands for.

@@ -366,7 +366,7 @@ func TestCrowded(t *testing.T) {
 	d := cpu.Open()
 	defer d.Close()
 	var w silent
-	r, err := prepare(d, o, &w)
+	r, err := prepare(context.Background(), d, o, &w, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -385,7 +385,12 @@ func TestCrowded(t *testing.T) {
 	}
 	o.Curvature, o.PowerSteps, o.Rank, o.Cost = curvature.KronSum, 4, int(machine>>16), prune.OBD // a product of all layers takes more than 64 KiB
 	stopped, stop := context.WithCancel(context.Background())
-	stop()
+	defer stop()
+	w.onStage = func(name string) {
+		if name == "load" {
+			stop()
+		}
+	}
 	if _, err := Prune(stopped, d, o, &w); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

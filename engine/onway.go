@@ -100,8 +100,8 @@ func (r *run) writeOnWay(ctx context.Context, shot int) error {
 	r.model.Free()
 	r.watcher.Stage("load", 0)
 	var err error
-	if r.model, err = loadModel(model.Load, r.dev, r.inputs.model, r.options.Precision); err != nil {
+	if r.model, err = loadModel(ctx, model.Load, r.dev, r.inputs.model, r.options.Precision); err != nil {
 		return err
 	}
-	return r.restore(shot, &state{})
+	return r.restore(ctx, shot, &state{})
 }

@@ -51,16 +51,18 @@ const measureSeconds = 2
 
 // Plan says what memory, by part, and what time, by stage, a run will take, from the shapes and a measurement of some
 // seconds on the device with random weights of those shapes. It refuses what Prune would refuse before it begins, weights
-// that are not finite included, which takes one look at all of them. Nothing is written.
+// that are not finite included, which takes one look at all of them, and a second one, for their checksum, where there is something in
+// the way that may be of the same run. Nothing is written.
 func Plan(ctx context.Context, dev device.Device, o Options, w Watcher) (*PlanReport, error) {
-	r, err := prepare(dev, o, w)
+	r, err := prepare(ctx, dev, o, w, true)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
 	in, o := r.inputs, r.options
-	if err := in.model.CheckFinite(); err != nil {
-		return nil, &RequestError{err}
+	w.Stage("check of the weights", 0)
+	if err := in.model.CheckFinite(ctx); err != nil {
+		return nil, unusable(err)
 	}
 	p := &PlanReport{Device: dev.Name(), Windows: o.Samples, HeldOut: o.HeldOut, Texts: in.reportTexts(), Length: o.Length, Batch: o.Batch}
 	p.Disk = r.diskParts()
@@ -380,7 +382,7 @@ func timeLoad(dev device.Device, in *inputs, o Options, r *rates) error {
 	start := time.Now()
 	values := make([]float32, l.Rows*l.Cols)
 	if err := in.model.Read(l.WeightName(), values); err != nil {
-		return &RequestError{err}
+		return unusable(err)
 	}
 	x := device.NewFrom(dev, values, l.Rows, l.Cols, typeOf(o.Precision))
 	dev.Sync()

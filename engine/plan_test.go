@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"surgeon/engine/checkpoint"
@@ -12,6 +14,7 @@ import (
 	"surgeon/engine/device"
 	"surgeon/engine/device/cpu"
 	"surgeon/engine/prune"
+	"surgeon/engine/report"
 )
 
 // What would be caught: a plan that fails where the run would not, that measures work which was not asked for, or leaves a stage
@@ -73,6 +76,49 @@ func TestPlanOfAHighRate(t *testing.T) {
 	if _, err := Plan(context.Background(), dev, o, &silent{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// What would be caught: a plan that reads the model twice where there is nothing to confuse the run with, or once, and then takes
+// another run's directories for its own, or its own for another's.
+func TestPlanLooksOnce(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	dev := cpu.Open()
+	defer dev.Close()
+	plan := func(o Options) (looks []string, err error) {
+		_, err = Plan(context.Background(), dev, o, &silent{onStage: func(name string) {
+			if name == "checksum of the model" || name == "check of the weights" {
+				looks = append(looks, name)
+			}
+		}})
+		return looks, err
+	}
+	if looks, err := plan(o); err != nil || len(looks) != 1 {
+		t.Errorf("with nothing in the way: %q, %v", looks, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if _, err := pruneTiny(t, ctx, o, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	other, _ := tiny(t, "tiny-opt")
+	refused := func(what, want string) {
+		t.Helper()
+		changed := o
+		changed.Model = other
+		_, err := plan(changed)
+		if _, request := errors.AsType[*RequestError](err); !request || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+		if looks, err := plan(o); err != nil || len(looks) != 2 {
+			t.Errorf("%s, the same run: %q, %v", what, looks, err)
+		}
+	}
+	refused("a work directory", "model sha256: ")
+	if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	refused("an output", "is there already")
 }
 
 // orders remembers of what order the matrices are that eigenvalues are asked of.

@@ -39,8 +39,8 @@ type run struct {
 	started     time.Time
 }
 
-// prepare opens model and text and refuses what can be refused. It writes nothing.
-func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
+// prepare opens model and text and refuses what can be refused, of a run that is made or only planned. It writes nothing.
+func prepare(ctx context.Context, dev device.Device, o Options, w Watcher, planned bool) (*run, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -64,22 +64,23 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	}
 	r := &run{turn: turn{options: o, dev: dev, watcher: w, clock: map[string]float64{}}, inputs: in, next: 1, started: time.Now()}
 	r.settle = r.saved
-	if err := r.read(); err != nil {
+	if err := r.read(ctx, planned); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-// read draws the windows and names the run.
-func (r *run) read() error {
+// read draws the windows and names the run; one that is planned, and that nothing is there to be confused with, without the checksum of
+// the model: that takes as long as all else a plan does.
+func (r *run) read(ctx context.Context, planned bool) error {
 	o, in := &r.options, r.inputs
 	r.watcher.Stage("text", 0)
-	if err := in.readTexts("text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
+	if err := in.readTexts(ctx, "text", o.Text, o.TextSkip, o.TextLimit, o.Length); err != nil {
 		return err
 	}
 	o.Length = in.length
-	if err := r.readEvaluation(); err != nil {
+	if err := r.readEvaluation(ctx); err != nil {
 		return err
 	}
 	var err error
@@ -96,10 +97,12 @@ func (r *run) read() error {
 	if err := settleBatch(r.dev, in.model.Config, o, runParts); err != nil {
 		return err
 	}
-	r.watcher.Stage("checksum of the model", 0)
-	hash, err := in.model.Hash()
-	if err != nil {
-		return &RequestError{err}
+	hash := ""
+	if !planned || o.leftBefore() {
+		r.watcher.Stage("checksum of the model", 0)
+		if hash, err = in.model.Hash(ctx); err != nil {
+			return unusable(err)
+		}
 	}
 	if err := r.describe(hash); err != nil {
 		return err
@@ -124,6 +127,14 @@ func (r *run) read() error {
 	return nil
 }
 
+// leftBefore says whether there is something where the run is to write, which may be of this run, or of another one.
+func (o *Options) leftBefore() bool {
+	return slices.ContainsFunc(append(o.Outputs(), o.Work), func(path string) bool {
+		_, err := os.Lstat(path)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
+}
+
 // takeBatch takes the batch of the run that is in the work directory, where that differs in nothing else: what was free on the
 // device when it began decided, something else may be free now, and the bits hang on it.
 func (r *run) takeBatch() error {
@@ -144,8 +155,8 @@ func (r *run) takeBatch() error {
 }
 
 // takeWork takes the work directory.
-func (r *run) takeWork() (err error) {
-	r.journal, err = journal.Open(r.options.Work, r.identity(), journal.Settings{KeepShots: r.options.KeepShots, Hooks: r.options.hooks})
+func (r *run) takeWork(ctx context.Context) (err error) {
+	r.journal, err = journal.Open(ctx, r.options.Work, r.identity(), journal.Settings{KeepShots: r.options.KeepShots, Hooks: r.options.hooks})
 	var refusal *journal.Refusal
 	if errors.As(err, &refusal) {
 		return &RequestError{err}
@@ -158,20 +169,20 @@ func (r *run) start(ctx context.Context) error {
 	o := r.options
 	r.watcher.Stage("load", 0)
 	var err error
-	if r.model, err = loadModel(model.Load, r.dev, r.inputs.model, o.Precision); err != nil {
+	if r.model, err = loadModel(ctx, model.Load, r.dev, r.inputs.model, o.Precision); err != nil {
 		return err
 	}
 	if err := r.inputs.model.Unchanged(); err != nil {
 		return err
 	}
-	if err := r.takeWork(); err != nil {
+	if err := r.takeWork(ctx); err != nil {
 		return err
 	}
 	for _, s := range r.journal.Warnings() {
 		r.warn(s)
 	}
 	if last, ok := r.journal.Last(); ok {
-		return r.resume(last.Number)
+		return r.resume(ctx, last.Number)
 	}
 	if r.report.Dense.HeldOutLoss, r.report.Dense.HeldOutLosses, err = r.heldOut(ctx, "dense model"); err != nil {
 		return fmt.Errorf("dense model: %w", err)
@@ -206,9 +217,10 @@ func (r *run) identity() map[string]any {
 }
 
 // resume brings back the weights and the report after a shot.
-func (r *run) resume(number int) error {
+func (r *run) resume(ctx context.Context, number int) error {
 	var s state
-	if err := r.restore(number, &s); err != nil {
+	err := r.restore(ctx, number, &s)
+	if s.Report == nil {
 		return err
 	}
 	r.report.Dense, r.report.Shots = s.Report.Dense, s.Report.Shots
@@ -219,27 +231,38 @@ func (r *run) resume(number int) error {
 	}
 	r.report.Evaluations = s.Report.Evaluations
 	r.report.ResumedFrom = append(s.Report.ResumedFrom, number)
+	if err != nil { // the report tells all the same what is complete
+		return err
+	}
 	r.heldOutLoss, r.next = s.HeldOutLoss, number+1
 	r.watcher.Say(fmt.Sprintf("going on after shot %d of %d", number, r.options.Shots))
 	return nil
 }
 
 // restore loads the weights of a complete shot.
-func (r *run) restore(number int, s *state) error {
+func (r *run) restore(ctx context.Context, number int, s *state) error {
 	if err := r.saved(); err != nil {
 		return err
 	}
-	file, err := r.journal.LoadShot(number, s)
+	file, err := r.journal.LoadShot(ctx, number, s)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
+	var buffer []byte // for what a device is given: nobody could turn the fault of one that reads a map into an error
 	bytes := func(e safetensors.Entry) ([]byte, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		x, ok := file.Lookup(e.Name)
 		if !ok || x.DType != e.DType || !slices.Equal(x.Shape, e.Shape) {
 			return nil, fmt.Errorf("the work directory %s is not of this model: shot %d has no tensor %s of shape %v", r.options.Work, number, e.Name, e.Shape)
 		}
-		return file.Bytes(e.Name), nil
+		err := file.Guard(func() error {
+			buffer = append(buffer[:0], file.Bytes(e.Name)...)
+			return nil
+		})
+		return buffer, err
 	}
 	for _, e := range r.weights() {
 		b, err := bytes(e)
@@ -269,7 +292,7 @@ func (r *run) restore(number int, s *state) error {
 }
 
 // stepBack undoes a shot that would pass --max-loss and ends the run with the model before it.
-func (r *run) stepBack(number int, loss float64) error {
+func (r *run) stepBack(ctx context.Context, number int, loss float64) error {
 	r.report.Final.StoppedEarly = fmt.Sprintf("shot %d would bring the held-out loss to %.4f nats, above --max-loss %v", number, loss, r.options.MaxLoss)
 	r.warn(r.report.Final.StoppedEarly + ": the model before it is kept")
 	for _, share := range r.options.WriteAt {
@@ -278,9 +301,12 @@ func (r *run) stepBack(number int, loss float64) error {
 		}
 	}
 	if last, ok := r.journal.Last(); ok {
-		return r.restore(last.Number, &state{})
+		return r.restore(ctx, last.Number, &state{})
 	}
 	for _, e := range r.weights() { // before the first shot the last good model is the dense one
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		values := make([]float32, elements(e.Shape))
 		if err := r.inputs.model.Read(e.Name, values); err != nil {
 			return err

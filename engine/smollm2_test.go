@@ -56,7 +56,7 @@ func TestSmolLM2Losses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	if err := in.readTexts("text", []string{text}, 0, 0, want.Window); err != nil {
+	if err := in.readTexts(context.Background(), "text", []string{text}, 0, 0, want.Window); err != nil {
 		t.Fatal(err)
 	}
 	if len(in.texts[0].ids) != want.Tokens {
@@ -65,7 +65,7 @@ func TestSmolLM2Losses(t *testing.T) {
 	dev := cpu.Open()
 	defer dev.Close()
 	start := time.Now()
-	m, err := model.Load(dev, in.model, device.F32)
+	m, err := model.Load(context.Background(), dev, in.model, device.F32)
 	if err != nil {
 		t.Fatal(err)
 	}

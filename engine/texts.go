@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 
+	"surgeon/engine/internal/stop"
 	"surgeon/engine/report"
 	"surgeon/engine/text"
 )
@@ -83,14 +85,14 @@ func (o *Options) checkNames() error {
 
 // readTexts reads and tokenises the texts of an option, each by itself, and settles the length of the windows. What is
 // skipped of a text, and its limit, count for each of them.
-func (in *inputs) readTexts(option string, values []string, skip, limit int64, length int) error {
+func (in *inputs) readTexts(ctx context.Context, option string, values []string, skip, limit int64, length int) error {
 	named, err := splitNames(option, values)
 	if err != nil {
 		return err
 	}
 	in.texts = nil
 	for _, n := range named {
-		t, err := in.readText(n, skip, limit)
+		t, err := in.readText(ctx, n, skip, limit)
 		if err != nil {
 			return err
 		}
@@ -108,16 +110,21 @@ func (in *inputs) readTexts(option string, values []string, skip, limit int64, l
 }
 
 // readText reads and tokenises a text as given, once, with the tokens that the tokenizer puts around a text.
-func (in *inputs) readText(n namedFiles, skip, limit int64) (namedText, error) {
+func (in *inputs) readText(ctx context.Context, n namedFiles, skip, limit int64) (namedText, error) {
 	t := namedText{name: n.name}
 	var err error
-	if t.corpus, err = text.ReadCorpus(n.files); err == nil && (skip > 0 || limit > 0) {
+	if t.corpus, err = text.ReadCorpus(ctx, n.files); err == nil && (skip > 0 || limit > 0) {
 		t.corpus, err = t.corpus.Cut(skip, limit)
+	}
+	if stop.Asked(err) {
+		return t, err
 	}
 	if err != nil {
 		return t, refuse("%s: %w", strings.TrimSpace("text "+n.name), err)
 	}
-	t.ids = in.tokenizer.Encode(t.corpus.Text, true)
+	if t.ids, err = in.tokenizer.EncodeContext(ctx, t.corpus.Text, true); err != nil {
+		return t, err
+	}
 	if err := text.CheckVocab(t.ids, in.model.Config.Vocab); err != nil {
 		return t, refuse("the tokenizer does not belong to the model: %w", err)
 	}

@@ -70,7 +70,7 @@ func weightsOf(t testing.TB, dir string) []byte {
 
 // begin is a run that is about to make its next shot.
 func begin(dev device.Device, o Options) (*run, error) {
-	r, err := prepare(dev, o, &silent{})
+	r, err := prepare(context.Background(), dev, o, &silent{}, false)
 	if err != nil {
 		return nil, err
 	}

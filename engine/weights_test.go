@@ -296,7 +296,7 @@ func TestCheckBlocks(t *testing.T) {
 	if err := r.shot(context.Background(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.checkBlocks(); err != nil {
+	if err := r.checkBlocks(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	l := r.model.Linears()[5]
@@ -304,7 +304,7 @@ func TestCheckBlocks(t *testing.T) {
 	at := slices.Index(w[3*l.Cols:], 0) + 3*l.Cols // in row 3, unless that has no zero
 	w[at] = 1
 	r.model.SetValues(l.WeightName(), w)
-	err = r.checkBlocks()
+	err = r.checkBlocks(context.Background())
 	if want := fmt.Sprintf("layer %s, row %d: %d of %d blocks have the zeros of 2:4", l.Name, at/l.Cols, l.Cols/4-1, l.Cols/4); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want %q", err, want)
 	}
@@ -317,7 +317,7 @@ func TestCheckBlocks(t *testing.T) {
 		w[i] = 1
 	}
 	r.model.SetValues(l.WeightName(), w)
-	if err := r.checkBlocks(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%d of %d blocks have the zeros of 2:4", blocks-len(w)/4, blocks)) {
+	if err := r.checkBlocks(context.Background()); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%d of %d blocks have the zeros of 2:4", blocks-len(w)/4, blocks)) {
 		t.Errorf("a whole layer without zeros: %v", err)
 	}
 }

@@ -32,8 +32,8 @@ type taskRequests struct {
 }
 
 // readZeroShot reads the tasks, settles the batch of their requests, and opens the file of results.
-func (in *inputs) readZeroShot(dev device.Device, o EvalOptions) (*zeroShot, error) {
-	z, err := in.readTasks(o.Tasks)
+func (in *inputs) readZeroShot(ctx context.Context, dev device.Device, o EvalOptions) (*zeroShot, error) {
+	z, err := in.readTasks(ctx, o.Tasks)
 	if err != nil {
 		return nil, err
 	}
@@ -43,13 +43,13 @@ func (in *inputs) readZeroShot(dev device.Device, o EvalOptions) (*zeroShot, err
 	}
 	z.batch = passes.Batch
 	if o.Results != "" {
-		err = z.open(o.Results, in, dev, o)
+		err = z.open(ctx, o.Results, in, dev, o)
 	}
 	return z, err
 }
 
 // readTasks reads and tokenises the tasks and refuses what the model cannot be asked.
-func (in *inputs) readTasks(patterns []string) (*zeroShot, error) {
+func (in *inputs) readTasks(ctx context.Context, patterns []string) (*zeroShot, error) {
 	paths, err := text.Expand(patterns)
 	if err != nil {
 		return nil, refuse("tasks: %w", err)
@@ -60,9 +60,9 @@ func (in *inputs) readTasks(patterns []string) (*zeroShot, error) {
 	}
 	z := &zeroShot{prefix: encoder.Prefix}
 	for _, path := range paths {
-		task, err := tasks.Read(path)
+		task, err := tasks.Read(ctx, path)
 		if err != nil {
-			return nil, &RequestError{err}
+			return nil, unusable(err)
 		}
 		for _, other := range z.all {
 			if other.Name == task.Name {
@@ -71,6 +71,9 @@ func (in *inputs) readTasks(patterns []string) (*zeroShot, error) {
 		}
 		t := taskRequests{Task: task}
 		for _, item := range task.Items {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			requests, err := encoder.Requests(item)
 			if err != nil {
 				return nil, refuse("%s: %w", path, err)
@@ -124,10 +127,10 @@ func (z *zeroShot) passes(o EvalOptions) Options {
 
 // open opens the file of results at path. All that the bits of a log-likelihood depend on is its identity; the batch is, because
 // requests of one batch are as long as the longest.
-func (z *zeroShot) open(path string, in *inputs, dev device.Device, o EvalOptions) error {
-	hash, err := in.model.Hash()
+func (z *zeroShot) open(ctx context.Context, path string, in *inputs, dev device.Device, o EvalOptions) error {
+	hash, err := in.model.Hash(ctx)
 	if err != nil {
-		return &RequestError{err}
+		return unusable(err)
 	}
 	tokenizer := sha256.Sum256(in.json)
 	identity := map[string]any{"model sha256": hash, "tokenizer sha256": hex.EncodeToString(tokenizer[:]), "prefix token": z.prefix,

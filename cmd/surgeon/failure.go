@@ -12,6 +12,7 @@ import (
 
 	"surgeon/cgo"
 	"surgeon/engine"
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/report"
 )
 
@@ -85,7 +86,7 @@ func (s *session) judge(err error) (code int, sentence string) {
 		}
 		return exitRequest, parseSentence(parse)
 	}
-	if failedOnDevice(err) { // also where it was in the middle of looking at what was asked for
+	if _, lost := errors.AsType[*checkpoint.Lost](err); lost || failedOnDevice(err) { // also in the middle of looking at what was asked for
 		return exitFailed, err.Error()
 	}
 	if _, ok := errors.AsType[*engine.RequestError](err); ok {

@@ -74,9 +74,12 @@ func (c *runFlags) options(s *session) engine.Options {
 	return o
 }
 
-// lastShot is where a run goes on that was stopped with such a report.
+// lastShot is where a run goes on that was stopped with such a report, nil where it had not looked what shots there are.
 func lastShot(r *report.Report) string {
-	if r == nil || len(r.Shots) == 0 {
+	if r == nil {
+		return "after its last complete shot, or from the beginning where there is none"
+	}
+	if len(r.Shots) == 0 {
 		return "from the beginning, because no shot was complete"
 	}
 	return fmt.Sprintf("after shot %d", r.Shots[len(r.Shots)-1].Number)

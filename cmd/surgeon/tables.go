@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -71,7 +72,7 @@ func (c *tableCommand) fill(s *session) error {
 	if err != nil {
 		return err
 	}
-	results, err := c.results(runs[0].options, eval, arguments)
+	results, err := c.results(s, runs[0].options, eval, arguments)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (c *tableCommand) fill(s *session) error {
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return refuse("--results %s: another surgeon is adding to it: %w", c.Results, err)
 	}
-	if results, err = c.results(runs[0].options, eval, arguments); err != nil { // that one may have added to them since
+	if results, err = c.results(s, runs[0].options, eval, arguments); err != nil { // that one may have added to them since
 		return err
 	}
 	var missing []tableRun
@@ -137,19 +138,19 @@ func (c *tableCommand) fill(s *session) error {
 
 // results are those in the directory. It is refused where they are of another model or other texts: figures of two cannot
 // stand in one table.
-func (c *tableCommand) results(o engine.Options, eval engine.EvalOptions, arguments []string) (*report.Comparison, error) {
+func (c *tableCommand) results(s *session, o engine.Options, eval engine.EvalOptions, arguments []string) (*report.Comparison, error) {
 	results, err := report.ReadComparison(c.path("results.json"))
 	if err != nil {
 		return nil, refuse("%w", err)
 	}
 	here := &report.Comparison{EvaluationArguments: arguments}
-	if here.Model, err = modelOf(o.Model); err != nil {
+	if here.Model, err = modelOf(s.ctx, o.Model); err != nil {
 		return nil, err
 	}
-	if here.CalibrationText, err = engine.TextIdentity("text", o.Text); err != nil {
+	if here.CalibrationText, err = engine.TextIdentity(s.ctx, "text", o.Text); err != nil {
 		return nil, refuse("%s: %w", c.File, err)
 	}
-	if here.EvaluationText, err = engine.TextIdentity("text", eval.Text); err != nil {
+	if here.EvaluationText, err = engine.TextIdentity(s.ctx, "text", eval.Text); err != nil {
 		return nil, refuse("%s: eval: %w", c.File, err)
 	}
 	if differences := results.Differences(here); len(differences) > 0 {
@@ -163,13 +164,13 @@ func (c *tableCommand) results(o engine.Options, eval engine.EvalOptions, argume
 }
 
 // modelOf tells a model from others. How many parameters it has, the first run will say.
-func modelOf(path string) (report.Model, error) {
+func modelOf(ctx context.Context, path string) (report.Model, error) {
 	m, err := checkpoint.Open(path)
 	if err != nil {
 		return report.Model{}, refuse("%w", err)
 	}
 	defer m.Close()
-	hash, err := m.Hash()
+	hash, err := m.Hash(ctx)
 	if err != nil {
 		return report.Model{}, refuse("%w", err)
 	}

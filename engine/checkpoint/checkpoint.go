@@ -17,6 +17,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -28,7 +29,9 @@ import (
 	"strings"
 
 	"surgeon/engine/checkpoint/gguf"
+	"surgeon/engine/checkpoint/internal/mapped"
 	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/internal/stop"
 )
 
 // Format of a model on disk.
@@ -39,8 +42,8 @@ const (
 	GGUF        Format = "GGUF file"
 )
 
-// Checkpoint is an open model. Its methods may be called from several goroutines, except Close. The files must not be
-// truncated while it is open: they are read through memory maps.
+// Checkpoint is an open model. Its methods may be called from several goroutines, except Close. The files are
+// read through memory maps: what makes one of them shorter meanwhile, makes the next look at what is gone a Lost.
 type Checkpoint struct {
 	Config Config
 	Path   string
@@ -58,13 +61,17 @@ type Checkpoint struct {
 	gguf       *gguf.File
 }
 
+// Lost is the error of what looks at a file's bytes that are gone since it was opened.
+type Lost = mapped.Lost
+
 // stored is one tensor as it lies in a file.
 type stored struct {
 	name   string // in the file, or what Write calls it
 	shape  []int
-	dtype  safetensors.DType // "" for a GGUF encoding that safetensors has not
-	coding gguf.Type         // where dtype is ""
-	data   []byte
+	dtype  safetensors.DType           // "" for a GGUF encoding that safetensors has not
+	coding gguf.Type                   // where dtype is ""
+	data   []byte                      // for a look under guard only
+	guard  func(do func() error) error // of the file that data are of
 
 	// carried: not part of the model, but kept when it is written: a buffer, or the copy of a tied head.
 	carried bool
@@ -187,16 +194,23 @@ func (c *Checkpoint) Read(name string, dst []float32) error {
 	if t.dtype != "" && !readable(t.dtype) {
 		return fmt.Errorf("%s: tensor %q is stored as %s, which is not read as numbers", c.Path, name, t.dtype)
 	}
-	if i := t.decodeAll(dst); i >= 0 {
+	i, err := t.decodeAll(dst)
+	if err != nil {
+		return err
+	}
+	if i >= 0 {
 		return fmt.Errorf("%s: tensor %q holds %v at index %d (shape %v); a weight that is not finite spoils the whole model, take an intact copy", c.Path, name, dst[i], i, t.shape)
 	}
 	return nil
 }
 
-// CheckFinite decodes every tensor and refuses NaN and Inf, as Read does.
-func (c *Checkpoint) CheckFinite() error {
+// CheckFinite decodes every tensor and refuses NaN and Inf, as Read does. Between tensors it looks at ctx.
+func (c *Checkpoint) CheckFinite(ctx context.Context) error {
 	var values []float32
 	for _, name := range c.names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		t := c.tensors[name]
 		if t.dtype != "" && !readable(t.dtype) {
 			continue // carried over as it is
@@ -210,42 +224,45 @@ func (c *Checkpoint) CheckFinite() error {
 	return nil
 }
 
-// Raw is a tensor's type and bytes as safetensors would store them, for copying without conversion; read-only, valid until
-// Close. ok is false where the tensor is quantised or there is none of this name.
-func (c *Checkpoint) Raw(name string) (t safetensors.DType, data []byte, ok bool) {
+// Raw calls look with a tensor's type and bytes as safetensors would store them, for copying without conversion, and returns its
+// error. The bytes are read-only, valid until look returns, and not for goroutines other than workers of parallel.For. ok is
+// false where the tensor is quantised or there is none of this name.
+func (c *Checkpoint) Raw(name string, look func(t safetensors.DType, data []byte) error) (ok bool, err error) {
 	s, ok := c.tensors[name]
 	if !ok || s.dtype == "" {
-		return "", nil, false
+		return false, nil
 	}
-	if s.heads == 0 {
-		return s.dtype, s.data, true
-	}
-	rows, size := s.rows()
-	data = make([]byte, 0, len(s.data))
-	for r := range rows {
-		from := s.row(r) * size
-		data = append(data, s.data[from:from+size]...)
-	}
-	return s.dtype, data, true
+	return true, s.guard(func() error {
+		if s.heads == 0 {
+			return look(s.dtype, s.data)
+		}
+		rows, size := s.rows()
+		data := make([]byte, 0, len(s.data))
+		for r := range rows {
+			from := s.row(r) * size
+			data = append(data, s.data[from:from+size]...)
+		}
+		return look(s.dtype, data)
+	})
 }
 
 // Hash is the SHA-256, in hex, over the lengths and contents of config.json and the weight files; where the model lies and what
-// its files are called does not enter. It reads everything.
-func (c *Checkpoint) Hash() (string, error) {
+// its files are called does not enter. It reads everything, until ctx is done.
+func (c *Checkpoint) Hash(ctx context.Context) (string, error) {
 	h := sha256.New()
 	if c.Format == HuggingFace {
 		fmt.Fprintf(h, "%d\n", len(c.configText))
 		h.Write(c.configText)
 	}
 	for _, path := range c.files {
-		if err := hashFile(h, path); err != nil {
+		if err := hashFile(ctx, h, path); err != nil {
 			return "", fmt.Errorf("hashing model: %w", err)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-func hashFile(h io.Writer, path string) error {
+func hashFile(ctx context.Context, h io.Writer, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -256,7 +273,10 @@ func hashFile(h io.Writer, path string) error {
 		return err
 	}
 	fmt.Fprintf(h, "%d\n", info.Size())
-	_, err = io.Copy(h, f)
+	n, err := io.Copy(h, stop.Reader(ctx, f))
+	if err == nil && n < info.Size() {
+		err = &Lost{Path: path, Was: info.Size(), Is: n}
+	}
 	return err
 }
 
@@ -303,7 +323,7 @@ func (t stored) row(r int) int {
 	return head + r%(d/2)*2 + r/(d/2)
 }
 
-// decodeRows decodes rows from up to to. Only whole tensors whose dtype is readable come here.
+// decodeRows decodes rows from up to to, under guard. Only whole tensors whose dtype is readable come here.
 func (t stored) decodeRows(from, to int, dst []float32) {
 	_, size := t.rows()
 	n := len(dst) / max(1, to-from)
@@ -328,20 +348,35 @@ func (t stored) decode(src []byte, dst []float32) {
 }
 
 // decodeAll decodes the tensor on all processors and returns the index of the first value that is not finite, or −1.
-func (t stored) decodeAll(dst []float32) int {
+func (t stored) decodeAll(dst []float32) (wrong int, err error) {
 	rows, _ := t.rows()
 	if rows == 0 {
-		return -1
+		return -1, nil
 	}
 	cols := len(dst) / rows
-	return firstWrong(rows, cols, func(from, to int) int {
-		piece := dst[from*cols : to*cols]
-		t.decodeRows(from, to, piece)
-		if i := notFinite(piece); i >= 0 {
-			return from*cols + i
-		}
-		return -1
+	err = t.guard(func() error {
+		wrong = firstWrong(rows, cols, func(from, to int) int {
+			piece := dst[from*cols : to*cols]
+			t.decodeRows(from, to, piece)
+			if i := notFinite(piece); i >= 0 {
+				return from*cols + i
+			}
+			return -1
+		})
+		return nil
 	})
+	return wrong, err
+}
+
+// equal tells whether two tensors, maybe of two files, are stored as the same bytes.
+func (t stored) equal(other stored) (equal bool, err error) {
+	err = t.guard(func() error {
+		return other.guard(func() error {
+			equal = t.dtype == other.dtype && bytes.Equal(t.data, other.data)
+			return nil
+		})
+	})
+	return equal, err
 }
 
 func elements(shape []int) int {
@@ -377,7 +412,9 @@ func (c *Checkpoint) agree(have map[string]stored) error {
 			head, embedding := have[key], have[c.Config.Names.Embedding+".weight"]
 			if !slices.Equal(head.shape, embedding.shape) {
 				misshapen = append(misshapen, fmt.Sprintf("%s is %v and the embedding it is tied to is %v", key, head.shape, embedding.shape))
-			} else if head.dtype != embedding.dtype || !bytes.Equal(head.data, embedding.data) {
+			} else if equal, err := head.equal(embedding); err != nil {
+				return err
+			} else if !equal {
 				return fmt.Errorf("tie_word_embeddings says that %s is the embedding, but the file holds other numbers for it; set tie_word_embeddings to false if they are meant, or remove the tensor", key)
 			}
 			carried = append(carried, key)

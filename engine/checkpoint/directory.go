@@ -54,7 +54,7 @@ func (c *Checkpoint) openDirectory() error {
 			if want := weightMap[t.Name]; weightMap != nil && want != base {
 				return fmt.Errorf("tensor %q stands in %s, but %s places it in %q", t.Name, base, indexName, want)
 			}
-			found[t.Name] = stored{name: t.Name, shape: t.Shape, dtype: t.DType, data: f.Bytes(t.Name)}
+			found[t.Name] = stored{name: t.Name, shape: t.Shape, dtype: t.DType, data: f.Bytes(t.Name), guard: f.Guard}
 			c.order = append(c.order, t.Name)
 		}
 	}

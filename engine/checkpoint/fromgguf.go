@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -61,7 +62,7 @@ func (c *Checkpoint) openGGUF() error {
 		if t.Name == ropeFactors {
 			continue // became part of the configuration
 		}
-		s := stored{name: huggingFaceName(t.Name), shape: t.Shape, coding: t.Type, data: f.Bytes(t.Name)}
+		s := stored{name: huggingFaceName(t.Name), shape: t.Shape, coding: t.Type, data: f.Bytes(t.Name), guard: f.Guard}
 		switch t.Type {
 		case gguf.F32, gguf.F16, gguf.BF16:
 			s.dtype = safetensors.DType(t.Type.String())
@@ -306,7 +307,12 @@ func (m *ggufMeta) rope(config map[string]any, headDim int) {
 func (m *ggufMeta) llama3(parameters map[string]any, t gguf.Tensor, base float64, headDim int) {
 	r := Rope{Kind: RopeLlama3, Base: base, Factor: 1, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMax: 8192}
 	stored := make([]float32, t.Elements())
-	if err := gguf.Decode(t.Type, m.f.Bytes(t.Name), stored); err != nil || len(stored) != headDim/2 {
+	err := m.f.Guard(func() error { return gguf.Decode(t.Type, m.f.Bytes(t.Name), stored) })
+	if _, lost := errors.AsType[*Lost](err); lost {
+		m.fail("%w", err)
+		return
+	}
+	if err != nil || len(stored) != headDim/2 {
 		m.fail("%s has %d numbers of type %v; %d of type F32 are expected", ropeFactors, len(stored), t.Type, headDim/2)
 		return
 	}

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"math"
 	"os"
@@ -141,14 +142,14 @@ func TestGGUFIsTheSameModel(t *testing.T) {
 						break
 					}
 				}
-				if stored, _, ok := c.Raw(n); ok == (kind == 8 && len(c.Shape(n)) == 2 && c.Shape(n)[1]%32 == 0) || ok && stored != dtype && len(c.Shape(n)) == 2 {
+				if stored, _, ok := raw(t, c, n); ok == (kind == 8 && len(c.Shape(n)) == 2 && c.Shape(n)[1]%32 == 0) || ok && stored != dtype && len(c.Shape(n)) == 2 {
 					t.Errorf("%s: Raw(%s) gives %s, %v", name, n, stored, ok)
 				}
 			}
 			if kind == 0 {
 				for _, n := range want.Names() {
-					_, a, _ := want.Raw(n)
-					_, b, _ := c.Raw(n)
+					_, a, _ := raw(t, want, n)
+					_, b, _ := raw(t, c, n)
 					if !bytes.Equal(a, b) {
 						t.Errorf("%s: Raw(%s) differs", name, n)
 					}
@@ -179,7 +180,7 @@ func TestGGUFIsTheSameModel(t *testing.T) {
 			if _, err := c.TokenizerJSON(); err == nil {
 				t.Error("a GGUF file has a tokenizer.json")
 			}
-			if h, err := c.Hash(); err != nil || len(h) != 64 {
+			if h, err := c.Hash(context.Background()); err != nil || len(h) != 64 {
 				t.Errorf("hash %s, %v", h, err)
 			}
 		}

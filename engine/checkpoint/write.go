@@ -94,7 +94,8 @@ type writtenTensor struct {
 // removed.
 //
 // Errors: values that are not finite or not any more in the output type (they name the tensor), a Changed of the wrong
-// length, one of its errors, a disk that is full, names in Files that are not plain file names or belong to the model.
+// length, one of its errors, a source that was changed meanwhile, a disk that is full, names in Files that are not plain file
+// names or belong to the model.
 func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 	defer func() {
 		if err != nil {
@@ -133,6 +134,9 @@ func Write(dir string, src *Checkpoint, o WriteOptions) (err error) {
 	}
 	w := &writer{dir: temporary, src: src, options: o}
 	if err := w.writeAll(); err != nil {
+		return err
+	}
+	if err := src.Unchanged(); err != nil { // while it was copied
 		return err
 	}
 	if err := syncDir(temporary); err != nil {
@@ -270,8 +274,10 @@ func (w *writer) tensor(to io.Writer, name string, t safetensors.DType) error {
 		}
 	}
 	if s.dtype == t {
-		_, data, _ := w.src.Raw(name)
-		_, err := to.Write(data)
+		_, err := w.src.Raw(name, func(_ safetensors.DType, data []byte) error {
+			_, err := to.Write(data)
+			return err
+		})
 		return err
 	}
 	// In pieces of whole rows, so that an embedding of gigabytes is not held a second time.
@@ -286,7 +292,13 @@ func (w *writer) tensor(to io.Writer, name string, t safetensors.DType) error {
 	for from := 0; from < rows; from += step {
 		until := min(from+step, rows)
 		v := values[:(until-from)*cols]
-		s.decodeRows(from, until, v)
+		err := s.guard(func() error {
+			s.decodeRows(from, until, v)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 		if err := writeValues(to, t, v, from*cols); err != nil {
 			return err
 		}

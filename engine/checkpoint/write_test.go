@@ -129,8 +129,8 @@ func same(t *testing.T, a, b *Checkpoint) {
 		t.Errorf("%s and %s are different models", a.Path, b.Path)
 	}
 	for _, name := range a.Names() {
-		ta, da, _ := a.Raw(name)
-		tb, db, _ := b.Raw(name)
+		ta, da, _ := raw(t, a, name)
+		tb, db, _ := raw(t, b, name)
 		if ta != tb || !bytes.Equal(da, db) || !slices.Equal(a.Shape(name), b.Shape(name)) {
 			t.Errorf("%s: %s differs", b.Path, name)
 		}
@@ -165,7 +165,7 @@ func TestWriteChangedAndConverted(t *testing.T) {
 			if err := Round(want, src.OutputDType(n, o)); err != nil {
 				t.Fatal(err)
 			}
-			stored, _, _ := got.Raw(n)
+			stored, _, _ := raw(t, got, n)
 			if !slices.Equal(read(t, got, n), want) || stored != src.OutputDType(n, o) || dtype != "" && stored != dtype {
 				t.Errorf("%s as %q: %s differs, stored as %s", dtype, spelled, n, stored)
 			}

@@ -4,11 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
-	"runtime"
-	"sync"
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/internal/parallel"
 )
 
 // mask marks what is removed among n structures, one bit each, the first in the lowest bit of the first word. Bits beyond n
@@ -63,12 +62,17 @@ func zeros(c *checkpoint.Checkpoint, l checkpoint.Linear) (mask, error) {
 		if name == "" {
 			continue
 		}
-		t, data, ok := c.Raw(name)
+		ok, err := c.Raw(name, func(t safetensors.DType, data []byte) error {
+			markZeros(m, at, t, data)
+			at += len(data) / t.Size()
+			return nil
+		})
+		if err != nil {
+			return m, err
+		}
 		if !ok {
 			return m, fmt.Errorf("%s: tensor %q is quantised; the directories that surgeon prune writes are not, and zeros mean something else here", c.Path, name)
 		}
-		markZeros(m, at, t, data)
-		at += len(data) / t.Size()
 	}
 	return m, nil
 }
@@ -87,18 +91,13 @@ func markZeros(m mask, at int, t safetensors.DType, data []byte) {
 	}
 	// Each goroutine has words of the mask for itself: its share begins and ends at multiples of 64 places.
 	end := at + len(data)/t.Size()
-	parts := runtime.GOMAXPROCS(0)
+	const grain = 1 << 10 // words that are worth a goroutine
 	first, last := at/64, (end+63)/64
-	var wait sync.WaitGroup
-	for p := range parts {
-		wait.Go(func() {
-			from, to := 64*(first+(last-first)*p/parts), 64*(first+(last-first)*(p+1)/parts)
-			for i := max(from, at); i < min(to, end); i++ {
-				if zero(i - at) {
-					m.mark(i)
-				}
+	parallel.For(last-first, grain, func(_, from, to int) {
+		for i := max(64*(first+from), at); i < min(64*(first+to), end); i++ {
+			if zero(i - at) {
+				m.mark(i)
 			}
-		})
-	}
-	wait.Wait()
+		}
+	})
 }

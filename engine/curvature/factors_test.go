@@ -25,7 +25,7 @@ func load(t *testing.T, dev device.Device, name string) *model.Model {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	m, err := model.Load(dev, c, device.F32)
+	m, err := model.Load(context.Background(), dev, c, device.F32)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func Load(t *testing.T, dev device.Device, dir string, typ device.Type) *model.M
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	m, err := model.Load(dev, c, typ)
+	m, err := model.Load(context.Background(), dev, c, typ)
 	if err != nil {
 		t.Fatal(err)
 	}

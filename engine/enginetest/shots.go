@@ -42,7 +42,7 @@ func dense(t *testing.T, dev device.Device, name string) (*model.Model, []prune.
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	m, err := model.Load(dev, c, device.F64)
+	m, err := model.Load(context.Background(), dev, c, device.F64)
 	if err != nil {
 		t.Fatal(err)
 	}

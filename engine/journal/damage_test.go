@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -124,10 +125,10 @@ func TestLoadShotVerifies(t *testing.T) {
 	rewrite(t, filepath.Join(dir, weightsName(1)), bitFlipped)
 	j := open(t, dir, Settings{KeepShots: true})
 	var state scenarioState
-	if _, err := j.LoadShot(1, &state); err == nil || !strings.Contains(err.Error(), "was altered") {
+	if _, err := j.LoadShot(context.Background(), 1, &state); err == nil || !strings.Contains(err.Error(), "was altered") {
 		t.Errorf("an altered older shot: %v", err)
 	}
-	f, err := j.LoadShot(2, &state)
+	f, err := j.LoadShot(context.Background(), 2, &state)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,13 +136,13 @@ func TestLoadShotVerifies(t *testing.T) {
 	if len(state.Losses) != 2 || f.Metadata()["shot"] != "2" {
 		t.Errorf("shot 2 holds %d losses and metadata %v", len(state.Losses), f.Metadata())
 	}
-	if _, err := j.LoadShot(9, &state); !errors.Is(err, os.ErrNotExist) {
+	if _, err := j.LoadShot(context.Background(), 9, &state); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a shot that was never saved: %v", err)
 	}
 	var narrower struct {
 		Losses []float64 `json:"losses"`
 	}
-	if _, err := j.LoadShot(2, &narrower); err == nil || !strings.Contains(err.Error(), "kept") {
+	if _, err := j.LoadShot(context.Background(), 2, &narrower); err == nil || !strings.Contains(err.Error(), "kept") {
 		t.Errorf("a state of which a part would be dropped: %v", err)
 	}
 }

@@ -32,6 +32,7 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,8 +73,8 @@ type Settings struct {
 // options is what the run depends on: it must marshal to a JSON object, and a second Open must bring the same one, unless there is
 // no shot yet that could be lost: then the directory becomes this run's. A directory that is in use, that belongs to another run
 // with shots or that holds something else is refused with a *Refusal, untouched.
-// What was found broken and put aside stands in Warnings.
-func Open(dir string, options any, s Settings) (*Journal, error) {
+// What was found broken and put aside stands in Warnings. The last shot is read, until ctx is done.
+func Open(ctx context.Context, dir string, options any, s Settings) (*Journal, error) {
 	here, err := encodeOptions(options)
 	if err != nil {
 		return nil, err
@@ -88,7 +89,7 @@ func Open(dir string, options any, s Settings) (*Journal, error) {
 	if err := j.takeLock(); err != nil {
 		return nil, err
 	}
-	if err := j.open(here); err != nil {
+	if err := j.open(ctx, here); err != nil {
 		j.Close()
 		if refusal, ok := errors.AsType[*Refusal](err); ok {
 			return nil, refusal // says it all
@@ -146,7 +147,7 @@ func unlessNew(dir string, err error, there, here []byte) error {
 }
 
 // open does what Open does once it has the lock.
-func (j *Journal) open(here []byte) error {
+func (j *Journal) open(ctx context.Context, here []byte) error {
 	// Again: another process may have been here between the first look and the lock.
 	if err := refuseForeign(j.files.dir); err != nil {
 		return err
@@ -180,7 +181,7 @@ func (j *Journal) open(here []byte) error {
 	if err := j.openEvents(); err != nil {
 		return err
 	}
-	if err := j.findLast(); err != nil {
+	if err := j.findLast(ctx); err != nil {
 		return err
 	}
 	return j.announce(fresh)

@@ -1,13 +1,18 @@
 package journal
 
 import (
+	"context"
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/internal/stop"
 )
 
 // Catches a run that goes on with other options, a difference that is not listed, and one where there is none.
@@ -36,7 +41,7 @@ func TestOptionsDiffer(t *testing.T) {
 	}
 	for _, c := range cases {
 		dir := filepath.Join(t.TempDir(), "run")
-		j, err := Open(dir, base(), Settings{})
+		j, err := Open(context.Background(), dir, base(), Settings{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +53,7 @@ func TestOptionsDiffer(t *testing.T) {
 		delete(before, lockName)
 		here := base()
 		c.change(here)
-		j, err = Open(dir, here, Settings{})
+		j, err = Open(context.Background(), dir, here, Settings{})
 		if c.want == nil {
 			if err != nil {
 				t.Errorf("%s: %v", c.name, err)
@@ -83,7 +88,7 @@ func TestOptionsUnreadable(t *testing.T) {
 	for _, change := range []func([]byte) []byte{truncated, emptied, func([]byte) []byte { return []byte("[]") }} {
 		dir := stopped(t, 1, Settings{})
 		rewrite(t, filepath.Join(dir, optionsName), change)
-		if _, err := Open(dir, wantedOptions, Settings{}); err == nil || !strings.Contains(err.Error(), optionsName) {
+		if _, err := Open(context.Background(), dir, wantedOptions, Settings{}); err == nil || !strings.Contains(err.Error(), optionsName) {
 			t.Errorf("options.json that cannot be read: %v", err)
 		}
 		if _, there := listing(t, dir)[recordName(1)]; !there {
@@ -92,7 +97,7 @@ func TestOptionsUnreadable(t *testing.T) {
 	}
 	for _, options := range []any{nil, 3, []int{1}, map[string]any{"f": func() {}}} {
 		dir := filepath.Join(t.TempDir(), "run")
-		if _, err := Open(dir, options, Settings{}); err == nil {
+		if _, err := Open(context.Background(), dir, options, Settings{}); err == nil {
 			t.Errorf("options %T are taken", options)
 		}
 		if _, err := os.Stat(dir); err == nil {
@@ -122,7 +127,7 @@ func TestForeignDirectory(t *testing.T) {
 			}
 		}
 		before := listing(t, dir)
-		j, err := Open(dir, wantedOptions, Settings{})
+		j, err := Open(context.Background(), dir, wantedOptions, Settings{})
 		if c.foreign == "" {
 			if err != nil {
 				t.Errorf("%s: %v", c.name, err)
@@ -146,7 +151,7 @@ func TestForeignDirectory(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(file, wantedOptions, Settings{}); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := Open(context.Background(), file, wantedOptions, Settings{}); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a file in place of the directory: %v", err)
 	}
 }
@@ -214,7 +219,7 @@ func TestOtherOptionsBeforeAShot(t *testing.T) {
 	open := func(shots int, want string) {
 		t.Helper()
 		check := Check(dir, scenarioOptions{Shots: shots})
-		j, err := Open(dir, scenarioOptions{Shots: shots}, Settings{})
+		j, err := Open(context.Background(), dir, scenarioOptions{Shots: shots}, Settings{})
 		if (check == nil) != (want != "refused") || (err == nil) != (want != "refused") {
 			t.Fatalf("%d shots: %v, and by a look %v", shots, err, check)
 		}
@@ -244,7 +249,7 @@ func TestOtherOptionsBeforeAShot(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(5, "refused")
-	j, err := Open(dir, scenarioOptions{Shots: 4}, Settings{})
+	j, err := Open(context.Background(), dir, scenarioOptions{Shots: 4}, Settings{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +269,7 @@ func TestOtherOptionsBeforeAShot(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, optionsName)); err != nil {
 		t.Fatal(err)
 	}
-	if j, err = Open(dir, scenarioOptions{Shots: 4}, Settings{}); err != nil {
+	if j, err = Open(context.Background(), dir, scenarioOptions{Shots: 4}, Settings{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.SaveShot(1, nil, nil); err != nil {
@@ -272,4 +277,30 @@ func TestOtherOptionsBeforeAShot(t *testing.T) {
 	}
 	j.Close()
 	open(5, "refused")
+}
+
+// What would be caught: a long look at the last shot that cannot be stopped, or after which the shot is gone.
+func TestStopInOpen(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "work")
+	j, err := Open(context.Background(), dir, scenarioOptions{Shots: 4}, Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := safetensors.Entry{Name: "w", DType: safetensors.U8, Shape: []int{4 << 20}, Write: func(w io.Writer) error {
+		_, err := w.Write(make([]byte, 4<<20))
+		return err
+	}}
+	if err := j.SaveShot(1, struct{}{}, []safetensors.Entry{large}); err != nil {
+		t.Fatal(err)
+	}
+	j.Close()
+	for _, looks := range []int{1, 2, 100} {
+		if _, err := Open(stop.Countdown(looks), dir, scenarioOptions{Shots: 4}, Settings{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("stopped at look %d: %v", looks, err)
+		}
+	}
+	if j, err = Open(context.Background(), dir, scenarioOptions{Shots: 4}, Settings{}); err != nil || len(j.Warnings()) != 0 || j.lastNumber() != 1 {
+		t.Fatalf("after the stops: %v, %q", err, j.Warnings())
+	}
+	j.Close()
 }

@@ -4,6 +4,7 @@ package journal
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -144,7 +145,7 @@ func TestKillAgainAndAgain(t *testing.T) {
 
 // beHolder opens dir, says so, and waits to be killed, or for the end of its input, which comes when the test is gone.
 func beHolder(dir string) {
-	if _, err := Open(dir, wantedOptions, Settings{}); err != nil {
+	if _, err := Open(context.Background(), dir, wantedOptions, Settings{}); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -176,7 +177,7 @@ func TestLock(t *testing.T) {
 		t.Fatalf("the other process says %q, %v", line, err)
 	}
 	before := listing(t, dir)
-	_, err = Open(dir, wantedOptions, Settings{})
+	_, err = Open(context.Background(), dir, wantedOptions, Settings{})
 	refusal, ok := errors.AsType[*Refusal](err)
 	if !ok || !refusal.InUse || refusal.Process != c.Process.Pid {
 		t.Fatalf("opening a directory that process %d works in: %v", c.Process.Pid, err)
@@ -190,7 +191,7 @@ func TestLock(t *testing.T) {
 	c.Wait()
 	j := open(t, dir, Settings{})
 	// The lock is the file's, not the process': a second Open here is refused as well.
-	if _, err := Open(dir, wantedOptions, Settings{}); err == nil {
+	if _, err := Open(context.Background(), dir, wantedOptions, Settings{}); err == nil {
 		t.Error("a directory can be opened twice")
 	}
 	if err := j.Close(); err != nil {

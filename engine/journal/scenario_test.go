@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -37,7 +38,7 @@ var wantedOptions = scenarioOptions{Model: "sha256:1234", Shots: scenarioShots}
 
 // scenario does all that is left of the run in dir.
 func scenario(dir string, s Settings) (err error) {
-	j, err := Open(dir, wantedOptions, s)
+	j, err := Open(context.Background(), dir, wantedOptions, s)
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func goOn(j *Journal, upTo int) error {
 	var state scenarioState
 	first := 1
 	if last, ok := j.Last(); ok {
-		f, err := j.LoadShot(last.Number, &state)
+		f, err := j.LoadShot(context.Background(), last.Number, &state)
 		if err != nil {
 			return err
 		}
@@ -199,7 +200,7 @@ func same(t *testing.T, got, want map[string]string) {
 // open opens dir for a test and closes it at its end.
 func open(t *testing.T, dir string, s Settings) *Journal {
 	t.Helper()
-	j, err := Open(dir, wantedOptions, s)
+	j, err := Open(context.Background(), dir, wantedOptions, s)
 	if err != nil {
 		t.Fatal(err)
 	}

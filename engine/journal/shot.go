@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 
 	"surgeon/engine/checkpoint/safetensors"
+	"surgeon/engine/internal/stop"
 )
 
 // Shot is a complete shot on disk.
@@ -71,12 +73,12 @@ func (j *Journal) Last() (Shot, bool) {
 
 // LoadShot reads a shot: the state into state, a pointer to what SaveShot was given, and the weights by memory map, to be
 // closed by the caller. Fields of the state that the pointer has no place for are an error. A shot other than the last is
-// verified first.
-func (j *Journal) LoadShot(number int, state any) (*safetensors.File, error) {
+// verified first, until ctx is done.
+func (j *Journal) LoadShot(ctx context.Context, number int, state any) (*safetensors.File, error) {
 	r := j.last
 	if number != j.lastNumber() || r == nil {
 		var err error
-		if r, err = j.verify(number); err != nil {
+		if r, err = j.verify(ctx, number); err != nil {
 			return nil, fmt.Errorf("loading shot %d: %w", number, err)
 		}
 	}
@@ -92,7 +94,7 @@ func (j *Journal) LoadShot(number int, state any) (*safetensors.File, error) {
 
 // findLast looks for the newest shot that is complete and whole. Everything newer is named; older ones are what a kill
 // before their removal left.
-func (j *Journal) findLast() error {
+func (j *Journal) findLast(ctx context.Context) error {
 	shots, err := j.list()
 	if err != nil {
 		return err
@@ -105,7 +107,7 @@ func (j *Journal) findLast() error {
 			}
 			continue
 		}
-		r, err := j.verify(s.number)
+		r, err := j.verify(ctx, s.number)
 		if errors.Is(err, errRecord) || errors.Is(err, errWeights) {
 			j.warn("shot %d is damaged and is not used: %v", s.number, err)
 			continue
@@ -128,7 +130,7 @@ func (j *Journal) findLast() error {
 var errWeights = errors.New("damaged weights")
 
 // verify reads a shot's record and all of its weights. Its error is errRecord or errWeights where the shot is damaged.
-func (j *Journal) verify(number int) (*record, error) {
+func (j *Journal) verify(ctx context.Context, number int) (*record, error) {
 	r, err := readRecord(j.files.path(recordName(number)))
 	if err != nil {
 		return nil, err
@@ -149,7 +151,7 @@ func (j *Journal) verify(number int) (*record, error) {
 		return nil, fmt.Errorf("%w: %s has %d bytes, %d were written", errWeights, path, size, r.WeightsBytes)
 	}
 	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
+	if _, err := io.Copy(sum, stop.Reader(ctx, f)); err != nil {
 		return nil, err
 	}
 	if found := hexadecimal([sha256.Size]byte(sum.Sum(nil))); found != r.WeightsSHA256 {

@@ -26,7 +26,7 @@ func masked(t *testing.T, name string, typ device.Type) (m *model.Model, windows
 	}
 	defer source.Close()
 	dev := cpu.Open()
-	if m, err = model.Load(dev, source, typ); err != nil {
+	if m, err = model.Load(context.Background(), dev, source, typ); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

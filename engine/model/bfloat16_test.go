@@ -174,8 +174,8 @@ func TestLoadFixed(t *testing.T) {
 	}
 	defer c.Close()
 	var losses [2][]float64
-	for i, load := range []func(device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error){model.Load, model.LoadFixed} {
-		m, err := load(dev, c, device.BF16)
+	for i, load := range []func(context.Context, device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error){model.Load, model.LoadFixed} {
+		m, err := load(context.Background(), dev, c, device.BF16)
 		if err != nil {
 			t.Fatal(err)
 		}

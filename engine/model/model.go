@@ -25,6 +25,7 @@
 package model
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -62,18 +63,18 @@ type block struct {
 type norm struct{ gain, bias device.Tensor }
 
 // Load brings a checkpoint's weights to the device as type t. A weight that is NaN or infinite is an error that names its
-// tensor.
-func Load(dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, error) {
-	return load(dev, c, t, true)
+// tensor. Between tensors it looks at ctx.
+func Load(ctx context.Context, dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, error) {
+	return load(ctx, dev, c, t, true)
 }
 
 // LoadFixed is Load for a model whose weights never change: it has no masters.
-func LoadFixed(dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, error) {
-	return load(dev, c, t, false)
+func LoadFixed(ctx context.Context, dev device.Device, c *checkpoint.Checkpoint, t device.Type) (*Model, error) {
+	return load(ctx, dev, c, t, false)
 }
 
-func load(dev device.Device, c *checkpoint.Checkpoint, t device.Type, changes bool) (*Model, error) {
-	m, err := assemble(dev, c.Config, c, t, changes)
+func load(ctx context.Context, dev device.Device, c *checkpoint.Checkpoint, t device.Type, changes bool) (*Model, error) {
+	m, err := assemble(ctx, dev, c.Config, c, t, changes)
 	if err != nil {
 		return nil, fmt.Errorf("loading %s: %w", c.Path, err)
 	}
@@ -87,9 +88,9 @@ type source interface {
 }
 
 // assemble makes a model of the architecture's parts; changes says whether the weights of its linear layers may change.
-func assemble(dev device.Device, cfg checkpoint.Config, from source, t device.Type, changes bool) (*Model, error) {
+func assemble(ctx context.Context, dev device.Device, cfg checkpoint.Config, from source, t device.Type, changes bool) (*Model, error) {
 	m := &Model{Config: cfg, Type: t, dev: dev}
-	load := loader{dev: dev, source: from, typ: t, changes: changes}
+	load := loader{ctx: ctx, dev: dev, source: from, typ: t, changes: changes}
 	m.embedding = load.tensor(cfg.Names.Embedding + ".weight")
 	if cfg.Positions == checkpoint.Learned {
 		m.positions = load.tensor(cfg.Names.Positions + ".weight")
@@ -150,6 +151,7 @@ func (m *Model) Device() device.Device { return m.dev }
 
 // loader reads tensors one after the other, through one host buffer if they have no master, and remembers the first error.
 type loader struct {
+	ctx     context.Context
 	dev     device.Device
 	source  source
 	typ     device.Type
@@ -165,6 +167,9 @@ func (l *loader) tensor(name string) device.Tensor { return l.weight(name, false
 // weight loads the same as what changes, where changes is true: with a master, if the model's type is bfloat16.
 func (l *loader) weight(name string, changes bool) *weight {
 	w := &weight{name: name}
+	if l.err == nil {
+		l.err = l.ctx.Err()
+	}
 	if l.err != nil {
 		return w
 	}

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"context"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -14,7 +15,7 @@ import (
 // ones: matrices are drawn evenly with standard deviation 0.02, gains of norms are 1. Equal seeds give equal models, on any
 // number of cores.
 func Random(dev device.Device, cfg checkpoint.Config, t device.Type, seed uint64) (*Model, error) {
-	return assemble(dev, cfg, &noise{shapes: cfg.Shapes(), seed: seed}, t, true)
+	return assemble(context.Background(), dev, cfg, &noise{shapes: cfg.Shapes(), seed: seed}, t, true)
 }
 
 type noise struct {

@@ -2,7 +2,7 @@
 // score. It gives what EleutherAI's lm-evaluation-harness gives for a task with output_type multiple_choice and no examples
 // in the prompt (acc and acc_norm). It knows no device.
 //
-//	task, err := tasks.Read("arc.jsonl")         // context, choices, answer, one item a line
+//	task, err := tasks.Read(ctx, "arc.jsonl")         // context, choices, answer, one item a line
 //	requests, err := encoder.Requests(item)      // request.go: the tokens
 //	score := task.Score(model, loglikelihoods)   // score.go: acc, acc_norm, their standard errors
 //	results, err := tasks.OpenResults(…)         // results.go: what makes a stopped evaluation go on
@@ -23,6 +23,7 @@ package tasks
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,8 +50,8 @@ type Task struct {
 }
 
 // Read reads a file of JSON lines, which may be compressed with .gz or .zst. Errors name the file and the line.
-func Read(path string) (*Task, error) {
-	data, file, err := text.ReadFile(path)
+func Read(ctx context.Context, path string) (*Task, error) {
+	data, file, err := text.ReadFile(ctx, path)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package tasks
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,7 +34,7 @@ func TestRead(t *testing.T) {
 		if err := os.WriteFile(path, content, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		task, err := Read(path)
+		task, err := Read(context.Background(), path)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -50,7 +51,7 @@ func TestRead(t *testing.T) {
 		case "cut.jsonl.gz":
 			os.WriteFile(path, packed.Bytes()[:20], 0o644)
 		}
-		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), name) != 1 {
+		if _, err := Read(context.Background(), path); err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), name) != 1 {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}

@@ -2,6 +2,7 @@ package text
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"surgeon/engine/internal/stop"
 )
 
 // A Corpus is one text, read from one file or several.
@@ -52,12 +55,14 @@ const textBytesMax = 4 << 30
 //	other     text
 //
 // Each may be compressed, with .gz or .zst behind its name. It is an error if a file or a glob's match is missing, damaged, not
-// valid UTF-8, contains NUL, if there is no text at all, or more than 4 GiB.
-func ReadCorpus(patterns []string) (*Corpus, error) { return readCorpus(patterns, textBytesMax) }
+// valid UTF-8, contains NUL, if there is no text at all, or more than 4 GiB, or if ctx is done.
+func ReadCorpus(ctx context.Context, patterns []string) (*Corpus, error) {
+	return readCorpus(ctx, patterns, textBytesMax)
+}
 
 // readCorpus is ReadCorpus with a limit to the bytes of text. Whatever the files say, the memory it takes is a small
 // multiple of that limit and of their size on the disk.
-func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
+func readCorpus(ctx context.Context, patterns []string, bytesMax int64) (*Corpus, error) {
 	paths, err := Expand(patterns)
 	if err != nil {
 		return nil, err
@@ -67,7 +72,10 @@ func readCorpus(patterns []string, bytesMax int64) (*Corpus, error) {
 	documents := 0
 	for _, path := range paths {
 		first, begin := documents+1, text.Len()
-		file, err := readFile(path, bytesMax, func(document string) error {
+		file, err := readFile(ctx, path, bytesMax, func(document string) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if documents++; documents > 1 {
 				text.WriteString(betweenDocuments)
 			}
@@ -174,9 +182,9 @@ func tooLong(bytesMax int64) error {
 }
 
 // ReadFile is the content of a file, decompressed where its name ends in .gz or .zst, and what it is as it lies on the disk.
-// More than 4 GiB, or damaged compressed data, is an error.
-func ReadFile(path string) ([]byte, File, error) {
-	data, file, err := unpackFile(path, textBytesMax)
+// More than 4 GiB, or damaged compressed data, is an error, as is a ctx that is done.
+func ReadFile(ctx context.Context, path string) ([]byte, File, error) {
+	data, file, err := unpackFile(ctx, path, textBytesMax)
 	if _, named := errors.AsType[*fs.PathError](err); err != nil && !named {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
@@ -184,22 +192,37 @@ func ReadFile(path string) ([]byte, File, error) {
 }
 
 // unpackFile is ReadFile with a limit to the bytes of text.
-func unpackFile(path string, bytesMax int64) ([]byte, File, error) {
+func unpackFile(ctx context.Context, path string, bytesMax int64) ([]byte, File, error) {
 	if info, err := os.Stat(path); err == nil && !isPacked(path) && info.Size() > bytesMax {
 		return nil, File{}, tooLong(bytesMax)
 	}
-	data, err := os.ReadFile(path)
+	data, file, err := load(ctx, path)
 	if err != nil {
 		return nil, File{}, err
 	}
-	file := File{Path: path, Bytes: int64(len(data)), SHA256: sum(data)}
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gz":
-		data, err = gunzip(data, bytesMax)
+		data, err = gunzip(ctx, data, bytesMax)
 	case ".zst":
-		data, err = unzstd(data, bytesMax)
+		data, err = unzstd(ctx, data, bytesMax)
 	}
 	return data, file, err
+}
+
+// load is the content of a file as it lies on the disk.
+func load(ctx context.Context, path string) ([]byte, File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, File{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, File{}, err
+	}
+	data, hash := bytes.NewBuffer(make([]byte, 0, info.Size())), sha256.New()
+	n, err := io.Copy(io.MultiWriter(hash, data), stop.Reader(ctx, f))
+	return data.Bytes(), File{Path: path, Bytes: n, SHA256: hex.EncodeToString(hash.Sum(nil))}, err
 }
 
 // WithoutPacking is a file's name without the ending that says how it is compressed.
@@ -211,8 +234,8 @@ func WithoutPacking(path string) string {
 }
 
 // readFile hands the documents of a file to add, in order.
-func readFile(path string, bytesMax int64, add func(document string) error) (File, error) {
-	data, file, err := unpackFile(path, bytesMax)
+func readFile(ctx context.Context, path string, bytesMax int64, add func(document string) error) (File, error) {
+	data, file, err := unpackFile(ctx, path, bytesMax)
 	if err != nil {
 		return File{}, err
 	}
@@ -240,14 +263,17 @@ func isPacked(path string) bool {
 
 // unpack decompresses data: once to see how long the text is and that it is within bytesMax, and again into memory of just
 // that size. Growing memory as the text comes would take more than twice as much, of a text that is refused too.
-func unpack(kind string, bytesMax int64, open func() (io.ReadCloser, error)) ([]byte, error) {
+func unpack(ctx context.Context, kind string, bytesMax int64, open func() (io.ReadCloser, error)) ([]byte, error) {
 	read := func(to io.Writer) (int64, error) {
 		in, err := open()
 		if err != nil {
 			return 0, fmt.Errorf("the file is no %s data or is cut off: %w", kind, err)
 		}
 		defer in.Close()
-		n, err := io.Copy(to, io.LimitReader(in, bytesMax+1))
+		n, err := io.Copy(to, stop.Reader(ctx, io.LimitReader(in, bytesMax+1)))
+		if stop.Asked(err) {
+			return n, err
+		}
 		if err != nil {
 			return n, fmt.Errorf("the %s data are damaged or cut off after %d bytes of text: %w", kind, n, err)
 		}
@@ -267,12 +293,12 @@ func unpack(kind string, bytesMax int64, open func() (io.ReadCloser, error)) ([]
 	return out.Bytes(), nil
 }
 
-func gunzip(data []byte, bytesMax int64) ([]byte, error) {
-	return unpack("gzip", bytesMax, func() (io.ReadCloser, error) { return gzip.NewReader(bytes.NewReader(data)) })
+func gunzip(ctx context.Context, data []byte, bytesMax int64) ([]byte, error) {
+	return unpack(ctx, "gzip", bytesMax, func() (io.ReadCloser, error) { return gzip.NewReader(bytes.NewReader(data)) })
 }
 
-func unzstd(data []byte, bytesMax int64) ([]byte, error) {
-	return unpack("zstandard", bytesMax, func() (io.ReadCloser, error) {
+func unzstd(ctx context.Context, data []byte, bytesMax int64) ([]byte, error) {
+	return unpack(ctx, "zstandard", bytesMax, func() (io.ReadCloser, error) {
 		in, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, err

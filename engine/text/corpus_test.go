@@ -3,6 +3,7 @@ package text
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -116,7 +117,7 @@ func TestReadCorpus(t *testing.T) {
 		for _, pattern := range strings.Fields(c.patterns) {
 			patterns = append(patterns, folder+"/"+pattern)
 		}
-		corpus, err := ReadCorpus(patterns)
+		corpus, err := ReadCorpus(context.Background(), patterns)
 		if err != nil {
 			t.Errorf("%s: %v", c.patterns, err)
 			continue
@@ -128,7 +129,7 @@ func TestReadCorpus(t *testing.T) {
 			t.Errorf("%s: SHA256 %s is not that of the text", c.patterns, corpus.SHA256)
 		}
 	}
-	corpus, err := ReadCorpus([]string{filepath.Join(folder, "c.txt.gz")})
+	corpus, err := ReadCorpus(context.Background(), []string{filepath.Join(folder, "c.txt.gz")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +166,7 @@ func TestReadCorpusErrors(t *testing.T) {
 		{"kind.parquet", "want one string"}, {"binary.parquet", "row 1: byte 1"}, {"damaged.parquet", ""},
 		{"footer.parquet", "promises a footer of 4294967295 bytes"},
 	} {
-		_, err := ReadCorpus([]string{filepath.Join(folder, c.pattern)})
+		_, err := ReadCorpus(context.Background(), []string{filepath.Join(folder, c.pattern)})
 		if err == nil {
 			t.Errorf("%s is read without an error", c.pattern)
 			continue
@@ -178,7 +179,7 @@ func TestReadCorpusErrors(t *testing.T) {
 			t.Errorf("%s: error %q does not say %q and the name", c.pattern, err, c.want)
 		}
 	}
-	if _, err := ReadCorpus(nil); err == nil {
+	if _, err := ReadCorpus(context.Background(), nil); err == nil {
 		t.Error("no patterns at all are taken")
 	}
 }
@@ -218,7 +219,7 @@ func TestReadCorpusLimit(t *testing.T) {
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := readCorpus(patterns, bytesMax)
+		_, err := readCorpus(context.Background(), patterns, bytesMax)
 		runtime.ReadMemStats(&after)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: error %v, want %q", c.patterns, err, c.want)
@@ -268,7 +269,7 @@ func TestReadParquetCodecs(t *testing.T) {
 		plain := parquetBy(t, codec, 2, textRow{1, "one"}, textRow{2, "two"}, textRow{3, ""}, textRow{4, "one"}, textRow{5, ""})
 		folder := write(t, map[string]string{"d.parquet": file, "p.parquet": plain})
 		for _, name := range []string{"d.parquet", "p.parquet"} {
-			if corpus, err := ReadCorpus([]string{filepath.Join(folder, name)}); err != nil || corpus.Text != "one\n\ntwo\n\n\n\none\n\n" {
+			if corpus, err := ReadCorpus(context.Background(), []string{filepath.Join(folder, name)}); err != nil || corpus.Text != "one\n\ntwo\n\n\n\none\n\n" {
 				t.Errorf("%s, %v: %+v, %v", name, codec, corpus, err)
 			}
 		}
@@ -317,7 +318,7 @@ func TestCutFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	whole, err := ReadCorpus(paths)
+	whole, err := ReadCorpus(context.Background(), paths)
 	if err != nil {
 		t.Fatal(err)
 	}

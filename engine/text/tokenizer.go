@@ -1,7 +1,7 @@
 // Package text turns text into the windows of token ids that calibration and evaluation run on: it reads corpora, tokenises
 // them exactly as the Hugging Face tokenizers library does, and cuts and shuffles windows. It knows no device and no model.
 //
-//	corpus, err := text.ReadCorpus([]string{"train-*.parquet"})
+//	corpus, err := text.ReadCorpus(ctx, []string{"train-*.parquet"})
 //	tokenizer, err := text.ParseTokenizer(json)             // the model's tokenizer.json, or VocabularyJSON of its GGUF file
 //	ids := tokenizer.Encode(corpus.Text, true)
 //	calibration, heldOut, err := text.CalibrationWindows(ids, 2048, 128, 16, seed)
@@ -21,6 +21,7 @@
 package text
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -156,7 +157,21 @@ func (t *Tokenizer) ID(text string) (id int32, known bool) {
 //
 // Large texts are encoded on all processors; the result does not depend on how many there are.
 func (t *Tokenizer) Encode(text string, special bool) []int32 {
-	e := encoder{tokenizer: t}
+	ids, _ := t.EncodeContext(context.Background(), text, special) // which is never done
+	return ids
+}
+
+// EncodeContext is Encode of a text so long that it may have to be stopped; the error is that of ctx.
+func (t *Tokenizer) EncodeContext(ctx context.Context, text string, special bool) (ids []int32, err error) {
+	e := encoder{ctx: ctx, tokenizer: t}
+	defer func() {
+		if p := recover(); p != nil {
+			if _, ok := p.(stopped); !ok {
+				panic(p)
+			}
+			ids, err = nil, ctx.Err()
+		}
+	}()
 	if special {
 		e.ids = append(e.ids, t.special.before...)
 	}
@@ -177,12 +192,16 @@ func (t *Tokenizer) Encode(text string, special bool) []int32 {
 	if special {
 		e.ids = append(e.ids, t.special.after...)
 	}
-	return e.ids
+	return e.ids, nil
 }
+
+// stopped is what flush panics with when the context is done: what cuts the text hands on pieces, and takes no answer.
+type stopped struct{}
 
 // An encoder collects parts and encodes them batch by batch, a batch on several processors. A piece's ids depend on the piece
 // alone, so batches and shares of them can be cut anywhere.
 type encoder struct {
+	ctx       context.Context
 	tokenizer *Tokenizer
 	ids       []int32
 	parts     []part
@@ -229,6 +248,9 @@ func (e *encoder) collect(next part) {
 
 // flush appends the ids of the parts collected.
 func (e *encoder) flush() {
+	if e.ctx.Err() != nil {
+		panic(stopped{})
+	}
 	workers := max(1, min(runtime.GOMAXPROCS(0), len(e.parts)/sharePieces))
 	for len(e.workers) < workers {
 		e.workers = append(e.workers, newEncoding(e.tokenizer.model))

@@ -44,8 +44,8 @@ func (t Tensor) Elements() int {
 // File is an open, fully checked GGUF file. Its methods may be called from several goroutines, except Close.
 type File struct {
 	name     string
-	mapped   []byte // the memory map, nil for Parse
-	body     []byte // the data part
+	mapped   *mapped.File // nil for Parse
+	body     []byte       // the data part
 	version  uint32
 	keys     []string
 	metadata map[string]any
@@ -55,16 +55,20 @@ type File struct {
 
 // Open maps the file at path and checks it. Close it when its bytes are no longer needed.
 func Open(path string) (*File, error) {
-	data, err := mapped.Open(path)
+	m, err := mapped.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening GGUF file: %w", err)
 	}
-	f, err := parse(path, data)
+	var f *File
+	err = m.Guard(func() (err error) {
+		f, err = parse(path, m.Bytes())
+		return err
+	})
 	if err != nil {
-		mapped.Close(data)
+		m.Close()
 		return nil, err
 	}
-	f.mapped = data
+	f.mapped = m
 	return f, nil
 }
 
@@ -96,7 +100,8 @@ func (f *File) Lookup(name string) (Tensor, bool) {
 	return f.tensors[i], true
 }
 
-// Bytes is a read-only view of a tensor's data as stored, valid until Close; nil where the file has no such tensor.
+// Bytes is a read-only view of a tensor's data as stored, valid until Close; nil where the file has no such tensor. It
+// may be looked at under Guard only.
 func (f *File) Bytes(name string) []byte {
 	i, ok := f.index[name]
 	if !ok {
@@ -106,11 +111,16 @@ func (f *File) Bytes(name string) []byte {
 	return f.body[t.begin:t.end:t.end]
 }
 
+// Guard calls do, which looks at what Bytes returned, and returns its error, or one that names the file where a part of that cannot
+// be read any more, because somebody made the file shorter. The looking must be done by this goroutine, or by workers of
+// parallel.For.
+func (f *File) Guard(do func() error) error { return f.mapped.Guard(do) }
+
 // Close unmaps the file. Views handed out by Bytes must not be touched afterwards.
 func (f *File) Close() error {
-	data := f.mapped
+	m := f.mapped
 	f.mapped, f.body, f.tensors, f.index = nil, nil, nil, nil
-	return mapped.Close(data)
+	return m.Close()
 }
 
 // Integer is the metadata under key as an int, whatever integer type the file uses. present is false, without an error,

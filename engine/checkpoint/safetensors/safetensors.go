@@ -101,8 +101,8 @@ func byteLength(t DType, shape []int) (n int, ok bool) {
 // File is an open, fully checked safetensors file. Its methods may be called from several goroutines, except Close.
 type File struct {
 	name     string
-	mapped   []byte // the memory map, nil for Parse
-	body     []byte // the data part
+	mapped   *mapped.File // nil for Parse
+	body     []byte       // the data part
 	tensors  []Tensor
 	index    map[string]int
 	metadata map[string]string
@@ -110,16 +110,20 @@ type File struct {
 
 // Open maps the file at path and checks it. Close it when its bytes are no longer needed.
 func Open(path string) (*File, error) {
-	data, err := mapped.Open(path)
+	m, err := mapped.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening safetensors file: %w", err)
 	}
-	f, err := parse(path, data)
+	var f *File
+	err = m.Guard(func() (err error) {
+		f, err = parse(path, m.Bytes())
+		return err
+	})
 	if err != nil {
-		mapped.Close(data)
+		m.Close()
 		return nil, err
 	}
-	f.mapped = data
+	f.mapped = m
 	return f, nil
 }
 
@@ -139,7 +143,7 @@ func (f *File) Lookup(name string) (Tensor, bool) {
 }
 
 // Bytes is a read-only view of an array's elements, little endian and not necessarily aligned, valid until Close; nil where
-// the file has no such array.
+// the file has no such array. It may be looked at under Guard only.
 func (f *File) Bytes(name string) []byte {
 	i, ok := f.index[name]
 	if !ok {
@@ -149,12 +153,17 @@ func (f *File) Bytes(name string) []byte {
 	return f.body[t.begin:t.end:t.end]
 }
 
+// Guard calls do, which looks at what Bytes returned, and returns its error, or one that names the file where a part of that cannot
+// be read any more, because somebody made the file shorter. The looking must be done by this goroutine, or by workers of
+// parallel.For, and not by a device.
+func (f *File) Guard(do func() error) error { return f.mapped.Guard(do) }
+
 // Metadata is the text the writer of the file attached to it, nil where there was none.
 func (f *File) Metadata() map[string]string { return f.metadata }
 
 // Close unmaps the file. Views handed out by Bytes must not be touched afterwards.
 func (f *File) Close() error {
-	data := f.mapped
+	m := f.mapped
 	f.mapped, f.body, f.tensors, f.index = nil, nil, nil, nil
-	return mapped.Close(data)
+	return m.Close()
 }

@@ -3,6 +3,7 @@ package parallel
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -13,7 +14,8 @@ import (
 //
 // A panic in f comes back through the caller, with its value, wherever f ran: misuse found in a piece must reach whoever
 // recovers there, and a goroutine that nobody recovers in would end the program with a stack trace. The other workers
-// finish the piece they are at and take no more. Of several panics one is kept.
+// finish the piece they are at and take no more. Of several panics one is kept. Where the caller has asked for a panic in place of
+// a fault (debug.SetPanicOnFault, which is of one goroutine), its workers have too.
 func For(n, grain int, f func(worker, i, j int)) {
 	if n <= 0 {
 		return
@@ -35,9 +37,14 @@ func For(n, grain int, f func(worker, i, j int)) {
 			f(worker, p*grain, p*grain+min(grain, n-p*grain))
 		}
 	}
+	onFault := debug.SetPanicOnFault(true)
+	debug.SetPanicOnFault(onFault)
 	var wg sync.WaitGroup
 	for w := 1; w < min(Workers(), pieces); w++ {
-		wg.Go(func() { run(w) })
+		wg.Go(func() {
+			debug.SetPanicOnFault(onFault)
+			run(w)
+		})
 	}
 	run(0)
 	wg.Wait()
