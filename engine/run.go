@@ -53,6 +53,8 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 		}
 	} else if err != nil {
 		return nil, refuse("--work: %w", err)
+	} else if err := checkpoint.MayWriteIn(o.Work); err != nil {
+		return nil, refuse("--work %s: %w", o.Work, err)
 	}
 	in, err := openModel(o.Model)
 	if err != nil {

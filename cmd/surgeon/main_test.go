@@ -149,6 +149,9 @@ func TestWrongRequests(t *testing.T) {
 	dir := tiny(t)
 	writeFile(t, "empty.txt", "")
 	writeFile(t, "used/something", "x")
+	if err := os.Symlink("nowhere", "dangling"); err != nil {
+		t.Fatal(err)
+	}
 	writeFile(t, "foreign/something", "x")
 	writeFile(t, "unknown/config.json", strings.Replace(readFile(t, "model/config.json"), `"model_type": "llama"`, `"model_type": "gpt9"`, 1))
 	writeFile(t, "cut/config.json", readFile(t, "model/config.json"))
@@ -188,6 +191,9 @@ func TestWrongRequests(t *testing.T) {
 		{pruneArgs("--preset", "magnitude", "--target", "NaN"), "surgeon: --target is NaN; it is the share of weights to remove and must lie between 0 and 1, for example 0.3"},
 		{pruneArgs("-o", "."), "surgeon: -o . is a directory that is there; name one that is not, beside it or in it"},
 		{pruneArgs("--work", "text.txt/work", "--dry-run"), "surgeon: --work: lstat text.txt/work: not a directory"},
+		{pruneArgs("--work", "text.txt", "--dry-run"), "surgeon: --work text.txt: nothing can be made in text.txt, which is not a directory; give another name"},
+		{pruneArgs("--work", "dangling", "--dry-run"), "surgeon: --work dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
+		{pruneArgs("--work", "dangling"), "surgeon: --work dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
 		{pruneArgs("--device", "gpu"), `surgeon: --device is "gpu"; cpu, cuda:N or auto is expected`},
 		{pruneArgs("--device", "cpu", "--gpu-memory", "40GB"), "surgeon: --gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is"},
 		{pruneArgs("--gpu-memory", "40G"), `surgeon: --gpu-memory is "40G"; the unit g is none of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB`},
