@@ -306,6 +306,8 @@ func TestJSON(t *testing.T) {
 		{[]string{"eval", "out", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "seconds"}},
 		{[]string{"eval", "out", "--text", "text.txt", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "texts", "tokens_per_second"}},
 		{[]string{"eval", "--json"}, exitRequest, []string{"error", "exit_code"}},
+		{[]string{"eval", "--json=true"}, exitRequest, []string{"error", "exit_code"}},
+		{pruneArgs("--json=Yes", "--target", "2"), exitRequest, []string{"error", "exit_code"}},
 	} {
 		code, stdout, stderr := invoke(c.args...)
 		if code != c.code {
@@ -321,6 +323,36 @@ func TestJSON(t *testing.T) {
 				t.Errorf("%v: no %q in %s", c.args, key, stdout)
 			}
 		}
+	}
+}
+
+// What would be caught: a line among JSON that is none: of an error, of the parser's or of the run's.
+func TestLogFormatJSON(t *testing.T) {
+	tiny(t)
+	for _, c := range []struct {
+		args []string
+		last string
+	}{
+		{pruneArgs("--log-format=json", "--samples", "100000"), "samples"},
+		{pruneArgs("--target", "2", "--log-format", "json", "--quiet"), "--target is 2; it is the share"},
+		{[]string{"eval", "--log-format", "json"}, `expected "<model>"; see surgeon eval --help`},
+	} {
+		code, _, stderr := invoke(c.args...)
+		if code != exitRequest {
+			t.Errorf("%v: exit code %d", c.args, code)
+		}
+		var line struct{ Level, Msg string }
+		for text := range strings.Lines(stderr) {
+			if err := json.Unmarshal([]byte(text), &line); err != nil {
+				t.Errorf("%v: %v in %q", c.args, err, text)
+			}
+		}
+		if line.Level != "ERROR" || !strings.Contains(line.Msg, c.last) {
+			t.Errorf("%v: the last line is %+v", c.args, line)
+		}
+	}
+	if _, stdout, stderr := invoke(pruneArgs("--json=false", "--target", "2")...); stdout != "" || !strings.HasPrefix(stderr, "surgeon: --target is 2") {
+		t.Errorf("with neither asked for: %q, %q", stdout, stderr)
 	}
 }
 
