@@ -26,6 +26,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -124,10 +125,11 @@ type session struct {
 	common   common
 	watcher  watcher // of the command that runs; nil before
 	config   configValues
-	given    []string // names of the flags that were set
-	typed    []string // of these, those on the command line
-	noCUDA   string   // why the GPU of this machine is not handed over to, or ""
-	pci      string   // place of the open GPU on the bus, or ""
+	given    []string     // names of the flags that were set
+	typed    []string     // of these, those on the command line
+	noCUDA   string       // why the GPU of this machine is not handed over to, or ""
+	pci      string       // place of the open GPU on the bus, or ""
+	onward   atomic.Value // string: where the same command goes on, whenever the process ends; the goroutine of signals reads it
 	closings []func()
 }
 
@@ -212,7 +214,7 @@ func (s *session) stopOnSignal(cancel context.CancelCauseFunc) func() {
 					continue
 				}
 				if !first.IsZero() {
-					s.interject(fmt.Sprintf("stopped at once by a second %v; give the same command again to go on after the last complete shot", signalName(sig)))
+					s.interject(s.stoppedAtOnce(signalName(sig)))
 					os.Exit(exitStopped)
 				}
 				first = time.Now()
@@ -225,6 +227,15 @@ func (s *session) stopOnSignal(cancel context.CancelCauseFunc) func() {
 		signal.Stop(signals)
 		close(done)
 	}
+}
+
+// stoppedAtOnce is the sentence of a process that a second signal ends, with the way to go on where the command has one.
+func (s *session) stoppedAtOnce(signal string) string {
+	sentence := "stopped at once by a second " + signal
+	if after, _ := s.onward.Load().(string); after != "" {
+		sentence += "; give the same command again to go on " + after
+	}
+	return sentence
 }
 
 // interject tells a sentence in the middle of the work, on a line of its own, whatever a terminal shows at the time.

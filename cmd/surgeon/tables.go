@@ -47,7 +47,9 @@ Every target is a run of its own, unless the row says one-run: true: then the ro
 }
 
 func (c *tableCommand) Run(s *session) error {
-	return s.goesOn(c.fill(s), "with what "+c.Results+" does not hold yet")
+	onward := "with what " + c.Results + " does not hold yet"
+	s.onward.Store(onward)
+	return s.goesOn(c.fill(s), onward)
 }
 
 // fill makes the runs whose figures are missing, and prints all that the file asks for. What can be refused before anything
