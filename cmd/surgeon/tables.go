@@ -73,11 +73,17 @@ func (c *tableCommand) fill(s *session) error {
 	if err != nil {
 		return err
 	}
-	results, err := c.results(runs[0].options, eval, arguments)
+	dev, err := s.open(c.common, 0)
 	if err != nil {
 		return err
 	}
-	dev, err := s.open(c.common, 0)
+	s.watcher.Stage("checksums of the model and the texts", 0)
+	here, err := c.identity(runs[0].options, eval, arguments)
+	if err != nil {
+		return err
+	}
+	s.watcher.End()
+	results, err := c.results(here)
 	if err != nil {
 		return err
 	}
@@ -92,7 +98,7 @@ func (c *tableCommand) fill(s *session) error {
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return refuse("--results %s: another surgeon is adding to it: %w", c.Results, err)
 	}
-	if results, err = c.results(runs[0].options, eval, arguments); err != nil { // that one may have added to them since
+	if results, err = c.results(here); err != nil { // that one may have added to them since
 		return err
 	}
 	var missing []tableRun
@@ -137,14 +143,9 @@ func (c *tableCommand) fill(s *session) error {
 	return s.print(results.Markdown())
 }
 
-// results are those in the directory. It is refused where they are of another model or other texts: figures of two cannot
-// stand in one table.
-func (c *tableCommand) results(o engine.Options, eval engine.EvalOptions, arguments []string) (*report.Comparison, error) {
-	results, err := report.ReadComparison(c.path("results.json"))
-	if err != nil {
-		return nil, refuse("%w", err)
-	}
-	here := &report.Comparison{EvaluationArguments: arguments}
+// identity is what all results are of, a comparison without any. It reads the model and the texts whole, which may take minutes.
+func (c *tableCommand) identity(o engine.Options, eval engine.EvalOptions, arguments []string) (here *report.Comparison, err error) {
+	here = &report.Comparison{EvaluationArguments: arguments}
 	if here.Model, err = modelOf(o.Model); err != nil {
 		return nil, err
 	}
@@ -153,6 +154,16 @@ func (c *tableCommand) results(o engine.Options, eval engine.EvalOptions, argume
 	}
 	if here.EvaluationText, err = engine.TextIdentity("text", eval.Text); err != nil {
 		return nil, refuse("%s: eval: %w", c.File, err)
+	}
+	return here, nil
+}
+
+// results are those in the directory. It is refused where they are of another model or other texts: figures of two cannot
+// stand in one table.
+func (c *tableCommand) results(here *report.Comparison) (*report.Comparison, error) {
+	results, err := report.ReadComparison(c.path("results.json"))
+	if err != nil {
+		return nil, refuse("%w", err)
 	}
 	if differences := results.Differences(here); len(differences) > 0 {
 		return nil, refuse("the results in %s are of something else (%s): give what they are of to go on with them, or another directory with --results", c.path("results.json"), strings.Join(differences, "; "))

@@ -210,6 +210,18 @@ func TestTableRefuses(t *testing.T) {
 	}
 }
 
+// What would be caught: a model of many gigabytes that is read, for its checksum, before anything is told.
+func TestTableTellsOfChecksums(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", oneRow)
+	writeFile(t, "cut/config.json", readFile(t, "model/config.json"))
+	_, _, stderr := invoke("table", "table.yaml", "--results", "results", "--model", "cut")
+	told, _, refused := strings.Cut(stderr, "surgeon: opening model cut: ")
+	if !refused || !strings.Contains(told, `msg=begin stage="checksums of the model and the texts"`) {
+		t.Errorf("before the model was looked at: %q", stderr)
+	}
+}
+
 // oneRow is a table of one run, for which an option of all runs does nothing.
 const oneRow = `
 options: {model: model, text: [text.txt], samples: 8, length: 32, damp-g: 0.05}
