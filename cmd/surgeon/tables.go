@@ -101,7 +101,7 @@ func (c *tableCommand) fill(s *session) error {
 	if results, err = c.results(here); err != nil { // that one may have added to them since
 		return err
 	}
-	var missing []tableRun
+	var missing, finished []tableRun
 	var places []report.Place
 	for _, x := range runs {
 		if err := c.clean(x, results); err != nil { // a process that was killed may have left them
@@ -109,8 +109,13 @@ func (c *tableCommand) fill(s *session) error {
 		}
 		if x.asked && slices.ContainsFunc(x.places, func(p report.Place) bool { return results.Find(p) == nil }) {
 			missing = append(missing, x)
+		} else if x.asked {
+			finished = append(finished, x)
 		}
 		places = append(places, x.places...)
+	}
+	if names := unkept(finished); c.Keep && len(names) > 0 {
+		s.watcher.Warn(fmt.Sprintf("--keep: what is finished is not run again, so no model is kept of %s; to have them, give another directory with --results", strings.Join(names, "; ")))
 	}
 	if results.Dense == nil {
 		s.watcher.Say("dense model")
@@ -260,6 +265,18 @@ func (c *tableCommand) clean(x tableRun, results *report.Comparison) error {
 		}
 	}
 	return nil
+}
+
+// unkept are those places of finished runs of which there is no model.
+func unkept(finished []tableRun) (names []string) {
+	for _, x := range finished {
+		for _, p := range x.places {
+			if _, err := os.Stat(x.output(p.Target)); err != nil {
+				names = append(names, fmt.Sprintf("%s, %s, %v", p.Table, p.Row, p.Target))
+			}
+		}
+	}
+	return names
 }
 
 // placeless names the model and the text without the places where they lay: results are for others to read.

@@ -335,7 +335,18 @@ func directories(t *testing.T) (names []string) {
 func TestTableDirectories(t *testing.T) {
 	tiny(t)
 	writeFile(t, "table.yaml", strings.Replace(oneRow, "rows: [", "rows: [{name: L-OBD, options: {preset: l-obd}}, {name: L OBD, options: {preset: wanda}}, ", 1))
+	madeTable(t, "--only", "L OBD")
+	code, _, stderr := invoke("table", "table.yaml", "--results", "results", "--keep", "--only", "OBD")
+	if want := `--keep: what is finished is not run again, so no model is kept of t, L OBD, 0.3; to have them, give another directory with --results"`; code != 0 || !strings.Contains(stderr, want) {
+		t.Errorf("exit code %d, no %q in\n%s", code, want, stderr)
+	}
+	if err := os.RemoveAll("results"); err != nil {
+		t.Fatal(err)
+	}
 	madeTable(t, "--keep", "--only", "OBD")
+	if _, _, stderr := invoke("table", "table.yaml", "--results", "results", "--keep", "--only", "OBD"); strings.Contains(stderr, "--keep") {
+		t.Errorf("with both models there:\n%s", stderr)
+	}
 	kept := directories(t)
 	if len(kept) != 2 || kept[0][:len("t-l-obd-0.3-")] != "t-l-obd-0.3-" || kept[1][:len("t-l-obd-0.3-")] != "t-l-obd-0.3-" {
 		t.Fatalf("two models are kept in %q", kept)
