@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -47,13 +45,7 @@ func prepare(dev device.Device, o Options, w Watcher) (*run, error) {
 	if err := o.checkOutputs(""); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(o.Work); errors.Is(err, fs.ErrNotExist) {
-		if err := checkpoint.MayWrite(o.Work, o.Model, false); err != nil {
-			return nil, refuse("--work %s: %w", o.Work, err)
-		}
-	} else if err != nil {
-		return nil, refuse("--work: %w", err)
-	} else if err := checkpoint.MayWriteIn(o.Work); err != nil {
+	if err := checkpoint.MayWriteIn(o.Work); err != nil {
 		return nil, refuse("--work %s: %w", o.Work, err)
 	}
 	in, err := openModel(o.Model)

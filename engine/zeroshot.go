@@ -7,8 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
 	"surgeon/engine/model"
 	"surgeon/engine/report"
@@ -125,6 +129,11 @@ func (z *zeroShot) passes(o EvalOptions) Options {
 // open opens the file of results at path. All that the bits of a log-likelihood depend on is its identity; the batch is, because
 // requests of one batch are as long as the longest.
 func (z *zeroShot) open(path string, in *inputs, dev device.Device, o EvalOptions) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := checkpoint.MayWriteIn(filepath.Dir(path)); err != nil {
+			return refuse("the results file %s: %w", path, err)
+		}
+	}
 	hash, err := in.model.Hash()
 	if err != nil {
 		return &RequestError{err}
@@ -156,6 +165,9 @@ func (z *zeroShot) score(ctx context.Context, m *model.Model, name string, w Wat
 			w.Warn(fmt.Sprintf("the last line of %s was torn by a stop in the middle of a write; its %d bytes are cut off", r.Path, r.Torn))
 		}
 		if err := r.Begin(); err != nil {
+			if opened, ok := errors.AsType[*fs.PathError](err); ok && opened.Op == "open" { // what no look at its directory foretells, as of /proc
+				err = &RequestError{err}
+			}
 			return nil, err
 		}
 		if r.Len() > 0 {

@@ -165,6 +165,7 @@ func TestWrongRequests(t *testing.T) {
 	writeFile(t, "run.yaml", "model: model\ntext: [text.txt]\nshotz: 3\n")
 	writeFile(t, "quiz.jsonl", quiz)
 	writeFile(t, "bad.jsonl", `{"context": "a", "choices": [" b", " c"], "answer": 1}`+"\n"+`{"context": "a", "choices": [" b", " c"], "answer": 2}`)
+	writeFile(t, "table.yaml", oneRow)
 	writeFile(t, "two.yaml", "model: model\n---\nmodel: model\n")
 	if code, _, stderr := invoke(pruneArgs("-o", "first", "--work", "other", "--keep-shots")...); code != 0 {
 		t.Fatal(stderr)
@@ -190,7 +191,7 @@ func TestWrongRequests(t *testing.T) {
 		{pruneArgs("--shots", "3", "--write-at", "0.1,0.1"), "surgeon: --write-at names 0.1 twice"},
 		{pruneArgs("--preset", "magnitude", "--target", "NaN"), "surgeon: --target is NaN; it is the share of weights to remove and must lie between 0 and 1, for example 0.3"},
 		{pruneArgs("-o", "."), "surgeon: -o . is a directory that is there; name one that is not, beside it or in it"},
-		{pruneArgs("--work", "text.txt/work", "--dry-run"), "surgeon: --work: lstat text.txt/work: not a directory"},
+		{pruneArgs("--work", "text.txt/work", "--dry-run"), "surgeon: --work text.txt/work: lstat text.txt/work: not a directory"},
 		{pruneArgs("--work", "text.txt", "--dry-run"), "surgeon: --work text.txt: nothing can be made in text.txt, which is not a directory; give another name"},
 		{pruneArgs("--work", "dangling", "--dry-run"), "surgeon: --work dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
 		{pruneArgs("--work", "dangling"), "surgeon: --work dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
@@ -240,6 +241,9 @@ func TestWrongRequests(t *testing.T) {
 		{[]string{"eval", "model"}, "surgeon: there is nothing to measure; give --text for a perplexity, --tasks for accuracies, or both"},
 		{[]string{"eval", "model", "--tasks", "bad.jsonl"}, `surgeon: bad.jsonl: line 2: answer is 2 and there are 2 choices, 0 to 1`},
 		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "--results", "text.txt"}, "surgeon: the results file text.txt: it is there already and holds something else; name another file with --results"},
+		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "--results", "dangling"}, "surgeon: the results file dangling: this is a link that leads nowhere; name another file with --results"},
+		{[]string{"table", "table.yaml", "--results", "dangling"}, "surgeon: --results dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
+		{[]string{"table", "table.yaml", "--results", "text.txt/results"}, "surgeon: --results text.txt/results: lstat text.txt/results: not a directory"},
 		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "more.jsonl"}, "surgeon: unexpected argument more.jsonl; several texts or tasks need --text or --tasks before each of them, or quotes around a pattern"},
 		{[]string{"eval", "--text", "text.txt"}, `surgeon: expected "<model>"; see surgeon eval --help`},
 		{[]string{"demo", "--keep", "used"}, "surgeon: --keep: mkdir used: file exists"},
@@ -259,6 +263,23 @@ func TestWrongRequests(t *testing.T) {
 		}
 		if after := listing(t, dir); after != before {
 			t.Errorf("%v: something was written:\n%s\n%s", c.args, before, after)
+		}
+	}
+}
+
+// What would be caught: results that cannot be written where they were asked for, told as a failure of the run. Nobody makes a
+// file in /proc; whether the rights say so depends on the user.
+func TestResultsNowhere(t *testing.T) {
+	if _, err := os.Stat("/proc/self"); err != nil {
+		t.Skip("this system has no /proc")
+	}
+	tiny(t)
+	writeFile(t, "quiz.jsonl", quiz)
+	writeFile(t, "table.yaml", oneRow)
+	for _, args := range [][]string{{"eval", "model", "--tasks", "quiz.jsonl"}, {"table", "table.yaml"}} {
+		code, _, stderr := invoke(append(args, "--results", "/proc/results")...)
+		if code != exitRequest || !strings.Contains(lastLine(stderr), "/proc/results: ") {
+			t.Errorf("%v: exit code %d: %s", args, code, stderr)
 		}
 	}
 }

@@ -69,6 +69,9 @@ func (c *tableCommand) fill(s *session) error {
 	if _, err := os.Stat(c.path("config.json")); err == nil {
 		return refuse("--results %s: a model lies there; results need a directory of their own", c.Results)
 	}
+	if err := checkpoint.MayWriteIn(c.Results); err != nil {
+		return refuse("--results %s: %w", c.Results, err)
+	}
 	eval, arguments, err := c.eval(s, file, runs[0].options.Model)
 	if err != nil {
 		return err
@@ -88,11 +91,11 @@ func (c *tableCommand) fill(s *session) error {
 		return err
 	}
 	if err := os.MkdirAll(c.Results, 0o777); err != nil {
-		return fmt.Errorf("the directory for the results: %w", err)
+		return refuse("the directory for the results: %w", err)
 	}
 	held, err := os.Open(c.Results)
 	if err != nil {
-		return fmt.Errorf("the directory for the results: %w", err)
+		return refuse("the directory for the results: %w", err)
 	}
 	defer held.Close()
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
