@@ -166,6 +166,8 @@ func TestWrongRequests(t *testing.T) {
 	writeFile(t, "quiz.jsonl", quiz)
 	writeFile(t, "bad.jsonl", `{"context": "a", "choices": [" b", " c"], "answer": 1}`+"\n"+`{"context": "a", "choices": [" b", " c"], "answer": 2}`)
 	writeFile(t, "table.yaml", oneRow)
+	writeFile(t, "copy.txt", readFile(t, "text.txt"))
+	writeFile(t, "twice.yaml", strings.Replace(oneRow, "text: [text.txt]", "text: [text.txt, copy.txt]", 1))
 	writeFile(t, "two.yaml", "model: model\n---\nmodel: model\n")
 	if code, _, stderr := invoke(pruneArgs("-o", "first", "--work", "other", "--keep-shots")...); code != 0 {
 		t.Fatal(stderr)
@@ -213,6 +215,11 @@ func TestWrongRequests(t *testing.T) {
 			`surgeon: opening model unknown: config.json: model_type "gpt9" is not supported; supported are llama, mistral, opt, qwen2, qwen3`},
 		{[]string{"prune", "cut", "--text", "text.txt", "--target", "0.3", "-o", "out"},
 			fmt.Sprintf(`surgeon: opening model cut: cut/model.safetensors: tensor "model.norm.weight" ends at byte %d of the data and the file has %d; the file is truncated`, tinyDataBytes(weights), tinyDataBytes(weights)-100)},
+		{pruneArgs("--text", "text.txt"), "surgeon: --text text.txt is given twice; give it once"},
+		{pruneArgs("--text", "copy.txt"), "surgeon: text: text.txt and copy.txt hold the same, which would count twice; give one of them"},
+		{pruneArgs("--eval", "a=copy.txt", "--eval", "a=text.txt"), "surgeon: text a: copy.txt and text.txt hold the same, which would count twice; give one of them"},
+		{[]string{"eval", "model", "--text", "a=text.txt", "--text", "b=text.txt", "--text", "a=text.txt"}, "surgeon: --text a=text.txt is given twice; give it once"},
+		{[]string{"table", "twice.yaml", "--results", "results"}, "surgeon: twice.yaml: text.txt and copy.txt hold the same, which would count twice; give one of them"},
 		{pruneArgs("-o", "unknown"), "surgeon: unknown is there already; name another output directory, or add --force to replace it"},
 		{pruneArgs("-o", "text.txt"), "surgeon: the output directory text.txt: it exists and is not a directory; give another name"},
 		{pruneArgs("-o", "used"), "surgeon: the output directory used: the directory holds other things than a model (no config.json); it is not removed, give another name"},
