@@ -23,8 +23,8 @@ import (
 // zeroShot are the multiple-choice tasks of an evaluation, tokenised, with what is known of their results.
 type zeroShot struct {
 	all     []taskRequests
-	prefix  int32 // Encoder.Prefix
-	batch   int   // requests that go through the model at one time
+	prefix  int32   // Encoder.Prefix
+	settled Options // what passes gives, with the number of requests that go through the model at one time
 	results *tasks.Results
 }
 
@@ -41,11 +41,10 @@ func (in *inputs) readZeroShot(dev device.Device, o EvalOptions) (*zeroShot, err
 	if err != nil {
 		return nil, err
 	}
-	passes := z.passes(o)
-	if err := settleBatch(dev, in.model.Config, &passes, evalParts); err != nil {
+	z.settled = z.passes(o)
+	if err := settleBatch(dev, in.model.Config, &z.settled, evalParts); err != nil {
 		return nil, err
 	}
-	z.batch = passes.Batch
 	if o.Results != "" {
 		err = z.open(o.Results, in, dev, o)
 	}
@@ -140,7 +139,7 @@ func (z *zeroShot) open(path string, in *inputs, dev device.Device, o EvalOption
 	}
 	tokenizer := sha256.Sum256(in.json)
 	identity := map[string]any{"model sha256": hash, "tokenizer sha256": hex.EncodeToString(tokenizer[:]), "prefix token": z.prefix,
-		"program": o.Version, "device": dev.Bits(), "--precision": o.Precision, "--batch": z.batch}
+		"program": o.Version, "device": dev.Bits(), "--precision": o.Precision, "--batch": z.settled.Batch}
 	var read []*tasks.Task
 	for _, t := range z.all {
 		identity["task "+t.Name+" sha256"] = t.File.SHA256
@@ -192,7 +191,7 @@ func (z *zeroShot) score(ctx context.Context, m *model.Model, name string, w Wat
 func (z *zeroShot) logLikelihoods(ctx context.Context, m *model.Model, t taskRequests, step func(int)) ([][]float64, error) {
 	all := make([][]float64, len(t.Items))
 	done := 0
-	for _, group := range t.groups(z.batch) {
+	for _, group := range t.groups(z.settled.Batch) {
 		var missing []int
 		for _, at := range group {
 			if z.results != nil {
@@ -204,7 +203,7 @@ func (z *zeroShot) logLikelihoods(ctx context.Context, m *model.Model, t taskReq
 			done += len(t.requests[at])
 		}
 		if len(missing) > 0 {
-			measured, err := t.measure(ctx, m, group, z.batch)
+			measured, err := t.measure(ctx, m, group, z.settled.Batch)
 			if err != nil {
 				return nil, err
 			}
