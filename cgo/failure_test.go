@@ -39,6 +39,9 @@ func TestUnavailable(t *testing.T) {
 		{"SURGEON_EMU_DEVICES", "1", 7, 0, "no cuda:7"},
 		{"CUBLAS_EMULATE_DOUBLE_PRECISION", "1", 0, 0, "CUBLAS_EMULATE_DOUBLE_PRECISION is \"1\""},
 		{"SURGEON_EMU_MEMORY", "4000000000", 0, 1 << 40, "--gpu-memory asks for 1024.00 GiB"},
+		{"SURGEON_EMU_MEMORY", "4000000000", 0, 1 << 20, "MiB and more, and --gpu-memory gives it 1.0 MiB; give it more, or leave that out"},
+		{"SURGEON_EMU_MEMORY", "1048576", 0, 0, "MiB and more, and 1.0 MiB are free; wait until other programs give memory back, or use another GPU, or --device cpu"},
+		{"SURGEON_CUDA_CAPABILITY", "95", 0, 0, `SURGEON_CUDA_CAPABILITY is "95"`},
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			t.Setenv(c.name, c.value)

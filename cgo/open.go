@@ -7,6 +7,7 @@ package cuda
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -115,7 +116,7 @@ func Open(ordinal int, o Options) (device.Device, error) {
 	}
 	if err := d.selfTest(); err != nil {
 		d.Close()
-		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)
+		return nil, notOpened(ordinal, o, err)
 	}
 	return d, nil
 }
@@ -156,9 +157,30 @@ func open(ordinal int, o Options) (*Device, error) {
 		factorOrder: defaultFactorOrder, factorBlock: defaultFactorBlock, triangleOrder: defaultTriangleOrder, scratchAtOnce: scratchAtOnce}
 	if err := d.start(o); err != nil {
 		d.Close()
-		return nil, fmt.Errorf("opening cuda:%d: %w", ordinal, err)
+		return nil, notOpened(ordinal, o, err)
 	}
 	return d, nil
+}
+
+// notOpened is the error of a GPU that could not be opened because of err. One that has no room for that is unavailable, and what
+// would need less of it in a run does not help.
+func notOpened(ordinal int, o Options, err error) error {
+	full, isFull := errors.AsType[*OutOfMemory](err)
+	failed, _ := errors.AsType[*Failure](err)
+	const way = "wait until other programs give memory back, or use another GPU, or --device cpu"
+	switch {
+	case isFull && o.MemoryLimit > 0 && !full.Elsewhere:
+		return &Unavailable{fmt.Sprintf("opening cuda:%d takes %s and more, and --gpu-memory gives it %s; give it more, or leave that out", ordinal, mebibytes(full.Used+full.Asked), mebibytes(full.Limit))}
+	case isFull:
+		had := full.Limit
+		if full.Elsewhere {
+			had = full.Used
+		}
+		return &Unavailable{fmt.Sprintf("opening cuda:%d takes %s and more, and %s are free; %s", ordinal, mebibytes(full.Used+full.Asked), mebibytes(had), way)}
+	case failed != nil && failed.noMemory() || errors.Is(err, cu.OutOfMemory):
+		return &Unavailable{fmt.Sprintf("opening cuda:%d: the driver and NVIDIA's libraries found no memory for themselves (%v); %s", ordinal, err, way)}
+	}
+	return fmt.Errorf("opening cuda:%d: %w", ordinal, err)
 }
 
 // kernelsFor is the compute capability whose kernels a GPU runs: its own, or an older one that SURGEON_CUDA_CAPABILITY asks for, so
@@ -170,7 +192,7 @@ func kernelsFor(own int) (int, error) {
 	}
 	n, err := strconv.Atoi(asked)
 	if err != nil || n < oldestCapability || n > own {
-		return 0, fmt.Errorf("SURGEON_CUDA_CAPABILITY is %q; it is the compute capability whose kernels are used, from %d to the GPU's own %d", asked, oldestCapability, own)
+		return 0, &Unavailable{fmt.Sprintf("SURGEON_CUDA_CAPABILITY is %q; it is the compute capability whose kernels are used, from %d to the GPU's own %d", asked, oldestCapability, own)}
 	}
 	return n, nil
 }

@@ -22,7 +22,7 @@ type Info struct {
 	Problem     string // why it cannot be used, or ""
 }
 
-// Unavailable is the error of a GPU that cannot be used: none, no driver, too old, a build without CUDA.
+// Unavailable is the error of a GPU that cannot be used: none, no driver, too old, too full to be opened, a build without CUDA.
 type Unavailable struct{ Reason string }
 
 func (e *Unavailable) Error() string { return e.Reason }
@@ -37,7 +37,7 @@ type Failure struct {
 
 func (e *Failure) Error() string {
 	way := ""
-	if slices.Contains([]int{2, 10003, 20002}, e.Code) { // CUDA, cuBLAS and cuSOLVER were given no memory of their own
+	if e.noMemory() {
 		way = " with a lower --gpu-memory, which leaves the libraries more,"
 	}
 	if e.Code >= 30000 { // another try would end alike
@@ -45,6 +45,9 @@ func (e *Failure) Error() string {
 	}
 	return fmt.Sprintf("%s: %s failed: %s (code %d); give the same command again%s to go on after the last complete shot", e.Device, e.Op, e.Text, e.Code, way)
 }
+
+// noMemory says that CUDA, cuBLAS or cuSOLVER were given no memory of their own.
+func (e *Failure) noMemory() bool { return slices.Contains([]int{2, 10003, 20002}, e.Code) }
 
 // OutOfMemory is the error of an allocation that the device, or its limit, has no room for.
 type OutOfMemory struct {
@@ -61,5 +64,7 @@ func (e *OutOfMemory) Error() string {
 	return fmt.Sprintf("%s is out of memory: %s were asked for, %s of %s are free; a smaller --batch or --length needs less, and surgeon plan tells how much",
 		e.Device, gibibytes(e.Asked), gibibytes(e.Limit-e.Used), gibibytes(e.Limit))
 }
+
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 func gibibytes(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }

@@ -68,10 +68,12 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 	defer in.Close()
 	w.Stage("text", 0)
 	var windows Options
+	var passes []Options
 	if len(o.Text) > 0 {
 		if windows, err = in.readWindows(ctx, dev, o); err != nil {
 			return e, err
 		}
+		passes = append(passes, windows)
 	}
 	var z *zeroShot
 	if len(o.Tasks) > 0 {
@@ -79,6 +81,10 @@ func Evaluate(ctx context.Context, dev device.Device, o EvalOptions, w Watcher) 
 			return e, err
 		}
 		defer z.close()
+		passes = append(passes, z.settled)
+	}
+	if warning := in.evalCrowded(passes, dev.Memory(), report.ThisMachine("").MemoryBytes); warning != "" {
+		w.Warn(warning)
 	}
 	w.Stage("load", 0)
 	m, err := loadModel(ctx, model.LoadFixed, dev, in.model, o.Precision)
@@ -159,7 +165,8 @@ func (in *inputs) readWindows(ctx context.Context, dev device.Device, o EvalOpti
 		windows = min(windows, o.Windows)
 	}
 	passes := Options{Length: in.length, Samples: windows, HeldOut: windows, Batch: o.Batch, Precision: o.Precision}
-	return passes, settleBatch(dev, in.model.Config, &passes, evalParts)
+	err := settleBatch(dev, in.model.Config, &passes, evalParts)
+	return passes, err
 }
 
 // perplexity measures m, called name, on a text; at most so many windows, 0 = all.

@@ -97,23 +97,26 @@ func (o *Options) checkOutputs(run string) error {
 }
 
 // checkOutput refuses an output directory that is in use, unless it was written by this run: then the run was stopped
-// between writing and cleaning up. With force it refuses one that must not be replaced. It is asked before any work is done,
-// without the run's name, and when that is known.
+// between writing and cleaning up. With force, and before it advises force, it refuses one that must not be replaced. It is asked
+// before any work is done, without the run's name, and when that is known.
 func checkOutput(dir, model string, force bool, run string) error {
 	_, err := os.Lstat(dir)
-	if force || errors.Is(err, fs.ErrNotExist) {
-		if err := checkpoint.MayWrite(dir, model, force); err != nil {
-			return refuse("the output directory %s: %w", dir, err)
-		}
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return refuse("the output directory: %w", err)
 	}
-	if before, err := report.Read(filepath.Join(dir, reportName)); err == nil && (run == "" || before.Run == run) {
-		return nil
+	inUse := err == nil && !force
+	if inUse {
+		if before, err := report.Read(filepath.Join(dir, reportName)); err == nil && (run == "" || before.Run == run) {
+			return nil
+		}
 	}
-	return refuse("%s is there already; name another output directory, or add --force to replace it", dir)
+	if err := checkpoint.MayWrite(dir, model, true); err != nil {
+		return refuse("the output directory %s: %w", dir, err)
+	}
+	if inUse {
+		return refuse("%s is there already; name another output directory, or add --force to replace it", dir)
+	}
+	return nil
 }
 
 // reportName is the report's file in the output directory.

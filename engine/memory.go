@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -252,17 +253,22 @@ func (o *Options) costMatrices() bool {
 	return o.Curvature == curvature.KronSum || o.Curvature == curvature.Diagonal || o.Damping == jointDamping && o.Cost == prune.OBS
 }
 
-// hostParts are what lies in main memory beside the tensors.
-func hostParts(in *inputs, o Options) []PlanPart {
-	cfg := in.model.Config
+// readParts are what was read, in main memory.
+func readParts(in *inputs) []PlanPart {
 	program := int64(hostBytes)
 	for _, t := range in.texts {
 		program += int64(len(t.corpus.Text)) + 4*int64(len(t.ids))
 	}
-	parts := append([]PlanPart{
+	return []PlanPart{
 		{"program and text", "", OnHost, program},
 		{"model files, mapped", "", OnHost, in.model.Bytes()},
-	}, masterParts(cfg, o)...)
+	}
+}
+
+// hostParts are what lies in main memory beside the tensors.
+func hostParts(in *inputs, o Options) []PlanPart {
+	cfg := in.model.Config
+	parts := append(readParts(in), masterParts(cfg, o)...)
 	largest := 4 * int64(cfg.Vocab) * int64(cfg.Width)
 	for _, l := range linears(cfg) {
 		largest = max(largest, 4*int64(l.Rows)*int64(l.Inputs()))
@@ -298,7 +304,11 @@ func PlanTurn(d device.Device, cfg checkpoint.Config, o *Options) (parts []PlanP
 
 // planMemory adds up what the run allocates, on a device of memory m.
 func (p *PlanReport) planMemory(in *inputs, o Options, m device.Memory) {
-	host, tensors := hostParts(in, o), runParts(in.model.Config, o)
+	p.addUp(in, hostParts(in, o), runParts(in.model.Config, o), m)
+}
+
+// addUp adds up what work allocates in main memory, and as tensors.
+func (p *PlanReport) addUp(in *inputs, host, tensors []PlanPart, m device.Memory) {
 	p.PeakDeviceBytes, _ = peak(tensors)
 	p.Memory = slices.Concat(host, tensors)
 	if m.Host {
@@ -310,15 +320,33 @@ func (p *PlanReport) planMemory(in *inputs, o Options, m device.Memory) {
 	p.PeakHostBytes += garbage
 }
 
-// crowded is a warning where the run takes more main memory than a machine has, or "". A machine of 0 bytes does not tell. What is
-// mapped of files does not count: the system takes that back when it needs it.
+// crowded is a warning where the run takes more main memory than a machine has, or "".
 func (r *run) crowded(machine int64) string {
 	var p PlanReport
 	p.planMemory(r.inputs, r.options, r.dev.Memory())
-	if machine == 0 || p.PeakHostBytes-r.inputs.model.Bytes() <= machine {
+	if warning := p.crowded(r.inputs, machine); warning != "" {
+		return warning + "; surgeon plan tells what takes it"
+	}
+	return ""
+}
+
+// evalCrowded is crowded for an evaluation by such passes.
+func (in *inputs) evalCrowded(passes []Options, m device.Memory, machine int64) (warning string) {
+	for _, o := range passes { // one after the other
+		var p PlanReport
+		p.addUp(in, readParts(in), evalParts(in.model.Config, o), m)
+		warning = cmp.Or(warning, p.crowded(in, machine))
+	}
+	return warning
+}
+
+// crowded is the warning for what was added up. A machine of 0 bytes does not tell. What is mapped of files does not count: the
+// system takes that back when it needs it.
+func (p *PlanReport) crowded(in *inputs, machine int64) string {
+	if machine == 0 || p.PeakHostBytes-in.model.Bytes() <= machine {
 		return ""
 	}
-	return fmt.Sprintf("this takes %s of main memory, and the machine has %s: the system may end it, or be slow for want of memory; surgeon plan tells what takes it",
+	return fmt.Sprintf("this takes %s of main memory, and the machine has %s: the system may end it, or be slow for want of memory",
 		report.Gibibytes(p.PeakHostBytes), report.Gibibytes(machine))
 }
 

@@ -3,10 +3,12 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -396,5 +398,32 @@ func TestCrowded(t *testing.T) {
 	}
 	if !slices.ContainsFunc(w.warnings, func(s string) bool { return strings.Contains(s, "of main memory, and the machine has") }) {
 		t.Errorf("a rank of %d begins with the warnings %q", o.Rank, w.warnings)
+	}
+}
+
+// What would be caught: an evaluation that takes more main memory than there is and says nothing, or a warning without need.
+func TestEvalCrowded(t *testing.T) {
+	const longest = 1 << 28 // positions, the most that a model may have; windows of so many tokens take 345 GiB
+	if machine := report.ThisMachine("").MemoryBytes; machine == 0 || machine > 256<<30 {
+		t.Skip("this machine has too much memory, or does not tell how much")
+	}
+	dir, text := tiny(t, "tiny-llama")
+	config, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := regexp.MustCompile(`"max_position_embeddings": *\d+`).ReplaceAll(config, fmt.Appendf(nil, `"max_position_embeddings": %d`, longest))
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), edited, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, length := range []int{32, longest} { // the text is not as long as that, which is found after the warning
+		var w silent
+		d := cpu.Open()
+		_, err := Evaluate(context.Background(), d, EvalOptions{Model: dir, Text: []string{text}, Length: length, Windows: 1, Precision: "float32"}, &w)
+		d.Close()
+		crowded := slices.ContainsFunc(w.warnings, func(s string) bool { return strings.Contains(s, "of main memory, and the machine has") })
+		if crowded != (length > 32) || (err == nil) != (length == 32) {
+			t.Errorf("windows of %d tokens begin with the warnings %q, and end with %v", length, w.warnings, err)
+		}
 	}
 }

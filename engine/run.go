@@ -47,12 +47,8 @@ func prepare(ctx context.Context, dev device.Device, o Options, w Watcher, plann
 	if err := o.checkOutputs(""); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(o.Work); errors.Is(err, fs.ErrNotExist) {
-		if err := checkpoint.MayWrite(o.Work, o.Model, false); err != nil {
-			return nil, refuse("--work %s: %w", o.Work, err)
-		}
-	} else if err != nil {
-		return nil, refuse("--work: %w", err)
+	if err := checkpoint.MayWriteIn(o.Work); err != nil {
+		return nil, refuse("--work %s: %w", o.Work, err)
 	}
 	in, err := openModel(o.Model)
 	if err != nil {

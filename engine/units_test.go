@@ -33,7 +33,7 @@ func TestCouplings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := model.Load(dev, c, device.F64)
+		m, err := model.Load(t.Context(), dev, c, device.F64)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,8 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 
+	"surgeon/engine/checkpoint"
 	"surgeon/engine/device"
 	"surgeon/engine/model"
 	"surgeon/engine/report"
@@ -19,8 +23,8 @@ import (
 // zeroShot are the multiple-choice tasks of an evaluation, tokenised, with what is known of their results.
 type zeroShot struct {
 	all     []taskRequests
-	prefix  int32 // Encoder.Prefix
-	batch   int   // requests that go through the model at one time
+	prefix  int32   // Encoder.Prefix
+	settled Options // what passes gives, with the number of requests that go through the model at one time
 	results *tasks.Results
 }
 
@@ -37,11 +41,10 @@ func (in *inputs) readZeroShot(ctx context.Context, dev device.Device, o EvalOpt
 	if err != nil {
 		return nil, err
 	}
-	passes := z.passes(o)
-	if err := settleBatch(dev, in.model.Config, &passes, evalParts); err != nil {
+	z.settled = z.passes(o)
+	if err := settleBatch(dev, in.model.Config, &z.settled, evalParts); err != nil {
 		return nil, err
 	}
-	z.batch = passes.Batch
 	if o.Results != "" {
 		err = z.open(ctx, o.Results, in, dev, o)
 	}
@@ -128,13 +131,18 @@ func (z *zeroShot) passes(o EvalOptions) Options {
 // open opens the file of results at path. All that the bits of a log-likelihood depend on is its identity; the batch is, because
 // requests of one batch are as long as the longest.
 func (z *zeroShot) open(ctx context.Context, path string, in *inputs, dev device.Device, o EvalOptions) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := checkpoint.MayWriteIn(filepath.Dir(path)); err != nil {
+			return refuse("the results file %s: %w", path, err)
+		}
+	}
 	hash, err := in.model.Hash(ctx)
 	if err != nil {
 		return unusable(err)
 	}
 	tokenizer := sha256.Sum256(in.json)
 	identity := map[string]any{"model sha256": hash, "tokenizer sha256": hex.EncodeToString(tokenizer[:]), "prefix token": z.prefix,
-		"program": o.Version, "device": dev.Bits(), "--precision": o.Precision, "--batch": z.batch}
+		"program": o.Version, "device": dev.Bits(), "--precision": o.Precision, "--batch": z.settled.Batch}
 	var read []*tasks.Task
 	for _, t := range z.all {
 		identity["task "+t.Name+" sha256"] = t.File.SHA256
@@ -159,6 +167,9 @@ func (z *zeroShot) score(ctx context.Context, m *model.Model, name string, w Wat
 			w.Warn(fmt.Sprintf("the last line of %s was torn by a stop in the middle of a write; its %d bytes are cut off", r.Path, r.Torn))
 		}
 		if err := r.Begin(); err != nil {
+			if opened, ok := errors.AsType[*fs.PathError](err); ok && opened.Op == "open" { // what no look at its directory foretells, as of /proc
+				err = &RequestError{err}
+			}
 			return nil, err
 		}
 		if r.Len() > 0 {
@@ -183,7 +194,7 @@ func (z *zeroShot) score(ctx context.Context, m *model.Model, name string, w Wat
 func (z *zeroShot) logLikelihoods(ctx context.Context, m *model.Model, t taskRequests, step func(int)) ([][]float64, error) {
 	all := make([][]float64, len(t.Items))
 	done := 0
-	for _, group := range t.groups(z.batch) {
+	for _, group := range t.groups(z.settled.Batch) {
 		var missing []int
 		for _, at := range group {
 			if z.results != nil {
@@ -195,7 +206,7 @@ func (z *zeroShot) logLikelihoods(ctx context.Context, m *model.Model, t taskReq
 			done += len(t.requests[at])
 		}
 		if len(missing) > 0 {
-			measured, err := t.measure(ctx, m, group, z.batch)
+			measured, err := t.measure(ctx, m, group, z.settled.Batch)
 			if err != nil {
 				return nil, err
 			}

@@ -45,6 +45,10 @@ func (c configFile) BeforeResolve(ctx *kong.Context, trace *kong.Path, s *sessio
 	return nil
 }
 
+// commandLineOnly are the flags of prune that no file holds: they say what the program does this time and how it tells of it,
+// not what a run is.
+var commandLineOnly = []string{"config", "cpuprofile", "dry-run", "help", "json", "log-format", "quiet", "verbose", "version"}
+
 // readYAML reads a file that is not longer than a YAML file with what is expected would be.
 func readYAML(path, expected string) ([]byte, error) {
 	f, err := os.Open(path)
@@ -151,6 +155,9 @@ func parseConfig(data []byte) (values configValues, err error) {
 	for _, entry := range mapping.Values {
 		key := entry.Key.GetToken()
 		field, ok := fields[key.Value]
+		if slices.Contains(commandLineOnly, key.Value) {
+			return nil, &configError{fmt.Sprintf("%s is an option of the command line only; leave it out here and give it there, as --%s", key.Value, key.Value), key}
+		}
 		if !ok {
 			return nil, &configError{fmt.Sprintf("unknown key %q; the keys are the names of the options in surgeon prune --help", key.Value), key}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,7 +113,8 @@ func TestConfigRefuses(t *testing.T) {
 		{"text: [a", "1:7: sequence end token ']' not found"},
 		{"- a", `1:1: lines of the form "name: value" are expected`},
 		{"Version: x", `1:1: unknown key "Version"; the keys are the names of the options in surgeon prune --help`},
-		{"config: x", `1:1: unknown key "config"; the keys are the names of the options in surgeon prune --help`},
+		{"config: x", "1:1: config is an option of the command line only; leave it out here and give it there, as --config"},
+		{"shots: 3\njson: true", "2:1: json is an option of the command line only; leave it out here and give it there, as --json"},
 	} {
 		path := t.TempDir() + "/run.yaml"
 		writeFile(t, path, c.yaml)
@@ -176,6 +178,11 @@ func TestConfigKnowsEveryOption(t *testing.T) {
 		}
 		if values, err := parseConfig([]byte(name + ": " + value)); err != nil || values[name] == nil {
 			t.Errorf("%s: %s in a file is %v (%v)", name, value, values[name], err)
+		}
+	}
+	for name := range flags {
+		if _, ok := fields[name]; ok == slices.Contains(commandLineOnly, name) {
+			t.Errorf("--%s can stand in a file: %v; commandLineOnly has to say the opposite", name, ok)
 		}
 	}
 	for _, name := range []string{"device", "threads", "gpu-memory"} { // that the engine knows nothing of

@@ -72,7 +72,7 @@ func TestCUDAProgramWithoutItsLibraries(t *testing.T) {
 }
 
 // What would be caught: a GPU that cannot be used and is not refused, is refused as a failed run, or without the reason; an
-// automatic choice that does not say why; a full GPU that ends in something else than a sentence and exit code 1.
+// automatic choice that does not say why; a GPU that is too full to be opened and advises what helps a run.
 func TestCUDAProgramOnAnEmulatedGPU(t *testing.T) {
 	surgeon := beside(t, "", built(t, "SURGEON_EMU_PROGRAM", "test-emu"))
 	tiny(t)
@@ -100,7 +100,10 @@ func TestCUDAProgramOnAnEmulatedGPU(t *testing.T) {
 		{with("SURGEON_EMU_CAPABILITY", "75"), []string{"info"}, 0, "cannot be used: compute capability 7.5", ""},
 		{with("SURGEON_EMU_DRIVER", "12080"), on("cuda"), exitRequest, "", "surgeon: --device is cuda; the NVIDIA driver is for CUDA 12.8; this build needs one for 13.0 or newer (driver 580)\n"},
 		{with("SURGEON_EMU_DRIVER", "12080"), on("auto"), 0, "Perplexity", "chosen because the NVIDIA driver is for CUDA 12.8"},
-		{with("SURGEON_EMU_MEMORY", "4200000"), on("cuda"), exitFailed, "", "cuda:0 is out of memory: "}, // 4 MiB are for lists, the rest is less than the model
+		{with("SURGEON_EMU_MEMORY", "4200000"), on("cuda"), exitRequest, "", "surgeon: --device is cuda; opening cuda:0 takes 36.0 MiB and more, and 4.0 MiB are free; wait until other programs give memory back, or use another GPU, or --device cpu\n"},
+		{with("SURGEON_EMU_MEMORY", "4200000"), on("auto"), 0, "Perplexity", "chosen because opening cuda:0 takes 36.0 MiB and more"},
+		{with("SURGEON_EMU_DEVICES", "1"), append(on("cuda"), "--gpu-memory", "1MB"), exitRequest, "", "MiB and more, and --gpu-memory gives it 1.0 MiB; give it more, or leave that out\n"},
+		{with("SURGEON_CUDA_CAPABILITY", "95"), on("cuda"), exitRequest, "", "surgeon: --device is cuda; SURGEON_CUDA_CAPABILITY is \"95\"; it is the compute capability whose kernels are used, from 80 to the GPU's own 90\n"},
 	} {
 		code, stdout, stderr := execute(t, surgeon, c.env, c.args...)
 		if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) {

@@ -36,6 +36,11 @@ type evaluation struct {
 }
 
 func (c *evalCommand) Run(s *session) error {
+	onward := ""
+	if c.Results != "" { // a file to go on with
+		onward = "with the questions that " + c.Results + " has no results of"
+		s.onward.Store(onward)
+	}
 	dev, err := s.open(c.common, 0)
 	if err != nil {
 		return err
@@ -44,8 +49,8 @@ func (c *evalCommand) Run(s *session) error {
 	o := c.EvalOptions
 	o.Version = programVersion()
 	figures, err := engine.Evaluate(s.ctx, dev, o, clock)
-	if err != nil && c.Results != "" { // a file to go on with
-		return s.goesOn(err, "with the questions that "+c.Results+" has no results of")
+	if err != nil && onward != "" {
+		return s.goesOn(err, onward)
 	}
 	if err != nil {
 		return err

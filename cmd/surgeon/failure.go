@@ -60,9 +60,18 @@ func (s *session) fail(err error) int {
 		s.watcher.End()
 	}
 	code, sentence := s.judge(err)
-	fmt.Fprintf(s.stderr, "surgeon: %s\n", sentence)
-	if bug, ok := errors.AsType[*bugError](err); ok && s.common.Verbose {
-		fmt.Fprintf(s.stderr, "\n%s", bug.stack)
+	bug, isBug := errors.AsType[*bugError](err)
+	isBug = isBug && s.common.Verbose
+	switch log := s.jsonLog(); {
+	case log != nil && isBug:
+		log.Error(sentence, "stack", string(bug.stack))
+	case log != nil:
+		log.Error(sentence)
+	default:
+		fmt.Fprintf(s.stderr, "surgeon: %s\n", sentence)
+		if isBug {
+			fmt.Fprintf(s.stderr, "\n%s", bug.stack)
+		}
 	}
 	if s.json {
 		writeJSON(s.stdout, struct {

@@ -29,6 +29,10 @@ type lines struct {
 }
 
 func newLines(out io.Writer, c common, shots int, now func() time.Time) *lines {
+	return &lines{log: newLog(out, c), now: now, schedule: schedule{shots: shots}}
+}
+
+func newLog(out io.Writer, c common) *slog.Logger {
 	options := &slog.HandlerOptions{Level: slog.LevelInfo}
 	switch {
 	case c.Quiet:
@@ -40,7 +44,15 @@ func newLines(out io.Writer, c common, shots int, now func() time.Time) *lines {
 	if c.LogFormat == "json" {
 		handler = slog.NewJSONHandler(out, options)
 	}
-	return &lines{log: slog.New(handler), now: now, schedule: schedule{shots: shots}}
+	return slog.New(handler)
+}
+
+// jsonLog is where the program's own sentences go where every line is to be JSON, or nil. It is there before any watcher.
+func (s *session) jsonLog() *slog.Logger {
+	if !s.logJSON || terminalWidth(s.stderr) > 0 {
+		return nil
+	}
+	return newLog(s.stderr, common{LogFormat: "json"})
 }
 
 func (l *lines) Stage(name string, steps int) {

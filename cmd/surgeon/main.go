@@ -26,6 +26,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,7 +54,8 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) (code int) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	s := &session{ctx: ctx, args: args, stdout: stdout, stderr: stderr, json: slices.Contains(args, "--json")}
+	s := &session{ctx: ctx, args: args, stdout: stdout, stderr: stderr}
+	s.json, s.logJSON = jsonAsked(args)
 	defer s.close()
 	defer s.stopOnSignal(cancel)()
 	defer func() {
@@ -118,14 +120,16 @@ type session struct {
 	args           []string // without the program's name
 	stdout, stderr io.Writer
 	json           bool // results and errors are JSON on stdout
+	logJSON        bool // lines on stderr are JSON, unless it is a terminal
 
 	common   common
 	watcher  watcher // of the command that runs; nil before
 	config   configValues
-	given    []string // names of the flags that were set
-	typed    []string // of these, those on the command line
-	noCUDA   string   // why the GPU of this machine is not handed over to, or ""
-	pci      string   // place of the open GPU on the bus, or ""
+	given    []string     // names of the flags that were set
+	typed    []string     // of these, those on the command line
+	noCUDA   string       // why the GPU of this machine is not handed over to, or ""
+	pci      string       // place of the open GPU on the bus, or ""
+	onward   atomic.Value // string: where the same command goes on, whenever the process ends; the goroutine of signals reads it
 	closings []func()
 }
 
@@ -210,11 +214,11 @@ func (s *session) stopOnSignal(cancel context.CancelCauseFunc) func() {
 					continue
 				}
 				if !first.IsZero() {
-					fmt.Fprintf(s.stderr, "\nsurgeon: stopped at once by a second %v; give the same command again to go on after the last complete shot\n", signalName(sig))
+					s.interject(s.stoppedAtOnce(signalName(sig)))
 					os.Exit(exitStopped)
 				}
 				first = time.Now()
-				fmt.Fprintf(s.stderr, "\nsurgeon: stopping at the next step; a second %v stops at once\n", signalName(sig))
+				s.interject(fmt.Sprintf("stopping at the next step; a second %v stops at once", signalName(sig)))
 				cancel(&stopError{signal: signalName(sig)})
 			}
 		}
@@ -225,11 +229,49 @@ func (s *session) stopOnSignal(cancel context.CancelCauseFunc) func() {
 	}
 }
 
+// stoppedAtOnce is the sentence of a process that a second signal ends, with the way to go on where the command has one.
+func (s *session) stoppedAtOnce(signal string) string {
+	sentence := "stopped at once by a second " + signal
+	if after, _ := s.onward.Load().(string); after != "" {
+		sentence += "; give the same command again to go on " + after
+	}
+	return sentence
+}
+
+// interject tells a sentence in the middle of the work, on a line of its own, whatever a terminal shows at the time.
+func (s *session) interject(sentence string) {
+	if log := s.jsonLog(); log != nil {
+		log.Warn(sentence)
+		return
+	}
+	fmt.Fprintf(s.stderr, "\nsurgeon: %s\n", sentence)
+}
+
 func signalName(s os.Signal) string {
 	if s == syscall.SIGTERM {
 		return "SIGTERM"
 	}
 	return "SIGINT"
+}
+
+// jsonAsked says whether the arguments ask for JSON, of results and of log lines. The parser has no answer to that where the
+// arguments are wrong, and errors of the parser are told in the same form as all others. No YAML file has these two flags.
+func jsonAsked(args []string) (results, log bool) {
+	for i, arg := range args {
+		name, value, given := strings.Cut(arg, "=")
+		if name == "--log-format" && !given && i+1 < len(args) {
+			value = args[i+1]
+		}
+		switch name {
+		case "--":
+			return results, log
+		case "--json":
+			results = !given || slices.Contains([]string{"true", "yes", "1"}, strings.ToLower(value)) // as the parser takes them
+		case "--log-format":
+			log = value == "json"
+		}
+	}
+	return results, log
 }
 
 // joinNegative turns "--target -1" into "--target=-1": the parser would take -1 for a flag and complain about something

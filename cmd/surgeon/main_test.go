@@ -149,6 +149,9 @@ func TestWrongRequests(t *testing.T) {
 	dir := tiny(t)
 	writeFile(t, "empty.txt", "")
 	writeFile(t, "used/something", "x")
+	if err := os.Symlink("nowhere", "dangling"); err != nil {
+		t.Fatal(err)
+	}
 	writeFile(t, "foreign/something", "x")
 	writeFile(t, "unknown/config.json", strings.Replace(readFile(t, "model/config.json"), `"model_type": "llama"`, `"model_type": "gpt9"`, 1))
 	writeFile(t, "cut/config.json", readFile(t, "model/config.json"))
@@ -162,6 +165,9 @@ func TestWrongRequests(t *testing.T) {
 	writeFile(t, "run.yaml", "model: model\ntext: [text.txt]\nshotz: 3\n")
 	writeFile(t, "quiz.jsonl", quiz)
 	writeFile(t, "bad.jsonl", `{"context": "a", "choices": [" b", " c"], "answer": 1}`+"\n"+`{"context": "a", "choices": [" b", " c"], "answer": 2}`)
+	writeFile(t, "table.yaml", oneRow)
+	writeFile(t, "copy.txt", readFile(t, "text.txt"))
+	writeFile(t, "twice.yaml", strings.Replace(oneRow, "text: [text.txt]", "text: [text.txt, copy.txt]", 1))
 	writeFile(t, "two.yaml", "model: model\n---\nmodel: model\n")
 	if code, _, stderr := invoke(pruneArgs("-o", "first", "--work", "other", "--keep-shots")...); code != 0 {
 		t.Fatal(stderr)
@@ -187,7 +193,10 @@ func TestWrongRequests(t *testing.T) {
 		{pruneArgs("--shots", "3", "--write-at", "0.1,0.1"), "surgeon: --write-at names 0.1 twice"},
 		{pruneArgs("--preset", "magnitude", "--target", "NaN"), "surgeon: --target is NaN; it is the share of weights to remove and must lie between 0 and 1, for example 0.3"},
 		{pruneArgs("-o", "."), "surgeon: -o . is a directory that is there; name one that is not, beside it or in it"},
-		{pruneArgs("--work", "text.txt/work", "--dry-run"), "surgeon: --work: lstat text.txt/work: not a directory"},
+		{pruneArgs("--work", "text.txt/work", "--dry-run"), "surgeon: --work text.txt/work: lstat text.txt/work: not a directory"},
+		{pruneArgs("--work", "text.txt", "--dry-run"), "surgeon: --work text.txt: nothing can be made in text.txt, which is not a directory; give another name"},
+		{pruneArgs("--work", "dangling", "--dry-run"), "surgeon: --work dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
+		{pruneArgs("--work", "dangling"), "surgeon: --work dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
 		{pruneArgs("--device", "gpu"), `surgeon: --device is "gpu"; cpu, cuda:N or auto is expected`},
 		{pruneArgs("--device", "cpu", "--gpu-memory", "40GB"), "surgeon: --gpu-memory limits a GPU; this run is on the CPU, which uses what a run needs: leave it out, and see surgeon plan for how much that is"},
 		{pruneArgs("--gpu-memory", "40G"), `surgeon: --gpu-memory is "40G"; the unit g is none of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB`},
@@ -206,7 +215,14 @@ func TestWrongRequests(t *testing.T) {
 			`surgeon: opening model unknown: config.json: model_type "gpt9" is not supported; supported are llama, mistral, opt, qwen2, qwen3`},
 		{[]string{"prune", "cut", "--text", "text.txt", "--target", "0.3", "-o", "out"},
 			fmt.Sprintf(`surgeon: opening model cut: cut/model.safetensors: tensor "model.norm.weight" ends at byte %d of the data and the file has %d; the file is truncated`, tinyDataBytes(weights), tinyDataBytes(weights)-100)},
-		{pruneArgs("-o", "used"), "surgeon: used is there already; name another output directory, or add --force to replace it"},
+		{pruneArgs("--text", "text.txt"), "surgeon: --text text.txt is given twice; give it once"},
+		{pruneArgs("--text", "copy.txt"), "surgeon: text: text.txt and copy.txt hold the same, which would count twice; give one of them"},
+		{pruneArgs("--eval", "a=copy.txt", "--eval", "a=text.txt"), "surgeon: text a: copy.txt and text.txt hold the same, which would count twice; give one of them"},
+		{[]string{"eval", "model", "--text", "a=text.txt", "--text", "b=text.txt", "--text", "a=text.txt"}, "surgeon: --text a=text.txt is given twice; give it once"},
+		{[]string{"table", "twice.yaml", "--results", "results"}, "surgeon: twice.yaml: text.txt and copy.txt hold the same, which would count twice; give one of them"},
+		{pruneArgs("-o", "unknown"), "surgeon: unknown is there already; name another output directory, or add --force to replace it"},
+		{pruneArgs("-o", "text.txt"), "surgeon: the output directory text.txt: it exists and is not a directory; give another name"},
+		{pruneArgs("-o", "used"), "surgeon: the output directory used: the directory holds other things than a model (no config.json); it is not removed, give another name"},
 		{pruneArgs("-o", "used", "--force"), "surgeon: the output directory used: the directory holds other things than a model (no config.json); it is not removed, give another name"},
 		{pruneArgs("-o", "model", "--force"), "surgeon: the output directory model: the model that is read, model, lies in it; a source is not replaced, give another name"},
 		{pruneArgs("-o", "text.txt/out"), "surgeon: the output directory: lstat text.txt/out: not a directory"},
@@ -232,6 +248,9 @@ func TestWrongRequests(t *testing.T) {
 		{[]string{"eval", "model"}, "surgeon: there is nothing to measure; give --text for a perplexity, --tasks for accuracies, or both"},
 		{[]string{"eval", "model", "--tasks", "bad.jsonl"}, `surgeon: bad.jsonl: line 2: answer is 2 and there are 2 choices, 0 to 1`},
 		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "--results", "text.txt"}, "surgeon: the results file text.txt: it is there already and holds something else; name another file with --results"},
+		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "--results", "dangling"}, "surgeon: the results file dangling: this is a link that leads nowhere; name another file with --results"},
+		{[]string{"table", "table.yaml", "--results", "dangling"}, "surgeon: --results dangling: nothing can be made in dangling, a link that leads nowhere: stat dangling: no such file or directory; give another name"},
+		{[]string{"table", "table.yaml", "--results", "text.txt/results"}, "surgeon: --results text.txt/results: lstat text.txt/results: not a directory"},
 		{[]string{"eval", "model", "--tasks", "quiz.jsonl", "more.jsonl"}, "surgeon: unexpected argument more.jsonl; several texts or tasks need --text or --tasks before each of them, or quotes around a pattern"},
 		{[]string{"eval", "--text", "text.txt"}, `surgeon: expected "<model>"; see surgeon eval --help`},
 		{[]string{"demo", "--keep", "used"}, "surgeon: --keep: mkdir used: file exists"},
@@ -251,6 +270,23 @@ func TestWrongRequests(t *testing.T) {
 		}
 		if after := listing(t, dir); after != before {
 			t.Errorf("%v: something was written:\n%s\n%s", c.args, before, after)
+		}
+	}
+}
+
+// What would be caught: results that cannot be written where they were asked for, told as a failure of the run. Nobody makes a
+// file in /proc; whether the rights say so depends on the user.
+func TestResultsNowhere(t *testing.T) {
+	if _, err := os.Stat("/proc/self"); err != nil {
+		t.Skip("this system has no /proc")
+	}
+	tiny(t)
+	writeFile(t, "quiz.jsonl", quiz)
+	writeFile(t, "table.yaml", oneRow)
+	for _, args := range [][]string{{"eval", "model", "--tasks", "quiz.jsonl"}, {"table", "table.yaml"}} {
+		code, _, stderr := invoke(append(args, "--results", "/proc/results")...)
+		if code != exitRequest || !strings.Contains(lastLine(stderr), "/proc/results: ") {
+			t.Errorf("%v: exit code %d: %s", args, code, stderr)
 		}
 	}
 }
@@ -298,6 +334,8 @@ func TestJSON(t *testing.T) {
 		{[]string{"eval", "out", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "seconds"}},
 		{[]string{"eval", "out", "--text", "text.txt", "--tasks", "quiz.jsonl", "--json"}, 0, []string{"tasks", "texts", "tokens_per_second"}},
 		{[]string{"eval", "--json"}, exitRequest, []string{"error", "exit_code"}},
+		{[]string{"eval", "--json=true"}, exitRequest, []string{"error", "exit_code"}},
+		{pruneArgs("--json=Yes", "--target", "2"), exitRequest, []string{"error", "exit_code"}},
 	} {
 		code, stdout, stderr := invoke(c.args...)
 		if code != c.code {
@@ -313,6 +351,36 @@ func TestJSON(t *testing.T) {
 				t.Errorf("%v: no %q in %s", c.args, key, stdout)
 			}
 		}
+	}
+}
+
+// What would be caught: a line among JSON that is none: of an error, of the parser's or of the run's.
+func TestLogFormatJSON(t *testing.T) {
+	tiny(t)
+	for _, c := range []struct {
+		args []string
+		last string
+	}{
+		{pruneArgs("--log-format=json", "--samples", "100000"), "samples"},
+		{pruneArgs("--target", "2", "--log-format", "json", "--quiet"), "--target is 2; it is the share"},
+		{[]string{"eval", "--log-format", "json"}, `expected "<model>"; see surgeon eval --help`},
+	} {
+		code, _, stderr := invoke(c.args...)
+		if code != exitRequest {
+			t.Errorf("%v: exit code %d", c.args, code)
+		}
+		var line struct{ Level, Msg string }
+		for text := range strings.Lines(stderr) {
+			if err := json.Unmarshal([]byte(text), &line); err != nil {
+				t.Errorf("%v: %v in %q", c.args, err, text)
+			}
+		}
+		if line.Level != "ERROR" || !strings.Contains(line.Msg, c.last) {
+			t.Errorf("%v: the last line is %+v", c.args, line)
+		}
+	}
+	if _, stdout, stderr := invoke(pruneArgs("--json=false", "--target", "2")...); stdout != "" || !strings.HasPrefix(stderr, "surgeon: --target is 2") {
+		t.Errorf("with neither asked for: %q, %q", stdout, stderr)
 	}
 }
 

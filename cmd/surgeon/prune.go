@@ -39,6 +39,7 @@ func (c *pruneCommand) Run(s *session) error {
 	if c.DryRun {
 		return plan(s, c.runFlags, o, true)
 	}
+	s.onward.Store("after the last complete shot")
 	checked, err := o.Checked() // for the shots, which a preset may set
 	if err != nil {
 		return err

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What would be caught: a signal that kills the run instead of ending it, a work directory that the run cannot go on from,
@@ -60,6 +63,52 @@ func TestTwoSignalsAtOnce(t *testing.T) {
 	_, stderr := stoppedBy(t, `msg=begin stage="shot 2 of 6: curvature"`, []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}, pruneArgs("--shots", "6", "--samples", "60")...)
 	if !strings.Contains(stderr, "; the same command goes on after shot 1:\n") {
 		t.Errorf("one signal was taken for two:\n%s", stderr)
+	}
+}
+
+// What would be caught: a second signal that does not end a process at once, or that tells of shots where the command has none.
+func TestSecondSignal(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", oneRow)
+	if err := os.Mkdir("hangs", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const pipe = "hangs/config.json" // who reads it waits for what is never written
+	if err := unix.Mkfifo(pipe, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args   []string
+		onward string
+	}{
+		{[]string{"prune", "hangs", "--text", "text.txt", "--target", "0.3", "-o", "out"}, "; give the same command again to go on after the last complete shot"},
+		{[]string{"prune", "hangs", "--text", "text.txt", "--target", "0.3", "-o", "out", "--dry-run"}, ""},
+		{[]string{"eval", "hangs", "--text", "text.txt"}, ""},
+		{[]string{"eval", "hangs", "--tasks", "quiz.jsonl", "--results", "r.jsonl"}, "; give the same command again to go on with the questions that r.jsonl has no results of"},
+		{[]string{"table", "table.yaml", "--model", "hangs", "--results", "results"}, "; give the same command again to go on with what results does not hold yet"},
+	} {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stderr bytes.Buffer
+		cmd := exec.Command(self, c.args...)
+		cmd.Env, cmd.Stderr = append(os.Environ(), "SURGEON_TEST_MAIN=1"), &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		held, err := os.OpenFile(pipe, os.O_WRONLY, 0) // when the process has opened it too
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Process.Signal(syscall.SIGINT)
+		time.Sleep(oneSignal + 200*time.Millisecond)
+		cmd.Process.Signal(syscall.SIGINT)
+		cmd.Wait()
+		held.Close()
+		if code, want := cmd.ProcessState.ExitCode(), "surgeon: stopped at once by a second SIGINT"+c.onward; code != exitStopped || lastLine(stderr.String()) != want {
+			t.Errorf("%v: exit code %d, want %q at the end of\n%s", c.args, code, want, &stderr)
+		}
 	}
 }
 

@@ -48,7 +48,9 @@ Every target is a run of its own, unless the row says one-run: true: then the ro
 }
 
 func (c *tableCommand) Run(s *session) error {
-	return s.goesOn(c.fill(s), "with what "+c.Results+" does not hold yet")
+	onward := "with what " + c.Results + " does not hold yet"
+	s.onward.Store(onward)
+	return s.goesOn(c.fill(s), onward)
 }
 
 // fill makes the runs whose figures are missing, and prints all that the file asks for. What can be refused before anything
@@ -68,11 +70,10 @@ func (c *tableCommand) fill(s *session) error {
 	if _, err := os.Stat(c.path("config.json")); err == nil {
 		return refuse("--results %s: a model lies there; results need a directory of their own", c.Results)
 	}
-	eval, arguments, err := c.eval(s, file, runs[0].options.Model)
-	if err != nil {
-		return err
+	if err := checkpoint.MayWriteIn(c.Results); err != nil {
+		return refuse("--results %s: %w", c.Results, err)
 	}
-	results, err := c.results(s, runs[0].options, eval, arguments)
+	eval, arguments, err := c.eval(s, file, runs[0].options.Model)
 	if err != nil {
 		return err
 	}
@@ -80,21 +81,31 @@ func (c *tableCommand) fill(s *session) error {
 	if err != nil {
 		return err
 	}
+	s.watcher.Stage("checksums of the model and the texts", 0)
+	here, err := c.identity(s.ctx, runs[0].options, eval, arguments)
+	if err != nil {
+		return err
+	}
+	s.watcher.End()
+	results, err := c.results(here)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(c.Results, 0o777); err != nil {
-		return fmt.Errorf("the directory for the results: %w", err)
+		return refuse("the directory for the results: %w", err)
 	}
 	held, err := os.Open(c.Results)
 	if err != nil {
-		return fmt.Errorf("the directory for the results: %w", err)
+		return refuse("the directory for the results: %w", err)
 	}
 	defer held.Close()
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return refuse("--results %s: another surgeon is adding to it: %w", c.Results, err)
 	}
-	if results, err = c.results(s, runs[0].options, eval, arguments); err != nil { // that one may have added to them since
+	if results, err = c.results(here); err != nil { // that one may have added to them since
 		return err
 	}
-	var missing []tableRun
+	var missing, finished []tableRun
 	var places []report.Place
 	for _, x := range runs {
 		if err := c.clean(x, results); err != nil { // a process that was killed may have left them
@@ -102,8 +113,13 @@ func (c *tableCommand) fill(s *session) error {
 		}
 		if x.asked && slices.ContainsFunc(x.places, func(p report.Place) bool { return results.Find(p) == nil }) {
 			missing = append(missing, x)
+		} else if x.asked {
+			finished = append(finished, x)
 		}
 		places = append(places, x.places...)
+	}
+	if names := unkept(finished); c.Keep && len(names) > 0 {
+		s.watcher.Warn(fmt.Sprintf("--keep: what is finished is not run again, so no model is kept of %s; to have them, give another directory with --results", strings.Join(names, "; ")))
 	}
 	if results.Dense == nil {
 		s.watcher.Say("dense model")
@@ -136,22 +152,27 @@ func (c *tableCommand) fill(s *session) error {
 	return s.print(results.Markdown())
 }
 
+// identity is what all results are of, a comparison without any. It reads the model and the texts whole, which may take minutes.
+func (c *tableCommand) identity(ctx context.Context, o engine.Options, eval engine.EvalOptions, arguments []string) (here *report.Comparison, err error) {
+	here = &report.Comparison{EvaluationArguments: arguments}
+	if here.Model, err = modelOf(ctx, o.Model); err != nil {
+		return nil, err
+	}
+	if here.CalibrationText, err = engine.TextIdentity(ctx, "text", o.Text); err != nil {
+		return nil, refuse("%s: %w", c.File, err)
+	}
+	if here.EvaluationText, err = engine.TextIdentity(ctx, "text", eval.Text); err != nil {
+		return nil, refuse("%s: eval: %w", c.File, err)
+	}
+	return here, nil
+}
+
 // results are those in the directory. It is refused where they are of another model or other texts: figures of two cannot
 // stand in one table.
-func (c *tableCommand) results(s *session, o engine.Options, eval engine.EvalOptions, arguments []string) (*report.Comparison, error) {
+func (c *tableCommand) results(here *report.Comparison) (*report.Comparison, error) {
 	results, err := report.ReadComparison(c.path("results.json"))
 	if err != nil {
 		return nil, refuse("%w", err)
-	}
-	here := &report.Comparison{EvaluationArguments: arguments}
-	if here.Model, err = modelOf(s.ctx, o.Model); err != nil {
-		return nil, err
-	}
-	if here.CalibrationText, err = engine.TextIdentity(s.ctx, "text", o.Text); err != nil {
-		return nil, refuse("%s: %w", c.File, err)
-	}
-	if here.EvaluationText, err = engine.TextIdentity(s.ctx, "text", eval.Text); err != nil {
-		return nil, refuse("%s: eval: %w", c.File, err)
 	}
 	if differences := results.Differences(here); len(differences) > 0 {
 		return nil, refuse("the results in %s are of something else (%s): give what they are of to go on with them, or another directory with --results", c.path("results.json"), strings.Join(differences, "; "))
@@ -248,6 +269,18 @@ func (c *tableCommand) clean(x tableRun, results *report.Comparison) error {
 		}
 	}
 	return nil
+}
+
+// unkept are those places of finished runs of which there is no model.
+func unkept(finished []tableRun) (names []string) {
+	for _, x := range finished {
+		for _, p := range x.places {
+			if _, err := os.Stat(x.output(p.Target)); err != nil {
+				names = append(names, fmt.Sprintf("%s, %s, %v", p.Table, p.Row, p.Target))
+			}
+		}
+	}
+	return names
 }
 
 // placeless names the model and the text without the places where they lay: results are for others to read.

@@ -210,6 +210,18 @@ func TestTableRefuses(t *testing.T) {
 	}
 }
 
+// What would be caught: a model of many gigabytes that is read, for its checksum, before anything is told.
+func TestTableTellsOfChecksums(t *testing.T) {
+	tiny(t)
+	writeFile(t, "table.yaml", oneRow)
+	writeFile(t, "cut/config.json", readFile(t, "model/config.json"))
+	_, _, stderr := invoke("table", "table.yaml", "--results", "results", "--model", "cut")
+	told, _, refused := strings.Cut(stderr, "surgeon: opening model cut: ")
+	if !refused || !strings.Contains(told, `msg=begin stage="checksums of the model and the texts"`) {
+		t.Errorf("before the model was looked at: %q", stderr)
+	}
+}
+
 // oneRow is a table of one run, for which an option of all runs does nothing.
 const oneRow = `
 options: {model: model, text: [text.txt], samples: 8, length: 32, damp-g: 0.05}
@@ -323,7 +335,18 @@ func directories(t *testing.T) (names []string) {
 func TestTableDirectories(t *testing.T) {
 	tiny(t)
 	writeFile(t, "table.yaml", strings.Replace(oneRow, "rows: [", "rows: [{name: L-OBD, options: {preset: l-obd}}, {name: L OBD, options: {preset: wanda}}, ", 1))
+	madeTable(t, "--only", "L OBD")
+	code, _, stderr := invoke("table", "table.yaml", "--results", "results", "--keep", "--only", "OBD")
+	if want := `--keep: what is finished is not run again, so no model is kept of t, L OBD, 0.3; to have them, give another directory with --results"`; code != 0 || !strings.Contains(stderr, want) {
+		t.Errorf("exit code %d, no %q in\n%s", code, want, stderr)
+	}
+	if err := os.RemoveAll("results"); err != nil {
+		t.Fatal(err)
+	}
 	madeTable(t, "--keep", "--only", "OBD")
+	if _, _, stderr := invoke("table", "table.yaml", "--results", "results", "--keep", "--only", "OBD"); strings.Contains(stderr, "--keep") {
+		t.Errorf("with both models there:\n%s", stderr)
+	}
 	kept := directories(t)
 	if len(kept) != 2 || kept[0][:len("t-l-obd-0.3-")] != "t-l-obd-0.3-" || kept[1][:len("t-l-obd-0.3-")] != "t-l-obd-0.3-" {
 		t.Fatalf("two models are kept in %q", kept)

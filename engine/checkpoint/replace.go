@@ -63,14 +63,42 @@ func mayMake(dir string) error {
 		} else if err != nil {
 			return err
 		}
-		if _, err := os.Stat(at); err != nil {
-			return fmt.Errorf("nothing can be made in %s, a link that leads nowhere: %w; give another name", at, err)
-		}
-		if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
-			return fmt.Errorf("nothing can be written in %s: %w; give another name", at, err)
-		}
-		return nil
+		return mayPutInto(at)
 	}
+}
+
+// MayWriteIn refuses a directory that can neither be written in nor, where it is not there, be made. It writes nothing.
+func MayWriteIn(dir string) error {
+	_, err := os.Lstat(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			return err
+		}
+		return mayPutInto(dir)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	return mayMake(dir)
+}
+
+// mayPutInto refuses a place that is there and in which nothing can be made: a link that leads nowhere, what is no directory, and
+// one that this user may not write in.
+func mayPutInto(dir string) error {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("nothing can be made in %s, a link that leads nowhere: %w; give another name", dir, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("nothing can be made in %s, which is not a directory; give another name", dir)
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("nothing can be written in %s: %w; give another name", dir, err)
+	}
+	return nil
 }
 
 // makeParent makes the directories above dir that are missing, each so that its name lasts through a power cut.

@@ -526,6 +526,9 @@ func TestMayWrite(t *testing.T) {
 	if os.Geteuid() == 0 { // root may write everywhere
 		refused = ""
 	}
+	if err := MayWriteIn(closed); (err == nil) != (refused == "") {
+		t.Errorf("in a directory that is closed: error %v, want %q", err, refused)
+	}
 	for _, c := range []struct{ dir, want string }{
 		{filepath.Join(dir, "new"), ""},
 		{filepath.Join(dir, "new/deep/out"), ""},

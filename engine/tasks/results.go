@@ -77,6 +77,9 @@ func openResults(path string, identity map[string]any, tasks []*Task) (*Results,
 	r.header = append(first, '\n')
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); err == nil {
+			return r, errors.New("this is a link that leads nowhere; name another file with --results")
+		}
 		if folder, err := os.Stat(filepath.Dir(path)); err != nil || !folder.IsDir() {
 			return r, fmt.Errorf("there is no directory %s to make it in", filepath.Dir(path))
 		}

@@ -47,8 +47,8 @@ const betweenDocuments = "\n\n"
 const textBytesMax = 4 << 30
 
 // ReadCorpus reads the files that patterns name: paths, or globs as filepath.Match knows them. Patterns are taken in the order
-// given, the files of a glob in alphabetical order, and a file named twice is read once. A name that exists is never taken
-// for a glob.
+// given, the files of a glob in alphabetical order, and a file named twice is read once. A copy of it under another name would
+// be counted twice, and is refused. A name that exists is never taken for a glob.
 //
 //	.jsonl    one JSON object a line, its field "text"; blank lines are passed over
 //	.parquet  the column "text"
@@ -70,6 +70,7 @@ func readCorpus(ctx context.Context, patterns []string, bytesMax int64) (*Corpus
 	c := &Corpus{}
 	var text strings.Builder
 	documents := 0
+	read := map[string]string{} // by what they hold, the paths of the files with anything in them
 	for _, path := range paths {
 		first, begin := documents+1, text.Len()
 		file, err := readFile(ctx, path, bytesMax, func(document string) error {
@@ -90,6 +91,12 @@ func readCorpus(ctx context.Context, patterns []string, bytesMax int64) (*Corpus
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if before := read[file.SHA256]; before != "" {
+			return nil, fmt.Errorf("%s and %s hold the same, which would count twice; give one of them", before, path)
+		}
+		if file.Bytes > 0 {
+			read[file.SHA256] = path
 		}
 		c.Files, c.spans = append(c.Files, file), append(c.spans, [2]int{begin, text.Len()})
 	}

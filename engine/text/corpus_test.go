@@ -140,6 +140,18 @@ func TestReadCorpus(t *testing.T) {
 	}
 }
 
+// TestReadCorpusCopies catches a text that counts twice because a copy of its file was given too. Empty files are no copies.
+func TestReadCorpusCopies(t *testing.T) {
+	folder := write(t, map[string]string{"a0.txt": "", "a1.txt": "abc", "a2.txt": "", "b.txt": "abc"})
+	_, err := ReadCorpus(t.Context(), []string{folder + "/*.txt"})
+	if want := folder + "/a1.txt and " + folder + "/b.txt hold the same, which would count twice; give one of them"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	if c, err := ReadCorpus(t.Context(), []string{folder + "/a?.txt"}); err != nil || len(c.Files) != 3 {
+		t.Errorf("two empty files beside one that is not: %v", err)
+	}
+}
+
 // TestReadCorpusErrors catches input that is taken though it is no text, and refusals that do not say where the trouble is.
 func TestReadCorpusErrors(t *testing.T) {
 	good := parquetOf(t, textRow{1, strings.Repeat("some text ", 50)}, textRow{2, "more"}, textRow{3, "rest"})
