@@ -183,6 +183,8 @@ func notOpened(ordinal int, o Options, err error) error {
 	return fmt.Errorf("opening cuda:%d: %w", ordinal, err)
 }
 
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
 // kernelsFor is the compute capability whose kernels a GPU runs: its own, or an older one that SURGEON_CUDA_CAPABILITY asks for, so
 // that the kernels of an A100 can be tried and timed on what is newer.
 func kernelsFor(own int) (int, error) {

@@ -65,6 +65,4 @@ func (e *OutOfMemory) Error() string {
 		e.Device, gibibytes(e.Asked), gibibytes(e.Limit-e.Used), gibibytes(e.Limit))
 }
 
-func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
-
 func gibibytes(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
