@@ -229,6 +229,9 @@ func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, asked ShotOptions
 	if asked.Structure == prune.Unit {
 		for _, c := range prune.Couplings(cfg, cfg.Linears()) {
 			p := c.Consumer()
+			if c.Units == 1 { // it never goes
+				continue
+			}
 			costs += prune.CostUnitsFLOP(layers[p.Layer].Rows, layers[p.Layer].Inputs(), p.Width)
 			update(p.Layer)
 		}

@@ -181,6 +181,8 @@ func TestPresets(t *testing.T) {
 	}{
 		{"sparsegpt", "curvature", "--preset sparsegpt stands for --curvature activations; --curvature kfac contradicts it", nil},
 		{"wanda", "structure", "--preset wanda stands for --structure element; --structure rowcol contradicts it", nil},
+		{"sparsegpt", "structure", "--preset sparsegpt stands for --structure element; --structure unit contradicts it", func(o *Options) { o.Structure = prune.Unit }},
+		{"wanda", "structure", "--preset wanda stands for --structure element; --structure unit contradicts it", func(o *Options) { o.Structure = prune.Unit }},
 		{"magnitude", "update", "--preset magnitude stands for --update none; --update joint contradicts it", nil},
 		{"optimal", "", "--preset optimal is none of paper-structured, paper-unstructured", nil},
 	} {

@@ -92,7 +92,7 @@ func (r *run) shot(ctx context.Context, number int) error {
 	if r.options.MaxLoss > 0 && s.LossAfter > r.options.MaxLoss {
 		return r.stepBack(ctx, number, s.LossAfter)
 	}
-	if s.Warning = suspicious(s); s.Warning != "" {
+	if s.Warning = r.options.suspicious(s); s.Warning != "" {
 		r.watcher.Warn(s.Warning)
 	}
 	return r.save(s)
@@ -303,7 +303,7 @@ const (
 )
 
 // suspicious is a warning where the quadratic model did not hold, or "".
-func suspicious(s report.Shot) string {
+func (o *Options) suspicious(s report.Shot) string {
 	rise := s.LossAfter - s.LossBefore
 	if s.Lora != nil { // what is predicted is the update
 		rise = s.Lora.LossBefore - s.LossBefore
@@ -311,8 +311,15 @@ func suspicious(s report.Shot) string {
 	if s.PredictedIncrease == nil || rise <= suspiciousNats || rise <= suspiciousRatio**s.PredictedIncrease {
 		return ""
 	}
+	ways := "more --shots, higher --damp-g and --damp-a,"
+	switch o.Structure {
+	case prune.RowCol:
+		ways = "more --shots, a smaller --step-limit, higher --damp-g and --damp-a,"
+	case prune.Unit:
+		ways = "more --shots, a higher --damp-a,"
+	}
 	return fmt.Sprintf("shot %d: the held-out loss rose by %.4f nats where %.4f were predicted: the step is too large or the damping too small for this text; "+
-		"try more --shots, a smaller --step-limit, higher --damp-g and --damp-a, or more --samples", s.Number, rise, *s.PredictedIncrease)
+		"try %s or more --samples", s.Number, rise, *s.PredictedIncrease, ways)
 }
 
 func mean(x []float64) float64 {

@@ -44,11 +44,16 @@ func openModel(path string) (*inputs, error) {
 }
 
 // loadModel brings a model to the device by model.Load or model.LoadFixed. Weights that cannot be used are a wrong request; a
-// device that fails is not.
+// device that fails is not, nor a file that was written over meanwhile.
 func loadModel(ctx context.Context, load func(context.Context, device.Device, *checkpoint.Checkpoint, device.Type) (*model.Model, error), dev device.Device, c *checkpoint.Checkpoint, precision string) (*model.Model, error) {
 	m, err := load(ctx, dev, c, typeOf(precision))
 	if err != nil && dev.Sync() == nil {
 		err = unusable(err)
+	}
+	if err == nil {
+		if err = c.Unchanged(); err != nil {
+			m.Free()
+		}
 	}
 	return m, err
 }

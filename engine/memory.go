@@ -204,7 +204,7 @@ func unitScratch(cfg checkpoint.Config, o Options) (most int64) {
 				continue
 			}
 			most = max(most, predictionScratch(l.Rows, l.Inputs(), o))
-			if p.Width > 1 { // an inverse and what it is made of, blocks for the units
+			if p.Width > 1 && c.Units > 1 { // an inverse and what it is made of, blocks for the units
 				inverse, blocks := o.page.Tensor(l.Inputs(), l.Inputs(), device.F64), o.page.Tensor(l.Cols, p.Width, device.F64)
 				most = max(most, weights+inverse+max(inverse+blocks, 3*blocks))
 			}

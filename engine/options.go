@@ -197,7 +197,7 @@ func (o *Options) check() error {
 func (o *Options) outOfReach(c checkpoint.Config) string {
 	if o.Structure == prune.Unit {
 		if most := mostUnits(c); o.Target > most {
-			return fmt.Sprintf("--target is %v; with --structure unit every block keeps a key/value head and a neuron, so that no more than %.3g can go", o.Target, most)
+			return fmt.Sprintf("--target is %v; with --structure unit every block keeps a key/value head and a neuron, so that no more than %.3g can go of what is not dead already", o.Target, most)
 		}
 		return ""
 	}
@@ -216,8 +216,10 @@ func (o *Options) checkCurvature() error {
 		return refuse("--curvature identity measures nothing, so --update %v has nothing to go by; add --update none", o.Update)
 	case kind == curvature.Diagonal && !o.Structure.Weights():
 		return refuse("--curvature diagonal corrects the costs of single weights; with --structure %v it is kfac", o.Structure)
-	case o.Structure == prune.Unit && (kind == curvature.KronSum || joint):
-		return refuse("--structure unit takes one product of damped factors; with --curvature %v it needs --damping factored, and no kron-sum", kind)
+	case o.Structure == prune.Unit && (kind == curvature.Nearest || kind == curvature.KronSum):
+		return refuse("--structure unit takes the curvature of the layers that read heads and neurons, by itself; with --curvature %v all are measured together: take kfac, activations or identity", kind)
+	case o.Structure == prune.Unit && joint:
+		return refuse("--structure unit inverts one factor, so that there is no product to damp: leave --damping factored")
 	case kind == curvature.KronSum && o.Rank > 2 && o.Cost == prune.OBS:
 		return refuse("--rank %d with --cost obs: a sum of more than 2 products has no inverse that could be computed; take --rank 2, or --cost obd", o.Rank)
 	case kind == curvature.KronSum && joint:
@@ -236,8 +238,7 @@ const jointDamping = "joint"
 
 // curvature is what is measured.
 func (o *Options) curvature() curvature.Options {
-	c := curvature.Options{Kind: o.Curvature, Fisher: o.Fisher}
-	c.Consumers = o.Structure == prune.Unit && (o.Curvature == curvature.KFAC || o.Curvature == curvature.Activations)
+	c := curvature.Options{Kind: o.Curvature, Fisher: o.Fisher, Consumers: o.Structure == prune.Unit}
 	if c.Warm() {
 		c.PowerSteps = o.PowerSteps
 	}

@@ -166,6 +166,9 @@ func (o *Options) pruningWork(cfg checkpoint.Config) (costs, updates float64) {
 	if o.Structure == prune.Unit { // consumers alone
 		for _, c := range prune.Couplings(cfg, cfg.Linears()) {
 			l := layers[c.Consumer().Layer]
+			if c.Units == 1 { // it never goes
+				continue
+			}
 			if o.Curvature == curvature.Identity || o.Cost == prune.OBD {
 				costs += o.costWork(l.Rows, l.Inputs())
 			} else {

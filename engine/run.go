@@ -168,9 +168,6 @@ func (r *run) start(ctx context.Context) error {
 	if r.model, err = loadModel(ctx, model.Load, r.dev, r.inputs.model, o.Precision); err != nil {
 		return err
 	}
-	if err := r.inputs.model.Unchanged(); err != nil {
-		return err
-	}
 	if err := r.takeWork(ctx); err != nil {
 		return err
 	}

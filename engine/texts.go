@@ -32,7 +32,7 @@ type namedFiles struct {
 }
 
 // splitNames sorts the values of an option by their names, in the order in which the names come first. Without names all
-// values are one text. It refuses values of which some have a name, and one that comes twice.
+// values are one text. It refuses values of which some have a name.
 func splitNames(option string, values []string) ([]namedFiles, error) {
 	var all []namedFiles
 	for i, v := range values {
@@ -56,9 +56,6 @@ func splitNames(option string, values []string) ([]namedFiles, error) {
 		if at < 0 {
 			at = len(all)
 			all = append(all, namedFiles{name: name})
-		}
-		if slices.Contains(all[at].files, v) {
-			return nil, refuse("--%s %s is given twice; give it once", option, values[i])
 		}
 		all[at].files = append(all[at].files, v)
 	}

@@ -99,7 +99,6 @@ var unitRuns = []struct {
 	change func(*Options)
 }{
 	{"kfac", func(o *Options) {}},
-	{"nearest", func(o *Options) { o.Curvature, o.PowerSteps = curvature.Nearest, 2 }},
 	{"activations", func(o *Options) { o.Curvature = curvature.Activations }},
 	{"magnitude", func(o *Options) { o.Curvature, o.Update = curvature.Identity, prune.None }},
 	{"obd", func(o *Options) { o.Cost, o.Update = prune.OBD, prune.None }},
@@ -131,6 +130,9 @@ func TestUnitRuns(t *testing.T) {
 					if (s.PredictedIncrease != nil) != o.predicts() || s.PredictedIncrease != nil && !(*s.PredictedIncrease > 0) {
 						t.Errorf("shot %d: an increase of %v is predicted", s.Number, s.PredictedIncrease)
 					}
+					if s.Threshold == nil || !(*s.Threshold >= 0) {
+						t.Errorf("shot %d: threshold %v", s.Number, s.Threshold)
+					}
 				}
 
 				stopped := o
@@ -148,6 +150,24 @@ func TestUnitRuns(t *testing.T) {
 					t.Error("stopped after every shot, the run ends in other bits")
 				}
 			})
+		}
+	}
+}
+
+// What would be caught: a damping that had to be raised for the costs of units, where update factors less, and is not told.
+func TestUnitDampingsRaised(t *testing.T) {
+	dir, text := tiny(t, "tiny-llama3")
+	o := tinyOptions(dir, text, filepath.Join(t.TempDir(), "out"))
+	none := 0.0
+	o.Structure, o.DampA, o.Samples, o.Length, o.Target, o.Shots = prune.Unit, &none, 1, 8, 0.05, 1 // A of rank 8 at most
+	r, err := pruneTiny(t, context.Background(), o, &silent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range linearsOf(t, dir) {
+		raised := slices.ContainsFunc(r.Shots[0].DampingsRaised, func(d report.Damping) bool { return d.Layer == l.Name && d.Side == "A" && d.Share > 0 })
+		if raised != l.Consumer() {
+			t.Errorf("%s: raised is %v", l.Name, raised)
 		}
 	}
 }
@@ -228,12 +248,22 @@ func TestUnitLimits(t *testing.T) {
 			t.Errorf("%v is gone; no more than %v can go", r.Shots[0].Reached, most)
 		}
 	}
+	suspect := report.Shot{LossAfter: 1, PredictedIncrease: new(float64)}
+	for structure, refused := range map[prune.Structure][]string{prune.RowCol: nil, prune.Unit: {"--step-limit", "--damp-g"}, prune.Element: {"--step-limit"}} {
+		o := Options{Structure: structure}
+		for _, way := range []string{"--shots", "--step-limit", "--damp-g", "--damp-a", "--samples"} {
+			if told := strings.Contains(o.suspicious(suspect), way); told == slices.Contains(refused, way) {
+				t.Errorf("--structure %v: %s", structure, o.suspicious(suspect))
+			}
+		}
+	}
 	for _, test := range []struct {
 		change func(*Options)
 		said   string
 	}{
-		{func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 2 }, "--structure unit takes one product of damped factors"},
-		{func(o *Options) { o.Damping = jointDamping }, "--structure unit takes one product of damped factors"},
+		{func(o *Options) { o.Curvature, o.PowerSteps, o.Rank = curvature.KronSum, 4, 2 }, "with --curvature kron-sum all are measured together"},
+		{func(o *Options) { o.Curvature, o.PowerSteps = curvature.Nearest, 2 }, "with --curvature nearest all are measured together"},
+		{func(o *Options) { o.Damping = jointDamping }, "there is no product to damp"},
 		{func(o *Options) { o.Curvature = curvature.Diagonal }, "with --structure unit it is kfac"},
 		{func(o *Options) { o.Update = prune.Sum }, "with --structure unit it is joint or none"},
 		{func(o *Options) { o.Scope = prune.InRow }, "with --structure unit it is model"},

@@ -43,7 +43,7 @@ const (
 )
 
 // Checkpoint is an open model. Its methods may be called from several goroutines, except Close. The files are
-// read through memory maps: what makes one of them shorter meanwhile, makes the next look at what is gone a Lost.
+// read through memory maps: after one of them has become shorter, every look at its tensors is a Lost.
 type Checkpoint struct {
 	Config Config
 	Path   string

@@ -63,7 +63,8 @@ func Couplings(c checkpoint.Config, linears []checkpoint.Linear) []Coupling {
 //
 //	OBS  ½ tr( ([A'⁻¹]_QQ)⁻¹ W_Qᵀ G W_Q )      OBD  ½ tr( A_QQ W_Qᵀ G W_Q )
 //
-// the cost of a column where it takes one; 0 where it has none. CostUnitsFLOP has the arithmetic.
+// the cost of a column where it takes one; 0 where it has none, and for the only unit of a coupling, which never goes.
+// CostUnitsFLOP has the arithmetic.
 func CostUnits(d device.Device, l Layer, alive Kept, c Coupling, kind Cost, damp Damping) ([]float64, []Raised, error) {
 	if !l.factored(damp) {
 		panic(device.Misuse("prune: units are costed by one product of damped factors"))
@@ -71,7 +72,7 @@ func CostUnits(d device.Device, l Layer, alive Kept, c Coupling, kind Cost, damp
 	p := newProducts(d, l, alive, damp)[0]
 	columns := unitColumns(c, p.a.index)
 	costs := make([]float64, c.Units)
-	if len(p.g.index) == 0 || len(p.a.index) == 0 {
+	if c.Units == 1 || len(p.g.index) == 0 || len(p.a.index) == 0 {
 		return costs, nil, nil
 	}
 	var err error
@@ -167,8 +168,7 @@ func (p product) groupEnergies(d device.Device, l Layer, columns [][]int32, unit
 	return all
 }
 
-// groupWeights are ([A'⁻¹]_QQ)⁻¹ of some units, or A_QQ. Where the inverse of a block is not positive definite for rounding the
-// damping is raised, as where A' is not.
+// groupWeights are ([A'⁻¹]_QQ)⁻¹ of some units, or A_QQ.
 func (p product) groupWeights(d device.Device, columns [][]int32, units []int, kind Cost) (all []device.Tensor, err error) {
 	if kind == OBD || p.a.identity() {
 		for _, u := range units {
@@ -176,32 +176,27 @@ func (p product) groupWeights(d device.Device, columns [][]int32, units []int, k
 		}
 		return all, nil
 	}
-	for range maxRaises + 1 {
-		inverse, err := inverseOf(d, p.a) // times the factor's unit
-		if err != nil {
-			return nil, err
-		}
-		var blocks []device.Tensor
-		for _, u := range units {
-			blocks = append(blocks, gather(d, inverse, columns[u], columns[u]))
-		}
-		d.Free(inverse)
-		ok := d.Cholesky(blocks...)
-		if !slices.Contains(ok, false) {
-			for _, u := range units {
-				all = append(all, scaledIdentity(d, p.a.unit(), len(columns[u])))
-			}
-			d.CholeskySolve(device.Left, blocks, all)
-			d.Free(blocks...)
-			return all, nil
-		}
-		d.Free(blocks...)
+	inverse, err := inverseOf(d, p.a) // times the factor's unit
+	if err != nil {
+		return nil, err
+	}
+	var blocks []device.Tensor
+	for _, u := range units {
+		blocks = append(blocks, gather(d, inverse, columns[u], columns[u]))
+	}
+	d.Free(inverse)
+	defer d.Free(blocks...)
+	if slices.Contains(d.Cholesky(blocks...), false) { // it is of the inverse of what is positive definite, but for rounding
 		if err := d.Sync(); err != nil {
 			return nil, fmt.Errorf("layer %s, factor %s: %w", p.a.layer, p.a.name, err)
 		}
-		p.a.raise()
+		return nil, &NotPositiveDefinite{Raised{Layer: p.a.layer, Factor: p.a.name, Share: p.a.share}}
 	}
-	return nil, &NotPositiveDefinite{Raised{Layer: p.a.layer, Factor: p.a.name, Share: p.a.share / 10}}
+	for _, u := range units {
+		all = append(all, scaledIdentity(d, p.a.unit(), len(columns[u])))
+	}
+	d.CholeskySolve(device.Left, blocks, all)
+	return all, nil
 }
 
 // columnBlock is A over some of its alive columns.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"gonum.org/v1/gonum/mat"
@@ -25,7 +26,7 @@ func TestUnitCostsAgainstDense(t *testing.T) {
 	defer dev.Close()
 	for trial := range 300 {
 		p := newProblem(dev, rng)
-		width := 1 + rng.IntN(3)
+		width := 1 + rng.IntN(p.c/2) // two units at least
 		c := Coupling{Units: p.c / width, Parts: []Part{{Side: Col, Width: width}}}
 		damp := Damping{G: rng.Float64(), A: rng.Float64() / 4} // that of G is for rows
 		alive := Kept{Rows: ones(p.r), Cols: ones(p.c)}
@@ -112,6 +113,9 @@ func TestUnitCostIsTheIncrease(t *testing.T) {
 	rng := rand.New(rand.NewPCG(32, 0))
 	for range 50 {
 		p := newProblem(dev, rng)
+		for p.c < 4 {
+			p = newProblem(dev, rng)
+		}
 		c := Coupling{Units: p.c / 2, Parts: []Part{{Side: Col, Width: 2}}}
 		alive := Kept{Rows: ones(p.r), Cols: ones(p.c)}
 		costs, _, err := CostUnits(dev, p.layer, alive, c, OBS, Damping{})
@@ -126,6 +130,58 @@ func TestUnitCostIsTheIncrease(t *testing.T) {
 		}
 		if math.Abs(costs[0]-r.Predicted) > 1e-9*r.Predicted {
 			t.Fatalf("%d×%d: the unit costs %v, and its removal is predicted to cost %v", p.r, p.c, costs[0], r.Predicted)
+		}
+	}
+}
+
+// What would be caught: a damping that is raised and not told, a matrix that no damping helps taken for a cost, a cost that is not
+// finite passed on, one for what is dead, work for a unit that never goes.
+func TestUnitCostsThatFail(t *testing.T) {
+	dev := cpu.Open()
+	defer dev.Close()
+	rng := rand.New(rand.NewPCG(36, 0))
+	p := newProblem(dev, rng)
+	for p.c != 4 {
+		p = newProblem(dev, rng)
+	}
+	alive := Kept{Rows: ones(p.r), Cols: ones(p.c)}
+	set := func(diagonal, off float64) {
+		x := make([]float64, device.PackedLen(p.c))
+		for i := range p.c {
+			for j := range i {
+				x[device.PackedLen(i)+j] = off
+			}
+			x[device.PackedLen(i)+i] = diagonal
+		}
+		device.UploadSlice(dev, x, p.layer.A.Packed)
+	}
+	for width := 1; width <= 2; width++ {
+		c := Coupling{Units: 4 / width, Parts: []Part{{Side: Col, Width: width}}}
+		held := dev.Memory().Used
+		set(1, -1) // smallest eigenvalue −2
+		if _, raised, err := CostUnits(dev, p.layer, alive, c, OBS, Damping{A: 0.01}); err != nil || len(raised) != 1 || raised[0].Factor != "A" || raised[0].Share <= 0.01 {
+			t.Errorf("units of %d: raised %+v, %v", width, raised, err)
+		}
+		set(1e-9, 1)
+		if _, _, err := CostUnits(dev, p.layer, alive, c, OBS, Damping{A: 0.01}); err == nil || !strings.Contains(err.Error(), "layer layer: the factor A is not positive definite") {
+			t.Errorf("units of %d: %v", width, err)
+		}
+		set(1e308, 0)
+		if _, _, err := CostUnits(dev, p.layer, alive, c, OBD, Damping{A: 0.01}); err == nil || !strings.Contains(err.Error(), "is +Inf") {
+			t.Errorf("units of %d: %v", width, err)
+		}
+		none := Kept{Rows: make([]bool, p.r), Cols: ones(p.c)}
+		one := Coupling{Units: 1, Parts: []Part{{Side: Col, Width: 4}}}
+		for _, idle := range []struct {
+			alive Kept
+			c     Coupling
+		}{{none, c}, {alive, one}} {
+			if costs, _, err := CostUnits(dev, p.layer, idle.alive, idle.c, OBD, Damping{A: 0.01}); err != nil || slices.ContainsFunc(costs, func(v float64) bool { return v != 0 }) {
+				t.Errorf("costs of nothing are %v, %v", costs, err)
+			}
+		}
+		if used := dev.Memory().Used; used != held {
+			t.Errorf("units of %d: %d bytes are held, %d were before", width, used, held)
 		}
 	}
 }
@@ -178,8 +234,8 @@ func unitCase(rng *rand.Rand) (couplings []Coupling, costs [][]float64, alive []
 }
 
 // selectNaively follows the words of SelectUnits, and counts every weight anew for every unit.
-func selectNaively(couplings []Coupling, costs [][]float64, alive []Kept, target float64) []Kept {
-	kept := make([]Kept, len(alive))
+func selectNaively(couplings []Coupling, costs [][]float64, alive []Kept, target float64) (kept []Kept, threshold float64) {
+	kept, threshold = make([]Kept, len(alive)), -1
 	total := 0
 	for i, a := range alive {
 		kept[i] = Kept{Rows: slices.Clone(a.Rows), Cols: slices.Clone(a.Cols)}
@@ -248,9 +304,9 @@ func selectNaively(couplings []Coupling, costs [][]float64, alive []Kept, target
 		if gone(next) > int(target*float64(total)) || reads(c, r.u) && others == 0 {
 			continue
 		}
-		kept = next
+		kept, threshold = next, r.rank
 	}
-	return kept
+	return kept, threshold
 }
 
 // What would be caught: units in another order, a unit beyond the target, the end of the sweep at the first that does not fit, a
@@ -266,8 +322,12 @@ func TestSelectUnitsAgainstDefinition(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		kept, threshold := selectNaively(couplings, costs, alive, target)
+		if s.Threshold != threshold {
+			t.Fatalf("trial %d, target %v: the threshold is %v, want %v", trial, target, s.Threshold, threshold)
+		}
 		removed := 0
-		for i, want := range selectNaively(couplings, costs, alive, target) {
+		for i, want := range kept {
 			if !slices.Equal(s.Kept[i].Rows, want.Rows) || !slices.Equal(s.Kept[i].Cols, want.Cols) {
 				t.Fatalf("trial %d, target %v, layer %d: kept %v, want %v", trial, target, i, s.Kept[i], want)
 			}

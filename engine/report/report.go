@@ -109,7 +109,7 @@ type Shot struct {
 	Target            float64  `json:"target"`
 	Reached           float64  `json:"reached"` // sparsity of the pruned layers
 	Reduction         float64  `json:"whole_model_reduction"`
-	Threshold         *float64 `json:"threshold"` // the largest cost that was removed; nil where there is none for the whole model
+	Threshold         *float64 `json:"threshold"` // the largest cost that was removed, by weight for units and --rank-by cost-per-weight; nil where there is none for the whole model
 	LossBefore        float64  `json:"held_out_loss_before"`
 	LossAfter         float64  `json:"held_out_loss_after"`
 	PredictedIncrease *float64 `json:"predicted_increase"` // nil where no curvature predicts one

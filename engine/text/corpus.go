@@ -47,8 +47,8 @@ const betweenDocuments = "\n\n"
 const textBytesMax = 4 << 30
 
 // ReadCorpus reads the files that patterns name: paths, or globs as filepath.Match knows them. Patterns are taken in the order
-// given, the files of a glob in alphabetical order, and a file named twice is read once. A copy of it under another name would
-// be counted twice, and is refused. A name that exists is never taken for a glob.
+// given, the files of a glob in alphabetical order; what more than one glob matches, or a glob and a name, is read once. A file that is
+// named twice would be counted twice, and so would its copy: both are refused. A name that exists is never taken for a glob.
 //
 //	.jsonl    one JSON object a line, its field "text"; blank lines are passed over
 //	.parquet  the column "text"
@@ -152,9 +152,11 @@ func Expand(patterns []string) ([]string, error) {
 	}
 	var paths []string
 	var found []os.FileInfo
+	var named []bool // and not matched by a glob
 	for _, pattern := range patterns {
-		matches := []string{pattern}
+		matches, name := []string{pattern}, true
 		if _, err := os.Lstat(pattern); err != nil && strings.ContainsAny(pattern, `*?[`) {
+			name = false
 			if matches, err = filepath.Glob(pattern); err != nil {
 				return nil, fmt.Errorf("pattern %q: %w", pattern, err)
 			}
@@ -171,13 +173,17 @@ func Expand(patterns []string) ([]string, error) {
 			if !info.Mode().IsRegular() {
 				return nil, fmt.Errorf("%s is not a regular file; name the files in a directory with a glob", path)
 			}
-			for _, other := range found {
-				if os.SameFile(info, other) {
-					continue match
+			for i, other := range found {
+				if !os.SameFile(info, other) {
+					continue
 				}
+				if name && named[i] {
+					return nil, fmt.Errorf("%s and %s are the same file; give it once", paths[i], path)
+				}
+				named[i] = named[i] || name
+				continue match
 			}
-			found = append(found, info)
-			paths = append(paths, path)
+			found, paths, named = append(found, info), append(paths, path), append(named, name)
 		}
 	}
 	return paths, nil

@@ -111,7 +111,7 @@ func TestReadCorpus(t *testing.T) {
 		{"o.parquet", "there", 1},
 		{"[x].txt", "bracket", 1},
 		{"b.md a.txt", "second\n\nfirst\r\nline\n", 2},
-		{"?.txt* a.txt b.md ./b.md", "first\r\nline\n\n\nthird\n\nfourth\n\nsecond", 4},
+		{"?.txt* a.txt b.md b.*", "first\r\nline\n\n\nthird\n\nfourth\n\nsecond", 4},
 	} {
 		var patterns []string
 		for _, pattern := range strings.Fields(c.patterns) {
@@ -140,9 +140,16 @@ func TestReadCorpus(t *testing.T) {
 	}
 }
 
-// TestReadCorpusCopies catches a text that counts twice because a copy of its file was given too. Empty files are no copies.
+// TestReadCorpusCopies catches a text that counts twice because its file was named twice, or a copy of it was given too. Empty files
+// are no copies.
 func TestReadCorpusCopies(t *testing.T) {
 	folder := write(t, map[string]string{"a0.txt": "", "a1.txt": "abc", "a2.txt": "", "b.txt": "abc"})
+	for _, again := range []string{"/a1.txt", "/./a1.txt"} {
+		want := folder + "/a1.txt and " + folder + again + " are the same file; give it once"
+		if _, err := ReadCorpus(t.Context(), []string{folder + "/a*.txt", folder + "/a1.txt", folder + again}); err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
 	_, err := ReadCorpus(t.Context(), []string{folder + "/*.txt"})
 	if want := folder + "/a1.txt and " + folder + "/b.txt hold the same, which would count twice; give one of them"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)

@@ -52,10 +52,11 @@ func Open(path string) (*File, error) {
 // Bytes are those of the file, valid until Close. They may be looked at under Guard only.
 func (m *File) Bytes() []byte { return m.data }
 
-// Guard calls do, which looks at the file's bytes, and returns its error, or a Lost where a page cannot be read any more: the
-// kernel tells that by SIGBUS, for which Go ends the process, unless the goroutine has asked for a panic. So all of the looking
-// must be done by this goroutine, or by workers of parallel.For, which ask for what their caller asks for; not by C, nor by a
-// device. What else do panics with goes on.
+// Guard calls do, which looks at the file's bytes, and returns its error, or a Lost where the file became shorter: of a page that is
+// gone the kernel tells by SIGBUS, for which Go ends the process, unless the goroutine has asked for a panic; of a page that the
+// file now ends in it tells nothing, and the rest of that reads as zeros, so that Guard looks at the file's size when do is
+// done. All of the looking must be done by this goroutine, or by workers of parallel.For, which ask for what their caller asks
+// for; not by C, nor by a device. What else do panics with goes on.
 func (m *File) Guard(do func() error) (err error) {
 	if m == nil || len(m.data) == 0 {
 		return do()
@@ -73,8 +74,9 @@ func (m *File) Guard(do func() error) (err error) {
 			err = m.lost()
 		}
 	}()
-	if err = do(); errors.Is(err, unix.EFAULT) { // of a system call that was to write the bytes elsewhere
-		err = m.lost()
+	err = do()
+	if lost := m.lost(); errors.Is(err, unix.EFAULT) || lost.Is >= 0 && lost.Is < lost.Was { // the one of a system call that was to write the bytes elsewhere
+		return lost
 	}
 	return err
 }
@@ -86,7 +88,7 @@ func (m *File) holds(address uintptr) bool {
 }
 
 // lost says what became of the file.
-func (m *File) lost() error {
+func (m *File) lost() *Lost {
 	l := &Lost{Path: m.path, Was: m.info.Size(), Is: -1}
 	if now, err := os.Stat(m.path); err == nil && os.SameFile(m.info, now) {
 		l.Is = now.Size()

@@ -59,6 +59,10 @@ func TestTruncated(t *testing.T) {
 		if err := m.Guard(func() error { return look(m.Bytes()) }); err != nil {
 			t.Errorf("%s: a whole file: %v", what, err)
 		}
+		truncate(t, path, size-1) // within its last page, where no look is a fault
+		if _, ok := errors.AsType[*Lost](m.Guard(func() error { return look(m.Bytes()) })); !ok {
+			t.Errorf("%s: a byte is gone, and nothing tells", what)
+		}
 		truncate(t, path, size/2+1)
 		err := m.Guard(func() error { return look(m.Bytes()) })
 		lost, ok := errors.AsType[*Lost](err)
