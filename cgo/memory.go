@@ -67,7 +67,7 @@ func (d *Device) startMemory(limit int64) error {
 func limitOf(free, asked int64) (int64, error) {
 	switch {
 	case free <= 0:
-		return 0, &Unavailable{fmt.Sprintf("it has no memory left: other programs hold all but %s, which are for the driver", gibibytes(free+reserved))}
+		return 0, &Unavailable{fmt.Sprintf("it has no memory left: other programs hold all but %s, which are for the driver; %s", gibibytes(free+reserved), waysToRoom)}
 	case asked > free:
 		return 0, &Unavailable{fmt.Sprintf("--gpu-memory asks for %s; %s are free", gibibytes(asked), gibibytes(free))}
 	case asked > 0:

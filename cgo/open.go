@@ -167,7 +167,6 @@ func open(ordinal int, o Options) (*Device, error) {
 func notOpened(ordinal int, o Options, err error) error {
 	full, isFull := errors.AsType[*OutOfMemory](err)
 	failed, _ := errors.AsType[*Failure](err)
-	const way = "wait until other programs give memory back, or use another GPU, or --device cpu"
 	switch {
 	case isFull && o.MemoryLimit > 0 && !full.Elsewhere:
 		return &Unavailable{fmt.Sprintf("opening cuda:%d takes %s and more, and --gpu-memory gives it %s; give it more, or leave that out", ordinal, mebibytes(full.Used+full.Asked), mebibytes(full.Limit))}
@@ -176,12 +175,15 @@ func notOpened(ordinal int, o Options, err error) error {
 		if full.Elsewhere {
 			had = full.Used
 		}
-		return &Unavailable{fmt.Sprintf("opening cuda:%d takes %s and more, and %s are free; %s", ordinal, mebibytes(full.Used+full.Asked), mebibytes(had), way)}
+		return &Unavailable{fmt.Sprintf("opening cuda:%d takes %s and more, and %s are free; %s", ordinal, mebibytes(full.Used+full.Asked), mebibytes(had), waysToRoom)}
 	case failed != nil && failed.noMemory() || errors.Is(err, cu.OutOfMemory):
-		return &Unavailable{fmt.Sprintf("opening cuda:%d: the driver and NVIDIA's libraries found no memory for themselves (%v); %s", ordinal, err, way)}
+		return &Unavailable{fmt.Sprintf("opening cuda:%d: the driver and NVIDIA's libraries found no memory for themselves (%v); %s", ordinal, err, waysToRoom)}
 	}
 	return fmt.Errorf("opening cuda:%d: %w", ordinal, err)
 }
+
+// waysToRoom is what helps where a GPU is full before a run has begun.
+const waysToRoom = "wait until other programs give memory back, or use another GPU, or --device cpu"
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
