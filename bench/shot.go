@@ -237,7 +237,7 @@ func (r *ShotReport) rates(c *Ceilings, cfg checkpoint.Config, asked ShotOptions
 		}
 	} else {
 		for i, l := range layers {
-			if asked.Structure.Weights() {
+			if asked.Structure.SingleWeights() {
 				costs += prune.CostElementsFLOP(l.Rows, l.Inputs())
 				continue
 			}

@@ -139,7 +139,7 @@ func TestShot(t *testing.T) {
 			defer d.Close()
 			w := &quiet{}
 			o := ShotOptions{Shape: tinyShape, Layers: 2, Sequences: 5, Length: 48, Batch: 2, Precision: test.typ, Structure: test.structure}
-			single := test.structure.Weights()
+			single := test.structure.SingleWeights()
 			ceilings := fixedCeilings(openApart(d, 4<<30))
 			r, err := Shot(context.Background(), ceilings, o, w)
 			if err != nil {

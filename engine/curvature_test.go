@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
@@ -10,7 +9,6 @@ import (
 
 	"surgeon/engine/curvature"
 	"surgeon/engine/prune"
-	"surgeon/engine/report"
 )
 
 // The structures and curvatures that are run with one another.
@@ -70,19 +68,7 @@ func TestCurvatureRuns(t *testing.T) {
 						t.Errorf("shot %d predicts %v", shot.Number, shot.PredictedIncrease)
 					}
 				}
-				stopped := o
-				stopped.Output = filepath.Join(t.TempDir(), "out")
-				ctx, cancel := context.WithCancel(context.Background())
-				defer cancel()
-				if _, err := pruneTiny(t, ctx, stopped, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
-					t.Fatalf("a cancelled run ended with %v", err)
-				}
-				if _, err := pruneTiny(t, context.Background(), stopped, &silent{}); err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(weightsOf(t, stopped.Output), weightsOf(t, o.Output)) {
-					t.Error("stopped after the first shot, the run ends in other bits")
-				}
+				checkResumes(t, o, 1)
 			})
 		}
 	}

@@ -120,7 +120,7 @@ func (r *run) propagateDead(ctx context.Context) error {
 		restricted := prune.Restrict(r.dev, w, kept[i])
 		l.SetMatrix(restricted)
 		gone := l.Rows*l.Inputs() - kept[i].Weights()
-		if r.options.Structure.Weights() {
+		if r.options.Structure.SingleWeights() {
 			gone = count(zeros(r.dev, restricted))
 		}
 		r.dev.Free(w, restricted)

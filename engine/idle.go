@@ -19,9 +19,9 @@ type purpose struct {
 var purposes = []purpose{
 	{[]string{"step-limit", "rank-by"}, func(o *Options) bool { return o.Structure == prune.RowCol }, "--structure rowcol"},
 	{[]string{"damp-g"}, func(o *Options) bool { return o.Structure != prune.Unit }, "another --structure: units go with columns, whose cost and re-fit invert A alone"},
-	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Structure.Weights() }, "--structure element, or N:M"},
+	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Structure.SingleWeights() }, "--structure element, or N:M"},
 	{[]string{"tolerance"}, func(o *Options) bool {
-		return o.Structure.Weights() || o.Curvature == curvature.KronSum && o.Rank > 2
+		return o.Structure.SingleWeights() || o.Curvature == curvature.KronSum && o.Rank > 2
 	}, "--structure element, or N:M, or --rank 3 or more"},
 	{[]string{"group", "tolerance", "sequential"}, func(o *Options) bool { return o.Update != prune.None }, "--update joint"},
 	{[]string{"group", "sequential"}, func(o *Options) bool { return o.Curvature != curvature.Activations }, "a curvature of gradients: with activations rows know nothing of one another"},

@@ -138,7 +138,7 @@ func gramBytes(layers []*model.Linear, o Options) (bytes int64) {
 
 // weightCostBytes is what is kept for the costs of single weights.
 func weightCostBytes(layers []*model.Linear, o Options) (bytes int64) {
-	if !o.Structure.Weights() || !o.costMatrices() {
+	if !o.Structure.SingleWeights() || !o.costMatrices() {
 		return 0
 	}
 	for _, l := range layers {
@@ -181,7 +181,7 @@ func layerScratch(r, c int, o Options) int64 {
 	weights, squares := o.page.Tensor(r, c, device.F64), o.page.Tensor(r, r, device.F64)+o.page.Tensor(c, c, device.F64)
 	most := max(weights+2*squares, // both factors on their way to the diagonal of their inverse; thresholds and updates of rows and columns take less
 		predictionScratch(r, c, o))
-	if !o.Structure.Weights() {
+	if !o.Structure.SingleWeights() {
 		return most
 	}
 	return max(most, 14*weights+5*o.page.Tensor(r, r, device.F32)+3*o.page.Tensor(c, c, device.F32)+o.placesBytes(r, c)) // conjugate gradients, some in float32
@@ -236,13 +236,13 @@ func sumScratch(r, c int, o Options) int64 {
 		bases = squares
 	}
 	update := 13*weights + bases + halves
-	if !o.Structure.Weights() || products > 2 { // for what stays: F' itself, and its inverse
+	if !o.Structure.SingleWeights() || products > 2 { // for what stays: F' itself, and its inverse
 		update = 15*weights + products*squares + bases
-		if !o.Structure.Weights() && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
+		if !o.Structure.SingleWeights() && products > 2 { // some in float32: three matrices like the weights and two to go into the basis, the factors, the basis
 			update += 5*o.page.Tensor(r, c, device.F32) + products*halves + halves
 		}
 	}
-	if o.Structure.Weights() {
+	if o.Structure.SingleWeights() {
 		update += o.placesBytes(r, c)
 	}
 	return max(5*weights+2*squares+3*square, update) // costs, update; the prediction takes less

@@ -214,7 +214,7 @@ func (o *Options) checkCurvature() error {
 	switch {
 	case kind == curvature.Identity && o.Update != prune.None:
 		return refuse("--curvature identity measures nothing, so --update %v has nothing to go by; add --update none", o.Update)
-	case kind == curvature.Diagonal && !o.Structure.Weights():
+	case kind == curvature.Diagonal && !o.Structure.SingleWeights():
 		return refuse("--curvature diagonal corrects the costs of single weights; with --structure %v it is kfac", o.Structure)
 	case o.Structure == prune.Unit && (kind == curvature.Nearest || kind == curvature.KronSum):
 		return refuse("--structure unit takes the curvature of the layers that read heads and neurons, by itself; with --curvature %v all are measured together: take kfac, activations or identity", kind)
@@ -272,7 +272,7 @@ func (o *Options) fill() {
 	}
 	if o.DampG == nil {
 		d := dampDefault
-		if o.Structure.Weights() {
+		if o.Structure.SingleWeights() {
 			d = dampWeightsDefault
 		}
 		o.DampG = &d

@@ -52,7 +52,7 @@ var Presets = []Preset{
 	{"wanda", "weight times the norm of its input, compared within rows; single weights or N:M",
 		func(o *Options) {
 			o.Curvature, o.Cost, o.Update = curvature.Activations, prune.OBD, prune.None
-			if !o.Structure.Weights() {
+			if !o.Structure.SingleWeights() {
 				o.Structure = prune.Element
 			}
 			if o.Structure == prune.Element {
@@ -63,7 +63,7 @@ var Presets = []Preset{
 	{"sparsegpt", "rows re-fitted by the activations, the same share of every layer; single weights or N:M",
 		func(o *Options) {
 			o.Curvature, o.Cost, o.Update = curvature.Activations, prune.OBS, prune.Joint
-			if !o.Structure.Weights() {
+			if !o.Structure.SingleWeights() {
 				o.Structure = prune.Element
 			}
 			if o.Structure == prune.Element {
@@ -75,7 +75,7 @@ var Presets = []Preset{
 
 // shotsOf is 1 for single weights and blocks of them, as published.
 func shotsOf(s prune.Structure, rowcol int) int {
-	if s.Weights() {
+	if s.SingleWeights() {
 		return 1
 	}
 	return rowcol

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,6 +58,25 @@ func pruneTiny(t testing.TB, ctx context.Context, o Options, w Watcher) (*report
 	dev := cpu.Open()
 	defer dev.Close()
 	return Prune(ctx, dev, o, w)
+}
+
+// checkResumes makes the complete run o again, stopped after each of its first shots, and compares what they wrote.
+func checkResumes(t *testing.T, o Options, shots int) {
+	t.Helper()
+	whole := o.Output
+	o.Output = filepath.Join(t.TempDir(), "out")
+	for range shots {
+		ctx, cancel := context.WithCancel(context.Background())
+		if _, err := pruneTiny(t, ctx, o, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
+			t.Fatalf("a cancelled run ended with %v", err)
+		}
+	}
+	if _, err := pruneTiny(t, context.Background(), o, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(weightsOf(t, o.Output), weightsOf(t, whole)) {
+		t.Errorf("stopped after the first %d shots, one by one, the run ends in other bits", shots)
+	}
 }
 
 // weightsOf are the bytes of a written model's weights.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"surgeon/engine/checkpoint"
 	"surgeon/engine/curvature"
@@ -69,6 +70,9 @@ func (t *turn) unitUpdate(ctx context.Context, factors *curvature.Factors, alive
 	return t.eachGroup(ctx, "update", factors, t.oneByOne(), func(i int, group []prune.Layer) error {
 		linear, kept := t.model.Linears()[i], s.Kept[i:i+1]
 		if !linear.Consumer() {
+			if slices.Equal(alive[i].Rows, kept[0].Rows) { // nothing goes, and what is dead of it is 0: by its weights alone it is told
+				return nil
+			}
 			w := prune.Restrict(t.dev, group[0].W, kept[0])
 			linear.SetMatrix(w)
 			t.dev.Free(w)

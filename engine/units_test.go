@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -135,20 +133,7 @@ func TestUnitRuns(t *testing.T) {
 					}
 				}
 
-				stopped := o
-				stopped.Output = filepath.Join(t.TempDir(), "out")
-				for range o.Shots {
-					ctx, cancel := context.WithCancel(context.Background())
-					if _, err := pruneTiny(t, ctx, stopped, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
-						t.Fatalf("a cancelled run ended with %v", err)
-					}
-				}
-				if _, err := pruneTiny(t, context.Background(), stopped, &silent{}); err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(weightsOf(t, stopped.Output), weightsOf(t, o.Output)) {
-					t.Error("stopped after every shot, the run ends in other bits")
-				}
+				checkResumes(t, o, o.Shots)
 			})
 		}
 	}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -60,20 +59,7 @@ func TestWeightRuns(t *testing.T) {
 					}
 				}
 
-				stopped := o
-				stopped.Output = filepath.Join(t.TempDir(), "out")
-				for range o.Shots {
-					ctx, cancel := context.WithCancel(context.Background())
-					if _, err := pruneTiny(t, ctx, stopped, &silent{onShot: func(report.Shot) { cancel() }}); !errors.Is(err, context.Canceled) {
-						t.Fatalf("a cancelled run ended with %v", err)
-					}
-				}
-				if _, err := pruneTiny(t, context.Background(), stopped, &silent{}); err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(weightsOf(t, stopped.Output), weightsOf(t, o.Output)) {
-					t.Error("stopped after every shot, the run ends in other bits")
-				}
+				checkResumes(t, o, o.Shots)
 			})
 		}
 	}

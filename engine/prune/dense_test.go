@@ -33,6 +33,18 @@ func newProblem(dev device.Device, rng *rand.Rand) problem {
 	return p
 }
 
+// setA gives the layer's A one number on its diagonal and one beside it; the dense a stays.
+func (p problem) setA(dev device.Device, diagonal, off float64) {
+	x := make([]float64, device.PackedLen(p.c))
+	for i := range p.c {
+		for j := range i {
+			x[device.PackedLen(i)+j] = off
+		}
+		x[device.PackedLen(i)+i] = diagonal
+	}
+	device.UploadSlice(dev, x, p.layer.A.Packed)
+}
+
 // fisher is the dense G' ⊗ A' of order R·C for the row-major vec(W).
 func (p problem) fisher(d Damping) *mat.Dense {
 	damped := func(m *mat.Dense, share float64) *mat.Dense {
@@ -171,17 +183,7 @@ func TestDampingIsRaised(t *testing.T) {
 		p = newProblem(dev, rng)
 	}
 	alive := Kept{Rows: ones(p.r), Cols: ones(p.c)}
-	set := func(diagonal, off float64) {
-		x := make([]float64, device.PackedLen(p.c))
-		for i := range p.c {
-			for j := range i {
-				x[device.PackedLen(i)+j] = off
-			}
-			x[device.PackedLen(i)+i] = diagonal
-		}
-		device.UploadSlice(dev, x, p.layer.A.Packed)
-	}
-	set(1, -1) // smallest eigenvalue 2 − c < 0 for c > 2, so more damping helps
+	p.setA(dev, 1, -1) // smallest eigenvalue 2 − c < 0 for c > 2, so more damping helps
 	_, raised, err := costsOne(dev, p.layer, alive, OBS, Damping{G: 0.01, A: 0.01})
 	if err != nil {
 		t.Fatal(err)
@@ -189,12 +191,12 @@ func TestDampingIsRaised(t *testing.T) {
 	if len(raised) != 1 || raised[0].Factor != "A" || raised[0].Layer != "layer" || raised[0].Share <= 0.01 {
 		t.Errorf("raised %+v", raised)
 	}
-	set(1e-9, 1) // no damping within reach makes this positive definite
+	p.setA(dev, 1e-9, 1) // no damping within reach makes this positive definite
 	_, _, err = costsOne(dev, p.layer, alive, OBS, Damping{G: 0.01, A: 0.01})
 	if _, ok := err.(*NotPositiveDefinite); !ok {
 		t.Errorf("got %v", err)
 	}
-	set(math.NaN(), 0)
+	p.setA(dev, math.NaN(), 0)
 	if _, err = aliveOne(dev, p.layer); err == nil || err.Error() != "layer layer: the curvature of column 0 is NaN" {
 		t.Errorf("NaN in a factor: %v", err)
 	}

@@ -21,8 +21,8 @@ var (
 // largestBlock bounds M: 2:4, 4:8 and their like are what hardware and papers speak of; a row of thousands is no block.
 const largestBlock = 256
 
-// Weights says that weights go one by one, or N of every M inputs, and not as whole rows and columns.
-func (s Structure) Weights() bool { return s.M > 0 }
+// SingleWeights says that weights go one by one, or N of every M inputs, and not as whole rows and columns.
+func (s Structure) SingleWeights() bool { return s.M > 0 }
 
 // Blocks says that N of every M inputs go.
 func (s Structure) Blocks() bool { return s.M > 1 }

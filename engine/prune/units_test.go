@@ -145,28 +145,18 @@ func TestUnitCostsThatFail(t *testing.T) {
 		p = newProblem(dev, rng)
 	}
 	alive := Kept{Rows: ones(p.r), Cols: ones(p.c)}
-	set := func(diagonal, off float64) {
-		x := make([]float64, device.PackedLen(p.c))
-		for i := range p.c {
-			for j := range i {
-				x[device.PackedLen(i)+j] = off
-			}
-			x[device.PackedLen(i)+i] = diagonal
-		}
-		device.UploadSlice(dev, x, p.layer.A.Packed)
-	}
 	for width := 1; width <= 2; width++ {
 		c := Coupling{Units: 4 / width, Parts: []Part{{Side: Col, Width: width}}}
 		held := dev.Memory().Used
-		set(1, -1) // smallest eigenvalue −2
+		p.setA(dev, 1, -1) // smallest eigenvalue −2
 		if _, raised, err := CostUnits(dev, p.layer, alive, c, OBS, Damping{A: 0.01}); err != nil || len(raised) != 1 || raised[0].Factor != "A" || raised[0].Share <= 0.01 {
 			t.Errorf("units of %d: raised %+v, %v", width, raised, err)
 		}
-		set(1e-9, 1)
+		p.setA(dev, 1e-9, 1)
 		if _, _, err := CostUnits(dev, p.layer, alive, c, OBS, Damping{A: 0.01}); err == nil || !strings.Contains(err.Error(), "layer layer: the factor A is not positive definite") {
 			t.Errorf("units of %d: %v", width, err)
 		}
-		set(1e308, 0)
+		p.setA(dev, 1e308, 0)
 		if _, _, err := CostUnits(dev, p.layer, alive, c, OBD, Damping{A: 0.01}); err == nil || !strings.Contains(err.Error(), "is +Inf") {
 			t.Errorf("units of %d: %v", width, err)
 		}
